@@ -1,0 +1,1 @@
+"""Device kernels: one operation a file, its reference beside it."""
