@@ -1,0 +1,134 @@
+"""Convolutions of a nested pruning sweep: many masks of one filter bank in one call.
+
+Andrade & Konkle 2025, Circuit extraction, for Conv2d layers.  One byte a weight holds every level
+of the sweep: a weight is kept at level ``t`` iff its byte is greater than ``t``.
+
+    out[t, n, o, p] = act( sum_{i,r,s}  W[o, i, r, s] [level[o, i, r, s] > t]  x[t, n, i, p_rs]
+                           + b[o] )
+
+with ``p_rs = p * stride - padding + (r, s) * dilation`` and zeros outside the input.  The sum runs
+over the kept weights only: NaN and infinities never leak through a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from circuitcore.kernels.dispatch import choose
+
+Pair = tuple[int, int]
+
+
+def masked_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: Sequence[int],
+    bias: torch.Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    relu: bool,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Apply a Conv2d layer under each mask ``level > t``, t in ``ts``: ``[T, N, O, OH, OW]``.
+
+    ``x`` is ``[N, I, H, W]`` (the same input at every level) or ``[T, N, I, H, W]``, ``weight``
+    ``[O, I / groups, R, S]``, ``level`` uint8 of the same shape, ``bias`` ``[O]`` or None, all of
+    one floating dtype and on one device.  Sums are accumulated in float32 (float64 for float64).
+    The result is channels-last in memory where ``x`` is.  Raises ValueError on shapes, dtypes or
+    levels that do not fit together.
+    """
+    _check(x, weight, level, ts, bias, groups)
+    choose(impl, x)
+    return masked_conv2d_reference(
+        x, weight, level, ts, bias,
+        stride=stride, padding=padding, dilation=dilation, groups=groups, relu=relu,
+    )  # fmt: skip
+
+
+def masked_conv2d_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: Sequence[int],
+    bias: torch.Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    relu: bool,
+) -> torch.Tensor:
+    """The equation in plain torch, one level after the other; the specification of the rest."""
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    out = []
+    for k, t in enumerate(ts):
+        kept = level > t
+        masked = torch.where(kept, weight, 0.0)
+        xt = x if x.dim() == 4 else x[k]
+        finite = torch.isfinite(xt)
+        y = F.conv2d(torch.where(finite, xt, 0.0), masked, None, **options)  # type: ignore[arg-type]
+        if not bool(finite.all()):
+            y = y + _non_finite_part(xt, masked, kept, **options)  # type: ignore[arg-type]
+        y = y if bias is None else y + bias[:, None, None]
+        out.append(torch.relu(y) if relu else y)
+    return torch.stack(out)
+
+
+def _non_finite_part(
+    x: torch.Tensor, masked: torch.Tensor, kept: torch.Tensor, **options: object
+) -> torch.Tensor:
+    """What the NaN and infinite inputs add through kept weights: 0, an infinity or NaN.
+
+    A product is +inf, -inf or NaN; counting how many of each reach an output by convolutions of
+    0/1 maps keeps 0 * inf of the pruned weights out of the sum.
+    """
+
+    def reached(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(inputs.to(x.dtype), weights.to(x.dtype), None, **options) > 0  # type: ignore[arg-type]
+
+    positive, negative, nan = x == torch.inf, x == -torch.inf, torch.isnan(x)
+    above, below = kept & (masked > 0), kept & (masked < 0)
+    void = kept & ((masked == 0) | torch.isnan(masked))  # inf * 0 and inf * NaN
+    plus = reached(positive, above) | reached(negative, below)
+    minus = reached(positive, below) | reached(negative, above)
+    bad = reached(nan, kept) | reached(positive | negative, void) | (plus & minus)
+    part = torch.zeros(plus.shape, dtype=x.dtype, device=x.device)
+    part = part.masked_fill(plus, torch.inf).masked_fill(minus, -torch.inf)
+    return part.masked_fill(bad, torch.nan)
+
+
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: Sequence[int],
+    bias: torch.Tensor | None,
+    groups: int,
+) -> None:
+    if weight.dim() != 4 or level.shape != weight.shape or level.dtype != torch.uint8:
+        raise ValueError(
+            f"weight {tuple(weight.shape)} and level {tuple(level.shape)} {level.dtype}: "
+            "expected [O, I / groups, R, S] and uint8 of the same shape"
+        )
+    if x.dim() not in (4, 5) or x.shape[-3] != weight.shape[1] * groups:
+        raise ValueError(
+            f"x {tuple(x.shape)}: expected [N, I, H, W] or [T, N, I, H, W] with "
+            f"I = {weight.shape[1] * groups}"
+        )
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"groups={groups} does not divide {weight.shape[0]} filters")
+    if x.dim() == 5 and x.shape[0] != len(ts):
+        raise ValueError(f"x holds {x.shape[0]} levels, ts {len(ts)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias {tuple(bias.shape)}: expected [{weight.shape[0]}]")
+    if x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
+        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}: expected one dtype")
+    if not ts or min(ts) < 0 or max(ts) > 255:
+        raise ValueError(f"levels {list(ts)}: expected one or more of 0..255")

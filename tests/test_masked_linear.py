@@ -1,0 +1,196 @@
+"""masked_linear and masked_chain: every path against the equation in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitcore.kernels.masked_linear import (
+    masked_chain,
+    masked_chain_reference,
+    masked_linear,
+    masked_linear_reference,
+)
+
+IMPLS = ("torch", "auto", "numba")
+EDGES = (1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100)
+
+
+def problem(n, i, o, levels, seed=0, dtype=torch.float32, per_level=False):
+    """Random layer, and float64 truth summed weight by weight over the kept ones."""
+    gen = torch.Generator().manual_seed(seed)
+    ts = sorted(torch.randint(0, 12, (levels,), generator=gen).tolist())
+    shape = (levels, n, i) if per_level else (n, i)
+    x = torch.randn(shape, generator=gen, dtype=torch.float64).to(dtype)
+    weight = torch.randn(o, i, generator=gen, dtype=torch.float64).to(dtype)
+    bias = torch.randn(o, generator=gen, dtype=torch.float64).to(dtype)
+    level = torch.randint(0, 13, (o, i), generator=gen).to(torch.uint8)
+    level[torch.rand(o, generator=gen) < 0.3] = 0  # rows that vanish at once
+    level[:, torch.rand(i, generator=gen) < 0.3] = 1
+    return x, weight, level, ts, bias
+
+
+def truth(x, weight, level, ts, bias, relu):
+    rows = [
+        torch.einsum(
+            "ni,oi->no",
+            (x if x.dim() == 2 else x[k]).double(),
+            torch.where(level > t, weight.double(), 0.0),
+        )
+        + (0 if bias is None else bias.double())
+        for k, t in enumerate(ts)
+    ]
+    y = torch.stack(rows)
+    return y.clamp(min=0) if relu else y
+
+
+def agrees(got, x, weight, level, ts, bias, relu):
+    """Error at most twice that of torch in the same dtype, and 1e-6 of the largest value."""
+    want = truth(x, weight, level, ts, bias, relu)
+    plain = masked_linear_reference(x, weight, level, ts, bias, relu=relu).double()
+    allowed = 2 * (plain - want).abs().max() + 1e-6 * (1 + want.abs().max())
+    assert got.shape == want.shape and got.dtype == x.dtype
+    assert (got.double() - want).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.sampled_from(EDGES),
+    i=st.sampled_from(EDGES),
+    o=st.sampled_from(EDGES),
+    levels=st.integers(1, 9),
+    relu=st.booleans(),
+    per_level=st.booleans(),
+    with_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_equals_float64(impl, n, i, o, levels, relu, per_level, with_bias, seed):
+    x, weight, level, ts, bias = problem(n, i, o, levels, seed, per_level=per_level)
+    bias = bias if with_bias else None
+    got = masked_linear(x, weight, level, ts, bias, relu=relu, impl=impl)
+    agrees(got, x, weight, level, ts, bias, relu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes(dtype):
+    x, weight, level, ts, bias = problem(33, 65, 17, 4, dtype=dtype)
+    got = masked_linear(x, weight, level, ts, bias, relu=True)
+    agrees(got, x, weight, level, ts, bias, True)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_nan_in_pruned_weights_does_not_leak(impl):
+    x, weight, level, ts, bias = problem(20, 40, 30, 5)
+    clean = masked_linear(x, weight, level, ts, bias, relu=False, impl="torch")
+    for k, t in enumerate(ts):
+        poisoned = torch.where(level > t, weight, torch.nan)
+        got = masked_linear(x, poisoned, level, ts[k:], bias, relu=False, impl=impl)
+        torch.testing.assert_close(got, clean[k:])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_nan_weight_taints_only_the_levels_that_keep_it(impl):
+    x, weight, level, _, bias = problem(8, 40, 30, 1)
+    level[3, 4], level[5, 6] = 2, 4
+    weight[3, 4], weight[5, 6] = torch.nan, torch.inf
+    got = masked_linear(x, weight, level, [0, 1, 2, 3, 4], bias, relu=False, impl=impl)
+    assert got[:, :, 3].isnan().all(1).tolist() == [True, True, False, False, False]
+    assert got[:, :, 5].isinf().all(1).tolist() == [True, True, True, True, False]
+    assert got[4].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_non_finite_inputs_reach_only_kept_weights(impl):
+    x, weight, level, _, bias = problem(6, 40, 30, 1)
+    x[1, 7], x[2, 8], x[3, 9] = torch.nan, torch.inf, -torch.inf
+    ts = [0, 3, 6, 11]
+    got = masked_linear(x, weight, level, ts, bias, relu=False, impl=impl)
+    want = masked_linear_reference(x, weight, level, ts, bias, relu=False)
+    torch.testing.assert_close(got, want, equal_nan=True)
+    for k, t in enumerate(ts):
+        assert torch.equal(got[k, 1].isnan(), level[:, 7] > t)
+        assert torch.equal(got[k, 2].isinf(), level[:, 8] > t)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_all_kept_all_pruned_and_unordered_levels(impl):
+    x, weight, _, _, bias = problem(9, 30, 20, 1)
+    level = torch.full(weight.shape, 3, dtype=torch.uint8)
+    got = masked_linear(x, weight, level, [3, 0, 255, 2], bias, relu=True, impl=impl)
+    torch.testing.assert_close(got[1], torch.relu(x @ weight.T + bias))
+    assert torch.equal(got[1], got[3])
+    assert torch.equal(got[0], torch.relu(bias).expand(9, 20))
+    assert torch.equal(got[2], got[0])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_non_contiguous_inputs(impl):
+    x, weight, level, ts, bias = problem(33, 40, 24, 4)
+    want = masked_linear_reference(x, weight, level, ts, bias, relu=True)
+    args = (
+        x.T.contiguous().T,
+        torch.cat([weight, weight], 1)[:, :40],
+        level.repeat_interleave(2, 1)[:, ::2],
+        ts,
+        bias.repeat_interleave(3)[::3],
+    )
+    torch.testing.assert_close(masked_linear(*args, relu=True, impl=impl), want)
+
+
+def test_refuses_what_does_not_fit():
+    x, weight, level, ts, bias = problem(4, 6, 5, 2)
+    for bad in (
+        (x[:, :5], weight, level, ts, bias),
+        (x, weight, level.int(), ts, bias),
+        (x, weight, level[:4], ts, bias),
+        (x.double(), weight, level, ts, bias),
+        (x, weight, level, [], bias),
+        (x, weight, level, [256], bias),
+        (x, weight, level, ts, bias[:3]),
+        (x.expand(5, 4, 6), weight, level, ts, bias),
+    ):
+        with pytest.raises(ValueError):
+            masked_linear(*bad, relu=False)
+
+
+def chain(n, sizes, seed=0, dtype=torch.float32):
+    gen = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, sizes[0], generator=gen).to(dtype)
+    layers = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        weight = torch.randn(b, a, generator=gen).to(dtype) / a**0.5
+        level = (torch.rand(b, a, generator=gen) ** 2 * 12).to(torch.uint8)
+        level[torch.rand(b, generator=gen) < 0.3] = 2
+        level[:, torch.rand(a, generator=gen) < 0.3] = 1
+        bias = torch.randn(b, generator=gen).to(dtype)
+        layers.append((weight, level, bias if b != 13 else None, b != sizes[-1]))
+    return x, layers
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("sizes", [(40, 1), (40, 30, 1), (64, 33, 17, 1), (20, 13, 16, 5, 3)])
+@pytest.mark.parametrize("n", [1, 16, 100])
+def test_chain_equals_layer_by_layer(impl, sizes, n):
+    x, layers = chain(n, sizes, seed=n)
+    ts = [0, 1, 2, 3, 5, 8, 11, 12]
+    want = masked_chain_reference(
+        x.double(),
+        [(w.double(), v, None if b is None else b.double(), r) for w, v, b, r in layers],
+        ts,
+    )
+    got = masked_chain(x, layers, ts, impl=impl)
+    assert got.shape == want.shape == ((8, n) if sizes[-1] == 1 else (8, n, sizes[-1]))
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_chain_does_not_leak_nan_from_pruned_weights(impl):
+    x, layers = chain(12, (50, 40, 30, 1))
+    ts = [4, 6, 9]
+    poisoned = [(torch.where(v > 4, w, torch.nan), v, b, r) for w, v, b, r in layers]
+    torch.testing.assert_close(
+        masked_chain(x, poisoned, ts, impl=impl), masked_chain_reference(x, layers, ts)
+    )
