@@ -21,7 +21,8 @@ class Grid:
 
 
 def parse_levels(text: str) -> Grid:
-    """Read ``32`` (that many, geometric in the kept fraction), ``linear:51`` or ``0,0.5,0.9``.
+    """Read ``32`` (a count, geometric in the kept fraction from 1 to 0.001), ``linear:51`` (evenly
+    from 0 to 1) or ``0,0.5,0.9`` (pruned fractions).
 
     Raises ValueError where the text is none of these, a fraction lies outside [0, 1], or there are
     more than 255 levels.
@@ -29,7 +30,7 @@ def parse_levels(text: str) -> Grid:
     text = text.strip()
     if text.startswith("linear:"):
         count = _count(text.removeprefix("linear:"), text)
-        return Grid(tuple(i / count for i in range(count)))
+        return Grid(tuple(i / (count - 1) for i in range(count)))
     if "," not in text and "." not in text:
         count = _count(text, text)
         last = count - 1
