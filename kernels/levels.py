@@ -22,13 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.score_linear import Form, score_from_factors
+
+if TYPE_CHECKING:
+    from circuitcore.kernels.levels_trie import Passes
 
 MAX_LEVELS = 255
 Ties = Literal["weight", "snap"]
@@ -90,9 +93,14 @@ def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float
     """
     if layer.weight.numel() == 0:
         raise ValueError("a layer without weights has no score range")
-    choose(impl, layer.weight)
-    low, high, total = _range_torch(layer)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    chosen = choose(impl, layer.weight, cpu="numba")
+    if chosen == "numba":
+        from circuitcore.kernels import levels_cpu
+
+        low, high, total = levels_cpu.score_range(layer)
+    else:
+        low, high, total = _range_torch(layer)
+    if not np.isfinite([low, high, total]).all():
         raise ValueError("scores are not finite")
     return low, high, total
 
@@ -116,8 +124,14 @@ def assign_levels(
         raise ValueError(f"ties={ties!r}: weight or snap")
     if not layers:
         return Assignment([], tuple(int(count) for count in counts), ())
-    choose(impl, layers[0].weight)
-    return assign_levels_reference(layers, counts, ties=ties)
+    chosen = choose(impl, layers[0].weight, cpu="numba")
+    if chosen == "torch":
+        return assign_levels_reference(layers, counts, ties=ties)
+    from circuitcore.kernels.levels_trie import select
+
+    passes = _passes(chosen, layers)
+    levels, reached = select(passes, counts, ties)
+    return Assignment(levels, reached, passes.zero)
 
 
 def assign_levels_reference(
@@ -212,6 +226,12 @@ def normalised(raw: torch.Tensor, layer: LayerScores) -> torch.Tensor:
     offset = torch.tensor(layer.offset, dtype=torch.float32, device=raw.device)
     scale = torch.tensor(layer.scale, dtype=torch.float32, device=raw.device)
     return (raw - offset) * scale + 0.0
+
+
+def _passes(chosen: str, layers: Sequence[LayerScores]) -> Passes:
+    from circuitcore.kernels import levels_cpu
+
+    return levels_cpu.Passes(list(layers))
 
 
 def _range_torch(layer: LayerScores) -> tuple[float, float, float]:
