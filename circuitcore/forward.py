@@ -143,9 +143,7 @@ def _plain(
 ) -> Tensor:
     if not told_apart:
         return apply_step(network, step, inputs)
-    count = next(
-        v.shape[0] for v, i in zip(inputs, step.inputs, strict=True) if i in spread
-    )
+    count = next(v.shape[0] for v, i in zip(inputs, step.inputs, strict=True) if i in spread)
     flat = [
         v.flatten(0, 1) if i in spread else v.expand(count, *v.shape).flatten(0, 1)
         for v, i in zip(inputs, step.inputs, strict=True)

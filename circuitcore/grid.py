@@ -38,7 +38,9 @@ def parse_levels(text: str) -> Grid:
     try:
         given = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise ValueError(f"levels {text!r}: a count, linear:COUNT, or fractions 0,0.5,0.9") from None
+        raise ValueError(
+            f"levels {text!r}: a count, linear:COUNT, or fractions 0,0.5,0.9"
+        ) from None
     outside = [g for g in given if not 0 <= g <= 1]
     if outside:
         raise ValueError(f"levels {text!r}: pruned fractions lie in [0, 1], not {outside[0]}")

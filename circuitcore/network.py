@@ -116,25 +116,24 @@ class Network:
             self.steps,
             {k: move(v) for k, v in self.weights.items()},
             {k: move(v) for k, v in self.biases.items()},
-            {
-                k: (move(v[0]), move(v[1]), move(v[2]), move(v[3]))
-                for k, v in self.norms.items()
-            },
+            {k: (move(v[0]), move(v[1]), move(v[2]), move(v[3])) for k, v in self.norms.items()},
         )
 
 
 def trace(model: nn.Module) -> Network:
     """Read a module into a `Network`.
 
-    Raises InputError naming the layer where it holds anything but Conv2d, Linear, BatchNorm2d, ReLU,
-    ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or shares
-    a weight, does not end in a Linear, or has NaN or infinity in a weight.
+    Raises InputError naming the layer where it holds anything but Conv2d, Linear, BatchNorm2d,
+    ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
+    shares a weight, does not end in a Linear, or has NaN or infinity in a weight.
     """
     model = model.eval()
     try:
         graph = torch.fx.symbolic_trace(model).graph
     except Exception as error:
-        raise InputError(f"the model cannot be traced ({error}); its forward must not branch") from error
+        raise InputError(
+            f"the model cannot be traced ({error}); its forward must not branch"
+        ) from error
     modules = dict(model.named_modules())
     steps: list[Step] = []
     network = Network((), {}, {}, {})
@@ -160,7 +159,7 @@ def trace(model: nn.Module) -> Network:
         if step is None:
             raise InputError(
                 f"layer {label!r} ({_kind(node, modules)}) is not supported: only Conv2d, Linear, "
-                "BatchNorm2d, ReLU, ReLU6, pooling, flatten, dropout, addition and concatenation are"
+                "BatchNorm2d, ReLU, ReLU6, pooling, flatten, dropout, addition, concatenation are"
             )
         op, sources, settings = step
         if _in_place(node, modules) and len(sources[0].users) > 1:
@@ -195,7 +194,7 @@ def trace(model: nn.Module) -> Network:
 
 
 def _needed(steps: list[Step], result: str | None) -> list[Step]:
-    """The steps the result depends on, in order: what cannot reach a target unit is not relevant."""
+    """The steps the result depends on, in order: no others can reach a target unit."""
     wanted = {result}
     kept = []
     for step in reversed(steps):
@@ -218,9 +217,7 @@ def _in_place(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
     return name == "iadd" or name.endswith("_") or bool(node.kwargs.get("inplace", False))
 
 
-def _take_tensors(
-    network: Network, name: str, module: nn.Module, owners: dict[int, str]
-) -> None:
+def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[int, str]) -> None:
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if not tensor.is_floating_point():
             continue
@@ -257,9 +254,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _read_module(
-    node: torch.fx.Node, modules: dict[str, nn.Module], label: str
-) -> Read | None:
+def _read_module(node: torch.fx.Node, modules: dict[str, nn.Module], label: str) -> Read | None:
     module = modules[label]
     source = [node.args[0]] if node.args else list(node.kwargs.values())
     inputs = [s for s in source if isinstance(s, torch.fx.Node)]
@@ -271,7 +266,9 @@ def _read_module(
             if padding == "valid":
                 padding = (0, 0)
             if padding == "same":
-                both = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+                both = [
+                    d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)
+                ]
                 if any(b % 2 for b in both):
                     raise InputError(f"layer {label!r}: padding 'same' is uneven here")
                 padding = tuple(b // 2 for b in both)
@@ -295,22 +292,30 @@ def _read_module(
         case nn.MaxPool2d():
             if module.return_indices:
                 return None
-            return "maxpool", inputs, {
-                "kernel_size": _pair(module.kernel_size),
-                "stride": _pair(module.stride),
-                "padding": _pair(module.padding),
-                "dilation": _pair(module.dilation),
-                "ceil_mode": module.ceil_mode,
-            }
+            return (
+                "maxpool",
+                inputs,
+                {
+                    "kernel_size": _pair(module.kernel_size),
+                    "stride": _pair(module.stride),
+                    "padding": _pair(module.padding),
+                    "dilation": _pair(module.dilation),
+                    "ceil_mode": module.ceil_mode,
+                },
+            )
         case nn.AvgPool2d():
-            return "avgpool", inputs, {
-                "kernel_size": _pair(module.kernel_size),
-                "stride": _pair(module.stride),
-                "padding": _pair(module.padding),
-                "ceil_mode": module.ceil_mode,
-                "count_include_pad": module.count_include_pad,
-                "divisor_override": module.divisor_override,
-            }
+            return (
+                "avgpool",
+                inputs,
+                {
+                    "kernel_size": _pair(module.kernel_size),
+                    "stride": _pair(module.stride),
+                    "padding": _pair(module.padding),
+                    "ceil_mode": module.ceil_mode,
+                    "count_include_pad": module.count_include_pad,
+                    "divisor_override": module.divisor_override,
+                },
+            )
         case nn.AdaptiveAvgPool2d():
             return "adaptive_avgpool", inputs, {"output_size": module.output_size}
         case nn.Flatten():
@@ -320,9 +325,7 @@ def _read_module(
     return None
 
 
-def _read_call(
-    node: torch.fx.Node, modules: dict[str, nn.Module], label: str
-) -> Read | None:
+def _read_call(node: torch.fx.Node, modules: dict[str, nn.Module], label: str) -> Read | None:
     inputs = [a for a in node.args if isinstance(a, torch.fx.Node)]
     others = [a for a in node.args if not isinstance(a, torch.fx.Node)]
     target = node.target

@@ -146,10 +146,9 @@ class Options(BaseModel):
 
     def method(self) -> dict[str, Any]:
         """What changes the numbers, in canonical form: part of every unit's key."""
-        names = (
-            "magnitude granularity criterion normalise spatial ties stop reference"
-            " false_alarm_norm bias seed scoring_images extraction_images heldout_images"
-        ).split()
+        names = ["magnitude", "granularity", "criterion", "normalise", "spatial", "ties"]
+        names += ["stop", "reference", "false_alarm_norm", "bias", "seed"]
+        names += ["scoring_images", "extraction_images", "heldout_images"]
         record: dict[str, Any] = {name: getattr(self, name) for name in names}
         for stage in ("fc", "conv"):
             record[f"{stage}_levels"] = list(self.grid(stage))

@@ -1,0 +1,190 @@
+"""Which folder is which output unit, and whether that assignment can be right.
+
+Folders are mapped by name or number, never by rank alone unless there are exactly as many folders
+as output units.  Before a sweep the unpruned network's confusion matrix is held against the
+assignment: labels in another order are found before they cost a night.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+from circuitcore.errors import InputError, UsageError, nearest
+
+BETTER = 0.10  # an assignment this much more accurate stops the sweep
+NEAR_CHANCE = 1e-3  # so is an accuracy that chance reaches this often
+
+
+@dataclass(frozen=True)
+class Category:
+    """An output unit that has images."""
+
+    index: int
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The categories in unit order and how their folders were matched."""
+
+    categories: tuple[Category, ...]
+    rule: str
+
+
+def map_folders(
+    folders: Sequence[str], outputs: int, own: Sequence[str] | None, listed: Path | None
+) -> Mapping:
+    """Match category folders to output units.
+
+    ``own`` are the weights' category names, ``listed`` a file of names, one a line in unit order.
+    Raises InputError where a folder fits no unit or two, naming it and the nearest names.
+    """
+    names = _read_names(listed, outputs) if listed else own
+    if names is not None:
+        matched = _by_name(folders, names, outputs)
+        if matched is not None:
+            return Mapping(matched, "by name")
+        if listed is not None:
+            lowered = {n.casefold() for n in names}
+            stray = next(f for f in folders if f.casefold() not in lowered)
+            raise InputError(
+                f"--categories {listed}: the folder {stray!r} is not among its "
+                f"{len(names)} names{nearest(stray, names)}"
+            )
+    if all(f.isdecimal() for f in folders) and len({int(f) for f in folders}) == len(folders):
+        numbers = sorted((int(f), f) for f in folders)
+        if numbers[-1][0] < outputs:
+            named = [Category(i, names[i] if names else f, f) for i, f in numbers]
+            return Mapping(tuple(named), "by number: the folder's name is the unit's index")
+    if len(folders) == outputs:
+        known = {n.casefold() for n in names or ()}
+        partly = [f for f in folders if f.casefold() in known]
+        if partly:
+            stray = next(f for f in folders if f.casefold() not in known)
+            raise InputError(
+                f"the folder {stray!r} is no category of the model although {partly[0]!r} is"
+                f"{nearest(stray, names or ())}; rename it or give --categories FILE"
+            )
+        ranked = [Category(i, f, f) for i, f in enumerate(sorted(folders))]
+        return Mapping(tuple(ranked), "by rank: sorted folder names, as torchvision's ImageFolder")
+    stray = folders[0]
+    if names is not None:
+        known = {n.casefold() for n in names}
+        stray = next((f for f in folders if f.casefold() not in known), stray)
+    raise InputError(
+        f"the folder {stray!r} is no category of the model"
+        f"{nearest(stray, names) if names else ''}; "
+        f"{len(folders)} folders cannot be matched to {outputs} output units by rank: "
+        "give --categories FILE, one folder name a line in the order of the output units"
+    )
+
+
+def _read_names(file: Path, outputs: int) -> list[str]:
+    try:
+        names = [n.strip() for n in file.read_text(encoding="utf-8").splitlines() if n.strip()]
+    except FileNotFoundError:
+        raise InputError(f"--categories {file}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--categories {file}: cannot be read: {error}") from None
+    if len(names) != outputs:
+        raise InputError(
+            f"--categories {file}: {len(names)} names, the model has {outputs} output units"
+        )
+    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < outputs else []
+    if twice:
+        raise InputError(f"--categories {file}: {twice[0]!r} stands there more than once")
+    return names
+
+
+def _by_name(
+    folders: Sequence[str], names: Sequence[str], outputs: int
+) -> tuple[Category, ...] | None:
+    if len(names) != outputs:
+        return None
+    index: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        index.setdefault(name.casefold(), []).append(i)
+    matched = []
+    for folder in folders:
+        units = index.get(folder.casefold(), [])
+        if len(units) > 1:
+            raise InputError(
+                f"the folder {folder!r} could be unit {units[0]} or {units[1]}: both have that "
+                "name; give --categories FILE with distinct names"
+            )
+        if not units:
+            return None
+        matched.append(Category(units[0], names[units[0]], folder))
+    return tuple(sorted(matched, key=lambda c: c.index))
+
+
+def select(categories: Sequence[Category], wanted: Sequence[str]) -> list[Category]:
+    """The categories asked for by name, folder or unit number; all of them if none is asked for.
+
+    Raises UsageError naming the nearest names.
+    """
+    if not wanted:
+        return list(categories)
+    table = {str(c.index): c for c in categories}
+    table |= {c.folder.casefold(): c for c in categories}
+    table |= {c.name.casefold(): c for c in categories}
+    chosen: list[Category] = []
+    for name in wanted:
+        found = table.get(name.casefold())
+        if found is None:
+            names = [c.name for c in categories]
+            raise UsageError(
+                f"no category {name!r} among the {len(names)} with images{nearest(name, names)} "
+                "('circuitcore ls categories' lists them)"
+            )
+        if found not in chosen:
+            chosen.append(found)
+    return chosen
+
+
+def check_assignment(
+    predicted: np.ndarray, actual: np.ndarray, categories: Sequence[Category], outputs: int
+) -> float:
+    """Accuracy of the unpruned network, if the assignment of folders to units can be right.
+
+    ``predicted`` and ``actual`` are units, one an image.  Raises InputError where another
+    assignment would be over 10 points more accurate (it is shown), or accuracy is near chance.
+    """
+    units = np.array([c.index for c in categories])
+    confusion = np.zeros((len(units), outputs))
+    for row, unit in enumerate(units):
+        hit, counts = np.unique(predicted[actual == unit], return_counts=True)
+        confusion[row, hit] = counts
+    total = confusion.sum()
+    accuracy = float(confusion[np.arange(len(units)), units].sum() / total)
+    rows, best = linear_sum_assignment(-confusion)
+    possible = float(confusion[rows, best].sum() / total)
+    if possible > accuracy + BETTER:
+        named = {c.index: c.name for c in categories}
+        moved = [
+            f"  folder {categories[r].folder!r} -> unit {b} ({named.get(b, 'no folder')}), "
+            f"now unit {units[r]}"
+            for r, b in zip(rows, best, strict=True)
+            if b != units[r]
+        ]
+        shown = "\n".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" * (len(moved) > 20))
+        raise InputError(
+            f"the labels seem to be in another order than the model's: accuracy is "
+            f"{accuracy:.1%}, with this assignment it would be {possible:.1%}:\n{shown}\n"
+            "Give --categories FILE with the folder names in the order of the output units"
+        )
+    hits = round(accuracy * total)
+    if binom.sf(hits - 1, int(total), 1 / outputs) > NEAR_CHANCE:
+        raise InputError(
+            f"accuracy of the unpruned network on these images is {accuracy:.1%}, near chance "
+            f"({1 / outputs:.1%}): are the weights, the preprocessing (--resize, --crop, --mean, "
+            "--std) and the category order (--categories) right?"
+        )
+    return accuracy
