@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from circuitcore.kernels.compilers import numba_jit
 
 
-@numba_jit(parallel=True)
+@numba_jit()
 def scan_rows(steps: Any, is_target: Any, norm: int) -> Any:
     """Best interval of every row, and the interval that holds 0.
 
@@ -23,7 +22,7 @@ def scan_rows(steps: Any, is_target: Any, norm: int) -> Any:
     best_hits, best_alarms = np.empty(rows, np.int64), np.empty(rows, np.int64)
     zero_hits, zero_alarms = np.empty(rows, np.int64), np.empty(rows, np.int64)
     span = np.empty((rows, 2))
-    for row in prange(rows):
+    for row in range(rows):
         positives = 0
         for n in range(images):
             positives += is_target[row, n]

@@ -35,7 +35,7 @@ def problems(draw):
     return torch.tensor(a), torch.zeros(n), torch.tensor(target)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=150)
 @given(problems(), st.sampled_from(NORMS))
 def test_is_the_best_of_all_intervals_and_nearest_to_zero(problem, norm):
     a, m, target = problem
@@ -94,7 +94,7 @@ def test_no_grid_and_no_gradient_training_beats_it():
         return hits[..., None] / 20 - torch.stack(parts, -1)
 
     grid = torch.linspace(-6, 6, 4001, dtype=torch.float64)
-    assert (exact(grid[:, None]) <= best).all()
+    assert (exact(grid[:, None]) <= best + 1e-12).all()
     bias = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)  # one a norm
     optimiser = torch.optim.Adam([bias], lr=0.02)
     for _ in range(2000):
@@ -104,7 +104,7 @@ def test_no_grid_and_no_gradient_training_beats_it():
         optimiser.zero_grad()
         (alarms / norms - hits / 20).sum().backward()
         optimiser.step()
-        assert (exact(bias.detach()).diagonal() <= best).all()
+        assert (exact(bias.detach()).diagonal() <= best + 1e-12).all()
     assert (exact(bias.detach()).diagonal() > best - 0.2).all()  # the training did train
 
 
