@@ -40,8 +40,7 @@ def masked_linear(
     on shapes, dtypes or levels that do not fit together.
     """
     _check(x, weight, level, ts, bias)
-    choose(impl, x)
-    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+    return _masked_linear(x, weight, level, list(ts), bias, relu, impl)
 
 
 def masked_chain(
@@ -53,8 +52,98 @@ def masked_chain(
     output; ``x`` is ``[N, I]``.  Equals `masked_linear` applied layer by layer, but a unit that no
     surviving weight reads is not computed and a unit that reads nothing is its constant act(bias).
     """
-    choose(impl, x)
-    return masked_chain_reference(x, layers, ts)
+    width = x.shape[-1]
+    for weight, level, bias, _ in layers:
+        _check(x.new_empty(0, width), weight, level, ts, bias)
+        width = weight.shape[0]
+    chosen = choose(impl, x, cpu=_cpu_path(x))
+    if chosen == "torch":
+        out = masked_chain_reference(x, layers, ts)
+    elif chosen == "numba":
+        out = _chain_cpu(x, layers, ts)
+    else:
+        out = x
+        for weight, level, bias, relu in layers:
+            out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl)
+    return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
+
+
+def masked_chain_multiply_adds(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
+    """Multiply-adds that `masked_chain` executes on the CPU for ``batch`` inputs.
+
+    Depends on the levels alone.  For the plan step by step: `masked_linear_chain.plan_chain`.
+    """
+    from circuitcore.kernels.masked_linear_chain import plan_chain
+
+    return plan_chain(layers, ts, batch).multiply_adds
+
+
+@torch.library.custom_op("circuitcore::masked_linear", mutates_args=())
+def _masked_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    chosen = choose(impl, x, cpu=_cpu_path(x))
+    if chosen == "numba":
+        return _linear_cpu(x, (weight, level, bias, relu), ts)
+    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+
+
+@_masked_linear.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    return x.new_empty(len(ts), x.shape[-2], weight.shape[0])
+
+
+def _cpu_path(x: torch.Tensor) -> str:
+    return "torch" if x.dtype == torch.float64 else "numba"
+
+
+def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tensor:
+    """One layer: a chain of one, or a run for each level where every level has its own input."""
+    if x.dim() == 2:
+        return _chain_cpu(x, [layer], ts)
+    from circuitcore.kernels.masked_linear_chain import ChainPlan, plan_chain, run_chain
+
+    plan = plan_chain([layer], ts, x.shape[1], shared=False)
+    step = {s.level: s for s in plan.steps}
+    out = x.new_empty(len(ts), x.shape[1], layer[0].shape[0])
+    for k, t in enumerate(ts):
+        if _finite(x[k]):
+            one = ChainPlan(plan.layers, plan.inputs, plan.read, [step[t]])
+            out[k] = run_chain(x[k], [layer], one)[t]
+        else:
+            out[k] = masked_chain_reference(x[k], [layer], [t], squeeze=False)[0]
+    return out
+
+
+def _chain_cpu(x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int]) -> torch.Tensor:
+    from circuitcore.kernels.masked_linear_chain import plan_chain, run_chain
+
+    if not _finite(x):
+        return masked_chain_reference(x, layers, ts, squeeze=False)
+    done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0]))
+    out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
+    for k, t in enumerate(ts):
+        out[k] = done[t] if t in done else masked_chain_reference(x, layers, [t], squeeze=False)[0]
+    return out
+
+
+def _finite(x: torch.Tensor) -> bool:
+    """Whether all of x is finite; a sum that overflows says no, which costs time alone."""
+    return bool(torch.isfinite(x.sum(dtype=torch.float32)))
 
 
 def masked_linear_reference(
@@ -83,7 +172,7 @@ def masked_linear_reference(
 
 
 def masked_chain_reference(
-    x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int]
+    x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int], *, squeeze: bool = True
 ) -> torch.Tensor:
     """`masked_linear_reference` layer by layer, level by level."""
     out = []
@@ -93,7 +182,7 @@ def masked_chain_reference(
             h = masked_linear_reference(h, weight, level, [t], bias, relu=relu)[0]
         out.append(h)
     stacked = torch.stack(out)
-    return stacked[..., 0] if stacked.shape[-1] == 1 else stacked
+    return stacked[..., 0] if squeeze and stacked.shape[-1] == 1 else stacked
 
 
 def _check(
