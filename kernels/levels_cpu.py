@@ -1,9 +1,10 @@
 """Level selection on the CPU: the numba passes behind `levels`.
 
-A pass walks the layer in 16 fixed chunks of the row-major order, in blocks of columns.  For a
-block it computes the raw scores from the factors (vectorised), turns each into an order-preserving
-32-bit integer and walks the trie of `levels_trie`.  Integer counts a chunk are summed afterwards,
-so the result does not depend on the number of threads.
+A pass walks the layer in row-major order, one chunk a thread, in blocks of at most 1024 columns.
+For a block it computes the raw scores from the factors (vectorised), turns each into an
+order-preserving 32-bit integer and walks the trie of `levels_trie`, digit by digit, with the
+undecided packed after each.  The chunks' integer counts are summed, so the result does not depend
+on the number of threads; the float sum of `score_range` runs over 64 fixed chunks for that reason.
 """
 
 from __future__ import annotations
@@ -12,160 +13,185 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
+from numba import get_num_threads, prange
 
 from circuitcore.kernels.compilers import numba_jit
 from circuitcore.kernels.levels import LayerScores
 from circuitcore.kernels.levels_trie import DIGITS, Trie
 
-CHUNKS = 16
+MAX_CHUNKS = 16
+RANGE_CHUNKS = 64
 BLOCK = 1024
+NO_TIES = np.zeros((2, 1, 0), np.uint32)
+NO_LEVEL = np.zeros(0, np.uint8)
 FORM_CODES = {"values": 0, "abs": 1, "signed": 2, "set": 3}
 
 
 @numba_jit()
-def _raw_block(weight, left, right, form, row, column, start, count, raw):  # type: ignore
-    """raw[:count] = the scores of one run of a row's columns; the one place they are computed."""
+def _raw_block(weight, left, right, form, row, column, raw):  # type: ignore
+    """raw = the scores of a run of one row's columns; the one place they are computed.
+
+    weight and raw are the run.  Loops index slices from 0: an index that might be negative would
+    keep the compiler from vectorising.
+    """
+    count = raw.shape[0]
+    factors = right[0, column : column + count]
     if form == 0:
-        for j in range(count):
-            raw[j] = right[0, start + j]
+        raw[:] = factors
         return
     factor = left[0, row]
     for j in range(count):
-        raw[j] = factor * right[0, column + j]
+        raw[j] = factor * factors[j]
     for n in range(1, left.shape[0]):
         factor = left[n, row]
+        factors = right[n, column : column + count]
         for j in range(count):
-            raw[j] += factor * right[n, column + j]
+            raw[j] += factor * factors[j]
     if form == 1:
         for j in range(count):
-            raw[j] *= abs(weight[start + j])
+            raw[j] *= abs(weight[j])
     else:
         for j in range(count):
-            raw[j] *= weight[start + j]
+            raw[j] *= weight[j]
         if form == 3:
             for j in range(count):
                 raw[j] = abs(raw[j])
 
 
 @numba_jit()
-def _key_block(raw, offset, scale, count, score, key):  # type: ignore
-    """key[:count] = order-preserving integers of (raw - offset) * scale; key views score's bits."""
-    for j in range(count):
+def _key_block(raw, offset, scale, score, key):  # type: ignore
+    """key = order-preserving integers of (raw - offset) * scale; key views score's bits."""
+    for j in range(raw.shape[0]):
         score[j] = (raw[j] - offset) * scale + np.float32(0.0)
-    for j in range(count):
-        bits = key[j]
-        key[j] = bits ^ ((np.uint32(0) - (bits >> np.uint32(31))) | np.uint32(0x80000000))
+    for j in range(raw.shape[0]):
+        bits = np.int32(key[j])
+        key[j] = np.int32(bits ^ np.int32((bits >> 31) | np.int32(-0x80000000)))
 
 
 @numba_jit()
-def _digit(key, magnitude, depth):  # type: ignore
-    if depth == 0:
-        return np.int64(key >> np.uint32(16))
-    if depth == 1:
-        return np.int64(key & np.uint32(0xFFFF))
-    if depth == 2:
-        return np.int64(magnitude >> np.uint32(16))
-    return np.int64(magnitude & np.uint32(0xFFFF))
+def _enter(key, trie, level, place, node):  # type: ignore
+    """First digit of a run: the byte where it decides; the others' places and nodes, packed.
+
+    Every element is stored and the end moves on only past the undecided: no branch to mispredict.
+    """
+    row = trie[0]
+    undecided = np.uint64(0)
+    for j in range(key.shape[0]):
+        entry = row[key[j] >> np.uint32(16)]
+        level[j] = entry
+        place[undecided] = j
+        node[undecided] = ~entry
+        undecided += np.uint64(entry < 0)
+    return np.int64(undecided)
 
 
-@numba_jit(parallel=True)
-def _histogram(weight, bits, left, right, form, offset, scale, columns, depth, trie, first, out):  # type: ignore
-    """out[chunk, slot, digit] += elements that reach depth ``depth``; returns the zeros a chunk."""
-    total = weight.shape[0]
-    zeros = np.zeros(CHUNKS, np.int64)
-    for chunk in prange(CHUNKS):
-        raw = np.empty(BLOCK, np.float32)
-        score = np.empty(BLOCK, np.float32)
-        key = score.view(np.uint32)
-        start, stop = total * chunk // CHUNKS, total * (chunk + 1) // CHUNKS
-        zero = 0
-        while start < stop:
-            row = start // columns
-            column = start - row * columns
-            count = min(BLOCK, columns - column, stop - start)
-            _raw_block(weight, left, right, form, row, column, start, count, raw)
-            _key_block(raw, offset, scale, count, score, key)
-            if depth == 0:
-                for j in range(count):
-                    zero += raw[j] == 0
-                    out[chunk, 0, key[j] >> np.uint32(16)] += 1
-            else:
-                for j in range(count):
-                    node = trie[0, key[j] >> np.uint32(16)]
-                    if node < 0:
-                        magnitude = bits[start + j] & np.uint32(0x7FFFFFFF)
-                        for at in range(1, depth):
-                            node = trie[first[at] - node - 1, _digit(key[j], magnitude, at)]
-                            if node >= 0:
-                                break
-                        if node < 0:
-                            out[chunk, -node - 1, _digit(key[j], magnitude, depth)] += 1
-            start += count
-        zeros[chunk] = zero
+@numba_jit()
+def _descend(source, at, trie, first, level, place, node, count):  # type: ignore
+    """One more digit (number ``at``) for the first ``count`` undecided; how many still are."""
+    shift, mask = np.uint32(16 * (1 - at % 2)), np.uint32(0x7FFF if at == 2 else 0xFFFF)
+    undecided = np.uint64(0)
+    for q in range(count):
+        j = place[q]
+        entry = trie[np.uint64(first + node[q]), (source[j] >> shift) & mask]
+        level[j] = entry
+        place[undecided] = j
+        node[undecided] = ~entry
+        undecided += np.uint64(entry < 0)
+    return np.int64(undecided)
+
+
+@numba_jit()
+def _count(source, at, place, node, count, out):  # type: ignore
+    """out[node, digit ``at``] += 1 for the undecided."""
+    shift, mask = np.uint32(16 * (1 - at % 2)), np.uint32(0x7FFF if at == 2 else 0xFFFF)
+    for q in range(count):
+        out[np.uint64(node[q]), (source[place[q]] >> shift) & mask] += np.uint32(1)
+
+
+@numba_jit()
+def _count_first(key, out):  # type: ignore
+    for j in range(key.shape[0]):
+        out[key[j] >> np.uint32(16)] += np.uint32(1)
+
+
+@numba_jit()
+def _count_zeros(raw):  # type: ignore
+    zeros = np.int32(0)
+    for j in range(raw.shape[0]):
+        zeros += np.int32(raw[j] == 0)
     return zeros
 
 
 @numba_jit(parallel=True)
-def _walk(
-    weight, bits, left, right, form, offset, scale, columns, trie, first, tied, seen, ranks, write, out
-):  # type: ignore
-    """Write each weight's byte, or (``write`` false) only count the full ties a chunk, in order.
+def _pass(
+    weight, bits, left, right, form, columns, offset, scale, depth, trie, first,
+    out, level, ties,
+):  # type: ignore  # fmt: skip
+    """One reading of a layer: a histogram of digit ``depth``, or (level not empty) the bytes.
 
-    seen[chunk, slot]: full ties before the chunk on entry, and after it on return.  A slot's full
-    ties get the byte of their rank: tied[slot] minus the slot's ``ranks`` at or above it.
+    out [chunks, nodes, 65536] is added to.  With the bytes go the full ties: ties[0, chunk] gets
+    their indices in order, ties[1, chunk] their nodes.  Returns a number a chunk: raw scores that
+    are 0 (depth 0), or full ties.
     """
-    total = weight.shape[0]
-    depth = first.shape[0]
-    for chunk in prange(CHUNKS):
+    total, chunks = weight.shape[0], out.shape[0]
+    write = level.shape[0] > 0
+    found = np.zeros(chunks, np.int64)
+    for chunk in prange(chunks):
         raw = np.empty(BLOCK, np.float32)
         score = np.empty(BLOCK, np.float32)
-        key = score.view(np.uint32)
-        counter = seen[chunk].copy()
-        start, stop = total * chunk // CHUNKS, total * (chunk + 1) // CHUNKS
+        scratch = np.empty(BLOCK, np.uint8)
+        place = np.empty(BLOCK + 1, np.uint16)
+        node = np.empty(BLOCK + 1, np.int16)
+        start, stop = total * chunk // chunks, total * (chunk + 1) // chunks
+        many = 0
         while start < stop:
             row = start // columns
             column = start - row * columns
             count = min(BLOCK, columns - column, stop - start)
-            _raw_block(weight, left, right, form, row, column, start, count, raw)
-            _key_block(raw, offset, scale, count, score, key)
-            for j in range(count):
-                node = trie[0, key[j] >> np.uint32(16)]
-                if node < 0:
-                    magnitude = bits[start + j] & np.uint32(0x7FFFFFFF)
-                    for at in range(1, depth):
-                        node = trie[first[at] - node - 1, _digit(key[j], magnitude, at)]
-                        if node >= 0:
-                            break
-                    if node < 0:
-                        slot = -node - 1
-                        if write:
-                            node = tied[slot]
-                            for t in range(ranks.shape[1]):
-                                node -= counter[slot] < ranks[slot, t]
-                        counter[slot] += 1
+            end = start + count
+            _raw_block(weight[start:end], left, right, form, row, column, raw[:count])
+            key = score[:count].view(np.uint32)
+            _key_block(raw[:count], offset, scale, score[:count], key)
+            if depth == 0 and not write:
+                many += _count_zeros(raw[:count])
+                _count_first(key, out[chunk, 0])
+            else:
+                target = level[start:end] if write else scratch
+                left_over = _enter(key, trie, target, place, node)
+                for at in range(1, depth):
+                    source = key if at < 2 else bits[start:end]
+                    left_over = _descend(
+                        source, at, trie, first[at], target, place, node, left_over
+                    )
                 if write:
-                    out[start + j] = node
-            start += count
-        seen[chunk] = counter
+                    for q in range(left_over):
+                        ties[0, chunk, many] = start + place[q]
+                        ties[1, chunk, many] = node[q]
+                        many += 1
+                else:
+                    source = key if depth < 2 else bits[start:end]
+                    _count(source, depth, place, node, left_over, out[chunk])
+            start = end
+        found[chunk] = many
+    return found
 
 
 @numba_jit(parallel=True)
 def _range(weight, left, right, form, columns):  # type: ignore
     """Smallest, largest and absolute sum a chunk; a NaN shows in the sum."""
     total = weight.shape[0]
-    low = np.full(CHUNKS, np.inf, np.float32)
-    high = np.full(CHUNKS, -np.inf, np.float32)
-    sums = np.zeros(CHUNKS, np.float64)
-    for chunk in prange(CHUNKS):
+    low = np.full(RANGE_CHUNKS, np.inf, np.float32)
+    high = np.full(RANGE_CHUNKS, -np.inf, np.float32)
+    sums = np.zeros(RANGE_CHUNKS, np.float64)
+    for chunk in prange(RANGE_CHUNKS):
         raw = np.empty(BLOCK, np.float32)
-        start, stop = total * chunk // CHUNKS, total * (chunk + 1) // CHUNKS
+        start, stop = total * chunk // RANGE_CHUNKS, total * (chunk + 1) // RANGE_CHUNKS
         least, most, absolute = np.float32(np.inf), np.float32(-np.inf), 0.0
         while start < stop:
             row = start // columns
             column = start - row * columns
             count = min(BLOCK, columns - column, stop - start)
-            _raw_block(weight, left, right, form, row, column, start, count, raw)
+            _raw_block(weight[start : start + count], left, right, form, row, column, raw[:count])
             a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0
             for j in range(count):
                 least = min(least, raw[j])
@@ -208,38 +234,44 @@ class Passes:
 
     def __init__(self, layers: list[LayerScores]) -> None:
         self.layers = [
-            (*_arrays(layer)[:5], np.float32(layer.offset), np.float32(layer.scale),
-             _arrays(layer)[5])
-            for layer in layers
-        ]  # fmt: skip
+            (*_arrays(layer), np.float32(layer.offset), np.float32(layer.scale)) for layer in layers
+        ]
         self.shapes = [layer.weight.shape for layer in layers]
+        self.chunks = min(MAX_CHUNKS, get_num_threads())
         self.zero: tuple[int, ...] = ()
 
-    def histogram(self, trie: Trie, slots: int) -> np.ndarray:
-        """Counts int64 [slots, 65536] of digit ``trie.depth`` among elements still undecided."""
+    def histogram(self, trie: Trie, nodes: int) -> np.ndarray:
+        """Counts int64 [nodes, 65536] of digit ``trie.depth`` among the weights still undecided."""
         table, first = trie.table()
-        depth = trie.depth
-        out = np.zeros((CHUNKS, slots, DIGITS), np.uint32)
-        zero = [int(_histogram(*layer, depth, table, first, out).sum()) for layer in self.layers]
-        if depth == 0:
-            self.zero = tuple(zero)
+        out = np.zeros((self.chunks, nodes, DIGITS), np.uint32)
+        found = [
+            int(_pass(*layer, trie.depth, table, first, out, NO_LEVEL, NO_TIES).sum())
+            for layer in self.layers
+        ]
+        if trie.depth == 0:
+            self.zero = tuple(found)
         return out.sum(0, dtype=np.int64)
 
-    def levels(self, trie: Trie, tied: np.ndarray, ranks: np.ndarray) -> list[torch.Tensor]:
-        """The bytes; full ties of slot s in order, byte tied[s] less the ranks[s] above each."""
+    def levels(self, trie: Trie, cuts: np.ndarray, tied: int) -> list[torch.Tensor]:
+        """The bytes.  cuts [nodes, levels]: of a node's full ties, level t prunes the first
+        cuts[node, t]; ``tied``: how many full ties there are."""
         table, first = trie.table()
-        slots = max(1, len(tied))
-        seen = [np.zeros((CHUNKS, slots), np.int64) for _ in self.layers]
-        nothing = np.zeros(0, np.uint8)
-        if len(tied):
-            for layer, counts in zip(self.layers, seen, strict=True):
-                _walk(*layer, table, first, tied, counts, ranks, False, nothing)
-            every = np.concatenate(seen)
-            before = np.cumsum(every, axis=0) - every
-            seen = np.split(before, len(seen))
-        out = []
-        for layer, counts, shape in zip(self.layers, seen, self.shapes, strict=True):
+        out = np.zeros((self.chunks, 1, 1), np.uint32)
+        seen = np.zeros(len(cuts), np.int64)
+        levels = []
+        for layer, shape in zip(self.layers, self.shapes, strict=True):
             level = np.empty(layer[0].shape[0], np.uint8)
-            _walk(*layer, table, first, tied, counts.copy(), ranks, True, level)
-            out.append(torch.from_numpy(level).view(shape))
-        return out
+            room = min(tied, -(-len(level) // self.chunks))
+            ties = np.empty((2, self.chunks, room), np.uint32)
+            found = _pass(*layer, trie.depth, table, first, out, level, ties)
+            index, node = (
+                np.concatenate([part[:many] for part, many in zip(whole, found, strict=True)])
+                for whole in ties
+            )
+            for slot, cut in enumerate(cuts):
+                mine = index[node == slot]
+                rank = np.arange(seen[slot], seen[slot] + len(mine))
+                level[mine] = np.searchsorted(cut, rank, side="right")
+                seen[slot] += len(mine)
+            levels.append(torch.from_numpy(level).view(shape))
+        return levels

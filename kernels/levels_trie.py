@@ -47,7 +47,7 @@ class Passes(Protocol):
 
     def histogram(self, trie: Trie, slots: int) -> np.ndarray: ...
 
-    def levels(self, trie: Trie, tied: np.ndarray, ranks: np.ndarray) -> list[torch.Tensor]: ...
+    def levels(self, trie: Trie, cuts: np.ndarray, tied: int) -> list[torch.Tensor]: ...
 
 
 def select(
@@ -56,6 +56,7 @@ def select(
     """Level bytes of every layer and the counts reached.  Raises ValueError for NaN or infinity."""
     trie = Trie()
     levels = len(counts)
+    tied = 0
     cuts = np.asarray([int(count) for count in counts], np.int64)[None]  # [nodes, levels]
     reached = cuts[0].copy()
     while len(cuts) and trie.depth < KEY_DIGITS:
@@ -63,27 +64,30 @@ def select(
         if trie.depth == 0:
             _refuse_nonfinite(histogram[0])
         snap = ties == "snap" and trie.depth == SCORE_DIGITS - 1
-        rows, below = [], []
+        rows, below, sizes = [], [], []
         for node, wanted in enumerate(cuts):
-            row, children, moved = _refine(histogram[node], wanted, levels, len(below), snap)
+            row, digits, children, moved = _refine(
+                histogram[node], wanted, levels, len(below), snap
+            )
             reached += moved
             rows.append(row)
             below.extend(children)
+            sizes.extend(int(histogram[node][digit]) for digit in digits)
         trie.rows.append(np.stack(rows))
         cuts = np.stack(below) if below else np.empty((0, levels), np.int64)
+        tied = sum(sizes)
     # what is left is equal in score and |weight|: of node s, level t prunes the first cuts[s, t]
-    tied = np.full(len(cuts), levels, np.int64)
-    return passes.levels(trie, tied, cuts), tuple(int(count) for count in reached)
+    return passes.levels(trie, cuts, tied), tuple(int(count) for count in reached)
 
 
 def _refine(
     histogram: np.ndarray, wanted: np.ndarray, levels: int, nodes: int, snap: bool
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
     """One node's row of the trie.
 
     wanted[t] weights of the node are pruned at level t (0 to all of them).  Returns the row int16
-    [65536], the cuts inside each digit that some level cuts through, and, where ``snap`` prunes
-    such a digit whole instead, how many weights that adds to each level.
+    [65536], the digits that some level cuts through with the cuts inside each, and, where ``snap``
+    prunes such digits whole instead, how many weights that adds to each level.
     """
     through = np.cumsum(histogram)
     whole = np.searchsorted(through, wanted, side="right")  # digits below are pruned whole
@@ -97,12 +101,13 @@ def _refine(
     pruned_at = np.zeros(DIGITS + 1, np.int64)
     np.add.at(pruned_at, whole, 1)  # a level that prunes digits < whole keeps the rest
     row = np.cumsum(pruned_at)[:DIGITS].astype(np.int16)
-    children = []
-    for digit in np.unique(whole[cut]):
+    children: list[np.ndarray] = []
+    digits = np.unique(whole[cut])
+    for digit in digits:
         start = through[digit] - histogram[digit]
         row[digit] = -(nodes + len(children)) - 1
         children.append((wanted - start).clip(0, histogram[digit]))
-    return row, children, moved
+    return row, digits, children, moved
 
 
 def _refuse_nonfinite(histogram: np.ndarray) -> None:
