@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitcore.kernels.levels import assign_levels, assign_unit_levels, raw_scores
+from circuitcore.kernels.levels import (
+    assign_levels,
+    assign_unit_levels,
+    normalised,
+    raw_scores,
+)
 from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.scores import Contribution, UnitScores, layer_scores
@@ -76,7 +81,7 @@ def _unit_levels(
     scores: list[UnitScores], targets: list[int], ties: str
 ) -> tuple[list[Tensor], tuple[int, ...], int]:
     raw = [raw_scores(s.layer) for s in scores]
-    ranked = [(r - s.layer.offset) * s.layer.scale for r, s in zip(raw, scores, strict=True)]
+    ranked = [normalised(r, s.layer) for r, s in zip(raw, scores, strict=True)]
     keys = [s.layer.weight.abs().flatten() for s in scores]
     sizes = [torch.full((r.numel(),), s.per_unit) for r, s in zip(raw, scores, strict=True)]
     assigned, pruned = assign_unit_levels(

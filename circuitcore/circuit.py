@@ -1,0 +1,245 @@
+"""Extract one category's circuit: fc stage, conv stage, one bias, judged on held-out images.
+
+The stages are those of Andrade & Konkle (2025), Circuit extraction: prune the fully connected
+layers until circuit substitution accuracy falls below the threshold, then the convolutions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitcore.accuracy import SLACK, Judge, ratio
+from circuitcore.document import Accuracy, Category, Circuit, Cost, HeldOut, Level, Stage, Unpruned
+from circuitcore.forward import Tally
+from circuitcore.levels import StageLevels, stage_levels
+from circuitcore.network import STAGES
+from circuitcore.prepare import Prepared
+from circuitcore.scores import contributions
+from circuitcore.sweep import Swept, activations, circuit_override, sweep_stage
+
+DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A category's record and its kept-weight masks, bool by layer (none where undefined).
+
+    ``heldout``: the circuit's activation on the held-out set, float32 [N].
+    """
+
+    record: Category
+    kept: dict[str, Tensor]
+    heldout: Tensor | None
+
+
+def is_dense(prepared: Prepared) -> bool:
+    """Whether every level is evaluated, rather than only as far as the stop rule looks."""
+    options = prepared.options
+    if options.screen == "auto":
+        few = len(prepared.extraction) <= DENSE_UP_TO
+        return few or options.reference == "peak"
+    return options.screen == "off"
+
+
+def judges(prepared: Prepared, unit: int) -> tuple[Judge, Judge]:
+    """What category ``unit`` is judged by: on the extraction and on the held-out set."""
+    norm = prepared.options.false_alarm_norm
+    extraction, heldout = prepared.extraction, prepared.heldout
+    return (
+        Judge.of(extraction.logits, extraction.labels, unit, norm),
+        Judge.of(heldout.logits, heldout.labels, unit, norm),
+    )
+
+
+def unpruned_baseline(prepared: Prepared, unit: int) -> Unpruned:
+    """The unpruned network at bias 0 and at its own extraction bias, on both sets."""
+    extraction, heldout = judges(prepared, unit)
+    biased = extraction.fitted(extraction.unpruned[None], prepared.options.bias)[0]
+    return Unpruned(
+        extraction=extraction.at(extraction.unpruned, 0.0),
+        extraction_biased=biased,
+        heldout=heldout.at(heldout.unpruned, 0.0),
+        heldout_biased=heldout.at(heldout.unpruned, biased.bias),
+    )
+
+
+def extract_circuit(
+    prepared: Prepared, unit: int, name: str, stored_fc: Stage | None = None
+) -> Extracted:
+    """Score, sweep, choose and judge the circuit of output unit ``unit``.
+
+    ``stored_fc``: an fc curve swept before with the same scores; its level is chosen anew and only
+    run once.  Raises InputError where a layer's scores are not finite.
+    """
+    began = time.perf_counter()
+    network, options = prepared.network, prepared.options
+    judge, heldout_judge = judges(prepared, unit)
+    unpruned = unpruned_baseline(prepared, unit)
+    reference = (
+        unpruned.extraction.csa
+        if options.reference == "unpruned"
+        else unpruned.extraction_biased.csa
+    )
+    tally = Tally()
+    if reference <= 0:
+        return Extracted(_record(prepared, unit, name, unpruned, [], None, tally, began), {}, None)
+
+    found = contributions(network, prepared.scoring_images(unit), unit)
+    kept: dict[str, Tensor] = {}
+    swept: dict[str, Swept] = {}
+    start = judge.unpruned
+    with torch.inference_mode():
+        for stage in STAGES:
+            if not network.layers(stage):
+                continue
+            assigned = stage_levels(network, stage, found, unit, options)
+            if stage == "fc" and stored_fc is not None:
+                result = _rechosen(prepared, unit, assigned, stored_fc, reference, judge, tally)
+            else:
+                result = sweep_stage(
+                    prepared,
+                    unit,
+                    assigned,
+                    judge,
+                    fixed=kept,
+                    start=start,
+                    reference=reference,
+                    dense=is_dense(prepared),
+                    tally=tally,
+                )
+            result = _certified(prepared, unit, assigned, result, judge, kept, tally)
+            swept[stage] = result
+            kept |= assigned.kept(result.level)
+            start = result.activation
+        kept = {name: kept[name] for name in network.layers()}
+        last = list(swept.values())[-1]
+        fitted = Accuracy(**{k: getattr(last.chosen, k) for k in Accuracy.model_fields})
+        override = circuit_override(prepared, unit, kept)
+        heldout = activations(prepared, prepared.heldout, override, certify=True)[0]
+    circuit = _circuit(options.seed, unit, kept, swept, fitted, heldout, heldout_judge, unpruned)
+    stages = [result.record for result in swept.values()]
+    record = _record(prepared, unit, name, unpruned, stages, circuit, tally, began)
+    return Extracted(record, kept, heldout)
+
+
+def _rechosen(
+    prepared: Prepared,
+    unit: int,
+    assigned: StageLevels,
+    stored: Stage,
+    reference: float,
+    judge: Judge,
+    tally: Tally,
+) -> Swept:
+    """The fc stage from its stored curve: choose again, then run the chosen level alone."""
+    from circuitcore.accuracy import choose_level
+    from circuitcore.forward import Masks
+
+    options = prepared.options
+    curve = [level.csa for level in stored.levels]
+    if options.reference == "peak":
+        reference = max(curve)
+    threshold = options.stage_threshold("fc") * reference
+    chosen = choose_level(curve, threshold, options.stop)
+    t = stored.levels[chosen].level
+    activation = judge.unpruned
+    if t:
+        masks = Masks(assigned.levels, [t])
+        override = circuit_override(prepared, unit, {})
+        activation = activations(prepared, prepared.extraction, override, masks, tally=tally)[0]
+    record = stored.model_copy(
+        update={"reference_csa": reference, "threshold_csa": threshold, "chosen": chosen}
+    )
+    return Swept(record, t, activation)
+
+
+def _certified(
+    prepared: Prepared,
+    unit: int,
+    assigned: StageLevels,
+    result: Swept,
+    judge: Judge,
+    fixed: Mapping[str, Tensor],
+    tally: Tally,
+) -> Swept:
+    """The chosen level run again in float32, stepped back while it misses the threshold there."""
+    if prepared.dtype == torch.float32:
+        return result
+    record = result.record
+    levels = list(record.levels)
+    for chosen in range(record.chosen, -1, -1):
+        t = levels[chosen].level
+        override = circuit_override(prepared, unit, {**fixed, **assigned.kept(t)})
+        activation = activations(
+            prepared, prepared.extraction, override, certify=True, tally=tally
+        )[0]
+        fitted = judge.fitted(activation[None], prepared.options.bias)[0]
+        exact = {**fitted.model_dump(), "csa_lo": fitted.csa, "csa_hi": fitted.csa}
+        levels[chosen] = levels[chosen].model_copy(update=exact)
+        if fitted.csa >= record.threshold_csa - SLACK or chosen == 0:
+            break
+    certified = record.model_copy(update={"levels": levels, "chosen": chosen})
+    return Swept(certified, t, activation)
+
+
+def _circuit(
+    seed: int,
+    unit: int,
+    kept: Mapping[str, Tensor],
+    swept: Mapping[str, Swept],
+    fitted: Accuracy,
+    activation: Tensor,
+    judge: Judge,
+    unpruned: Unpruned,
+) -> Circuit:
+    heldout = judge.at(activation, fitted.bias)
+    chosen: dict[str, Level] = {stage: result.chosen for stage, result in swept.items()}
+    relevant = sum(mask.numel() for mask in kept.values())
+    weights = sum(int(mask.sum()) for mask in kept.values())
+    return Circuit(
+        pruned=1 - weights / relevant,
+        pruned_fc=chosen["fc"].pruned,
+        pruned_conv=chosen["conv"].pruned if "conv" in chosen else 0.0,
+        kept_weights=weights,
+        bias=fitted.bias,
+        extraction=fitted,
+        heldout=HeldOut(
+            **heldout.model_dump(),
+            csa_ratio=ratio(heldout.csa, unpruned.heldout.csa),
+            csa_ratio_ci95=judge.ratio_interval(activation, fitted.bias, seed * 1_000_003 + unit)
+            if unpruned.heldout.csa > 0
+            else None,
+            csa_ratio_biased=ratio(heldout.csa, unpruned.heldout_biased.csa),
+        ),
+        file="",
+    )
+
+
+def _record(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    unpruned: Unpruned,
+    stages: list[Stage],
+    circuit: Circuit | None,
+    tally: Tally,
+    began: float,
+) -> Category:
+    once = prepared.forward_multiply_adds * len(prepared.extraction)
+    return Category(
+        category=name,
+        index=unit,
+        unpruned=unpruned,
+        stages=stages,
+        circuit=circuit,
+        cost=Cost(
+            seconds=time.perf_counter() - began,
+            fpe=tally.multiply_adds / once,
+            multiply_adds=tally.multiply_adds,
+        ),
+    )

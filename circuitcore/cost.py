@@ -1,0 +1,49 @@
+"""What running a network costs, counted from shapes: multiply-adds and bytes, no timing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from circuitcore.forward import forward
+from circuitcore.network import Network
+
+
+@torch.inference_mode()
+def value_sizes(network: Network, shape: Sequence[int]) -> dict[str, int]:
+    """Numbers each value of the network holds for one image of ``shape`` [C, H, W].
+
+    Raises RuntimeError where the image does not fit the network.
+    """
+    meta = network.to("meta")
+    names = [step.name for step in meta.steps]
+    image = torch.zeros((1, *shape), device="meta")
+    values = forward(meta, {"input": image}, names)
+    sizes = {name: value.numel() for name, value in zip(names, values, strict=True)}
+    return {"input": image.numel(), **sizes}
+
+
+def multiply_adds(network: Network, shape: Sequence[int]) -> dict[str, int]:
+    """Multiply-adds of every conv and linear layer for one image [C, H, W]."""
+    sizes = value_sizes(network, shape)
+    return {
+        name: sizes[name] * int(network.weights[name].shape[1:].numel())
+        for name in network.layers()
+    }
+
+
+def activation_bytes(network: Network, shape: Sequence[int]) -> int:
+    """float32 bytes of the values alive at once in a forward pass of one image, at their peak."""
+    sizes = value_sizes(network, shape)
+    last_use = {"input": 0}
+    for position, step in enumerate(network.steps):
+        last_use[step.name] = position
+        for name in step.inputs:
+            last_use[name] = position
+    alive, peak = sizes["input"], 0
+    for position, step in enumerate(network.steps):
+        alive += sizes[step.name]
+        peak = max(peak, alive)
+        alive -= sum(sizes[n] for n in {*step.inputs, step.name} if last_use[n] == position)
+    return 4 * peak

@@ -1,0 +1,83 @@
+"""Devices: which ones there are, and the one a run was asked to use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from circuitcore.errors import DeviceError, UsageError
+from circuitcore.options import Options
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device by torch's name for it, its own name and its memory in bytes (free now)."""
+
+    device: str
+    name: str
+    free_bytes: int
+
+
+def list_devices() -> list[Device]:
+    """The GPUs torch can see, then the CPU."""
+    found = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, _ = torch.cuda.mem_get_info(index)
+            found.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free))
+    found.append(Device("cpu", f"{os.cpu_count()} cores", free_host_memory()))
+    return found
+
+
+def free_host_memory() -> int:
+    """Host memory that can be used without swapping, in bytes."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(pages) // 2
+
+
+def pick(options: Options) -> torch.device:
+    """The device of a run: ``--gpu N``, ``--device NAME``, else the first GPU, else the CPU.
+
+    Raises DeviceError listing the devices there are, UsageError for a name that is none.
+    """
+    wanted = f"cuda:{options.gpu}" if options.gpu is not None else options.device
+    if wanted == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    kind, _, number = wanted.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise UsageError(f"--device {wanted}: one of auto, cpu, cuda:0, cuda:1, ...")
+    index = int(number or 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        there = ", ".join(f"{d.device} ({d.name})" for d in list_devices())
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f"; CUDA_VISIBLE_DEVICES={hidden!r} hides others" if hidden is not None else ""
+        raise DeviceError(f"no device cuda:{index} here{why}; there are: {there}")
+    return torch.device(f"cuda:{index}")
+
+
+def memory_budget(options: Options, device: torch.device) -> int:
+    """Bytes a run may use at once: ``--memory``, else four fifths of what is free now."""
+    if options.memory is not None:
+        return options.memory
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.8)
+    return int(free_host_memory() * 0.8)
+
+
+def resolve_dtype(options: Options) -> str:
+    """The precision sweeps run in; ``auto`` is float32."""
+    return "float32" if options.dtype == "auto" else options.dtype

@@ -1,0 +1,178 @@
+"""Sweep one stage of one category: the target's activation at every level, and the level chosen.
+
+The fc stage starts from the cached boundary values (the conv features), which no fc level changes,
+and runs several levels in one pass; the conv stage starts from the images.  Level 0 is never run:
+it is the unpruned network, or the circuit the stage began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.accuracy import SLACK, Judge, choose_level
+from circuitcore.document import Accuracy, Level, Stage
+from circuitcore.forward import Masks, Override, Tally, forward, target_row
+from circuitcore.levels import StageLevels
+from circuitcore.prepare import Prepared, Split
+
+FC_LEVELS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A stage's curve and the target activation float32 [N] at its chosen level."""
+
+    record: Stage
+    level: int
+    activation: Tensor
+
+    @property
+    def chosen(self) -> Level:
+        """The curve's chosen level."""
+        return self.record.levels[self.record.chosen]
+
+
+def circuit_override(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> Override:
+    """The network's weights with everything outside ``kept`` set to 0, one target row at the end.
+
+    ``kept[layer]``: bool, shaped like the layer's relevant weights; layers not named stay whole.
+    """
+    target = target_row(prepared.network, unit)
+    weights = dict(target.weights)
+    for name, mask in kept.items():
+        whole = weights.get(name, prepared.network.weights[name])
+        weights[name] = torch.where(mask, whole, torch.zeros((), device=whole.device))
+    return Override(weights, target.biases)
+
+
+@torch.inference_mode()
+def activations(
+    prepared: Prepared,
+    split: Split,
+    override: Override,
+    masks: Masks | None = None,
+    *,
+    certify: bool = False,
+    tally: Tally | None = None,
+) -> Tensor:
+    """Target activations float32 [T, N] (T = 1 without masks) of a circuit on a split, on the CPU.
+
+    Runs in the sweep's precision, or in float32 to ``certify``.  Starts from the cached boundary
+    values where no conv layer is masked or changed and the split has them, else from the images.
+    """
+    network = prepared.network if certify else prepared.sweep_network
+    dtype = torch.float32 if certify else prepared.dtype
+    if dtype != torch.float32:
+        override = Override(
+            {name: value.to(dtype) for name, value in override.weights.items()},
+            {name: value.to(dtype) for name, value in override.biases.items()},
+        )
+    changed = {*override.weights, *(masks.levels if masks else ())}
+    from_features = bool(split.features) and not changed & set(network.layers("conv"))
+    levels = len(masks.ts) if masks else 1
+    out = torch.empty(levels, len(split))
+
+    def run(part: slice) -> None:
+        if from_features:
+            values = {
+                name: torch.from_numpy(np.ascontiguousarray(stored[part])).to(prepared.device)
+                for name, stored in split.features.items()
+            }
+        else:
+            values = {"input": prepared.batch(split, part)}
+        result = forward(
+            network,
+            {name: value.to(dtype) for name, value in values.items()},
+            [network.last],
+            override=override,
+            masks=masks,
+            impl=prepared.options.impl,
+            tally=tally,
+        )[0]
+        out[:, part] = result.reshape(levels, -1).float().cpu()
+
+    prepared.in_chunks(split, levels, run)
+    return out
+
+
+def sweep_stage(
+    prepared: Prepared,
+    unit: int,
+    assigned: StageLevels,
+    judge: Judge,
+    *,
+    fixed: Mapping[str, Tensor],
+    start: Tensor,
+    reference: float,
+    dense: bool,
+    tally: Tally,
+) -> Swept:
+    """The curve of one stage and the level its stop rule chooses.
+
+    ``fixed``: masks that stay (the fc circuit, in the conv stage); ``start`` float32 [N]: the
+    activation at level 0; ``reference``: CSA that the threshold is a fraction of; ``dense``: run
+    every level, else only as far as the stop rule looks.  Cost: one pass over the extraction set
+    a level, of the fc layers (fc stage) or the whole network (conv stage).
+    """
+    options = prepared.options
+    override = circuit_override(prepared, unit, fixed)
+    stage = assigned.stage
+    count = len(assigned.pruned)
+    fitted: dict[int, Accuracy] = {0: judge.fitted(start[None], options.bias)[0]}
+    found: dict[int, Tensor] = {0: start}
+    fraction = options.stage_threshold(stage)
+
+    def run(ts: Sequence[int]) -> None:
+        rows = activations(
+            prepared, prepared.extraction, override, Masks(assigned.levels, ts), tally=tally
+        )
+        fitted.update(zip(ts, judge.fitted(rows, options.bias), strict=True))
+        found.update(zip(ts, rows, strict=True))
+
+    def peak() -> float:
+        return max(record.csa for record in fitted.values())
+
+    at_once = FC_LEVELS_AT_ONCE if stage == "fc" else 1
+    below = fraction * reference - SLACK
+    order = list(range(1, count))
+    if not dense and options.stop == "sparsest-above":
+        order, at_once = order[::-1], 1
+    for first in range(0, len(order), at_once):
+        ts = order[first : first + at_once]
+        run(ts)
+        if dense:
+            continue
+        above = [fitted[t].csa >= below for t in ts]
+        if all(above) == (options.stop == "sparsest-above"):
+            break
+    if options.reference == "peak":
+        reference = peak()
+    ts = sorted(fitted)
+    chosen = choose_level([fitted[t].csa for t in ts], fraction * reference, options.stop)
+    levels = [
+        Level(
+            **fitted[t].model_dump(),
+            level=t,
+            pruned=assigned.fraction(t),
+            kept_weights=assigned.relevant - assigned.pruned[t],
+            images=len(prepared.extraction),
+            csa_lo=fitted[t].csa,
+            csa_hi=fitted[t].csa,
+        )
+        for t in ts
+    ]
+    record = Stage(
+        stage=stage,  # type: ignore[arg-type]
+        relevant_weights=assigned.relevant,
+        tied_zero=assigned.tied_zero,
+        reference_csa=reference,
+        threshold_csa=fraction * reference,
+        chosen=chosen,
+        levels=levels,
+    )
+    return Swept(record, ts[chosen], found[ts[chosen]])
