@@ -23,6 +23,7 @@ def example():
     from types import SimpleNamespace
 
     import method
+
     from circuitcore.bundled import IMAGES
     from circuitcore.bundled.network import load_bundled
 
