@@ -1,0 +1,161 @@
+"""Every kernel, compiled for every target without a GPU, within its budget."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton exists on Linux only")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels cannot be compiled", allow_module_level=True)
+
+from circuitcore.kernels import aot, overlap
+from circuitcore.kernels.budget import (
+    CompiledKernel,
+    read_budget,
+    triton_version,
+    worse,
+    write_budget,
+)
+from circuitcore.kernels.roofline import ALEXNET_WEIGHTS, alexnet_microseconds
+from circuitcore.kernels.targets import TARGETS, target
+
+RECORD = CompiledKernel(
+    op="overlap",
+    kernel="k",
+    config="c",
+    dtype="fp16",
+    target="sm_90",
+    registers=100,
+    spills=0,
+    stack=0,
+    shared=1024,
+    matrix_instructions={"wgmma": 4},
+    async_copies=8,
+    wide_loads=8,
+)
+
+
+@pytest.mark.slow
+def test_nothing_is_worse_than_the_budget():
+    budget = read_budget()
+    if not budget:
+        pytest.skip(f"budget.json has no figures for Triton {triton_version()}")
+    records = aot.compile_all()
+    faults = {r.key: worse(r, budget.get(r.key)) for r in records}
+    assert {key: fault for key, fault in faults.items() if fault} == {}
+    gone = set(budget) - set(faults)
+    assert not gone, f"in budget.json but not compiled: {sorted(gone)}"
+
+
+def test_every_kernel_is_listed_for_every_target():
+    kernels = {
+        name
+        for module in aot.modules()
+        for name, value in vars(module).items()
+        if hasattr(value, "arg_names") and name.endswith("_kernel")
+    }
+    total = 0
+    for arch in aot.targets():
+        cases = aot.collect(arch)
+        total += len(cases)
+        assert {case.kernel.__name__ for case in cases} == kernels, arch
+        for case in cases:
+            named = set(case.signature) | set(case.constexprs)
+            assert named >= set(case.kernel.arg_names), case.key
+    assert total <= 300, "too many compilations for every run of the tests"
+
+
+def test_a_target_that_is_not_known():
+    with pytest.raises(ValueError, match="sm_80, sm_90, sm_100, gfx942"):
+        aot.kernel_table("sm_70")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"registers": 90}, None),
+        ({"registers": 101}, "registers 101 > 100"),
+        ({"spills": 2}, "spills 2"),
+        ({"stack": 8}, "stack 8"),
+        ({"shared": 232_449}, "shared 232449 > 232448"),
+        ({"matrix_instructions": {"mma": 4}}, "no wgmma"),
+        ({"async_copies": 0}, "no async_copies"),
+        ({"wide_loads": 0}, "no wide_loads"),
+    ],
+)
+def test_what_is_worse(change, fault, tmp_path):
+    write_budget([RECORD], tmp_path / "budget.json")
+    entry = read_budget(tmp_path / "budget.json")[RECORD.key]
+    found = worse(replace(RECORD, **change), entry)
+    assert (found == []) if fault is None else (len(found) == 1 and fault in found[0])
+
+
+def test_sm_100_without_tcgen05_needs_a_reason(tmp_path):
+    path = tmp_path / "budget.json"
+    record = replace(RECORD, target="sm_100", matrix_instructions={"mma": 4})
+    write_budget([record], path)
+    assert "reason" in worse(record, read_budget(path)[record.key])[0]
+    document = json.loads(path.read_text())
+    document[triton_version()][record.key]["reason"] = "too narrow"
+    path.write_text(json.dumps(document))
+    write_budget([record], path)  # keeps it
+    assert worse(record, read_budget(path)[record.key]) == []
+    assert worse(record, None) != []
+
+
+def test_writing_one_target_keeps_the_others(tmp_path):
+    path = tmp_path / "budget.json"
+    write_budget([RECORD, replace(RECORD, target="sm_80")], path)
+    write_budget([replace(RECORD, registers=50)], path)
+    figures = {key: entry["registers"] for key, entry in read_budget(path).items()}
+    assert figures == {"k/c/fp16/sm_90": 50, "k/c/fp16/sm_80": 100}
+
+
+def test_a_spill_is_seen():
+    """The reader of the machine code against a kernel given too few registers."""
+    compiled = aot.assemble(overlap.aot_cases("sm_80")[0], "sm_80", maxnreg=64)
+    registers, stack, spills = aot._read_nvidia(compiled.asm, "sm_80")
+    assert registers == 64 and stack > 0 and spills > 0
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_overlap_counts_bits_with_one_instruction(arch):
+    text = aot.machine_text(aot.assemble(overlap.aot_cases(arch)[0], arch))
+    assert ("v_bcnt_u32" if arch == "gfx942" else "popc.b32") in text
+
+
+def test_occupancy_of_known_cases():
+    """Against NVIDIA's occupancy calculator, and CDNA 3's table of waves by registers."""
+    h100, a100, amd = target("sm_90"), target("sm_80"), target("gfx942")
+    assert h100.occupancy(registers=32, shared=0, num_warps=4) == 1.0
+    assert h100.occupancy(registers=128, shared=0, num_warps=4) == 0.25
+    assert h100.occupancy(registers=255, shared=0, num_warps=8) == 0.125
+    assert a100.occupancy(registers=64, shared=80 * 1024, num_warps=4) == 0.125
+    assert a100.occupancy(registers=64, shared=166_913, num_warps=4) == 0
+    assert amd.occupancy(registers=64, shared=0, num_warps=4) == 1.0
+    assert amd.occupancy(registers=512, shared=0, num_warps=4) == 0.125
+    assert amd.occupancy(registers=128, shared=40_000, num_warps=4) == 0.125
+
+
+def test_roofline_of_alexnet():
+    assert ALEXNET_WEIGHTS == 56_998_592  # relevant weights of one category
+    h100 = target("sm_90")
+    fused = alexnet_microseconds("masked_linear", "bf16", h100, images=1, levels=1)
+    assert fused["fc6"] == pytest.approx(4096 * 9216 * 3 / 3.35e12 * 1e6, rel=0.01)
+    busy = alexnet_microseconds("masked_linear", "bf16", h100, images=1000, levels=32)
+    assert busy["fc6"] == pytest.approx(2 * 32e3 * 4096 * 9216 / 989.4e12 * 1e6, rel=0.01)
+    assert alexnet_microseconds("overlap", "u32", h100)["network"] > 0
+    with pytest.raises(ValueError, match="roofline"):
+        alexnet_microseconds("sorting", "fp32", h100)
+
+
+def test_table_has_the_documented_columns(monkeypatch):
+    monkeypatch.setattr(aot, "compile_all", lambda archs: [replace(RECORD, occupancy=0.5)])
+    (row,) = aot.kernel_table("sm_90")
+    documented = "kernel config dtype registers spills stack shared matrix_instructions occupancy"
+    assert set(documented.split()) <= set(row)
+    assert list(row["roofline_us"]) == ["network"]
+    json.dumps(row)
