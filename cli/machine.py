@@ -1,0 +1,238 @@
+"""The verbs about this machine and its runs: ls, doctor, verify, kernels, bench, worker, launch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from circuitcore.cli.method import RunFolder
+from circuitcore.cli.options import OUTPUT, Given, takes
+
+FAILED = 3
+
+
+class Listed(str, Enum):
+    """What `ls` can list."""
+
+    models = "models"
+    devices = "devices"
+    categories = "categories"
+    runs = "runs"
+
+
+@takes(("model", "arch", "images", "categories", "allow_pickle", *OUTPUT))
+def ls(
+    what: Annotated[Listed, typer.Argument(help="what to list")],
+    root: Annotated[
+        Path, typer.Option(metavar="DIR", help="where the runs are  [runs]", show_default=False)
+    ] = Path("runs"),
+    *,
+    given: Given,
+) -> None:
+    """List the models, devices, categories or runs there are."""
+    from circuitcore.cli.tables import emit, rows_text
+
+    rows: list[dict[str, Any]]
+    if what is Listed.models:
+        import torchvision.models as tv
+
+        names = tv.list_models(module=tv)
+        rows = [{"model": "bundled", "weights": "with circuitcore"}]
+        rows += [
+            {"model": f"tv:{n}", "weights": ", ".join(tv.get_model_weights(n).__members__)}
+            for n in names
+        ]
+    elif what is Listed.devices:
+        from dataclasses import asdict, is_dataclass
+
+        from circuitcore.device import list_devices
+
+        found: list[Any] = list_devices()
+        rows = [asdict(d) if is_dataclass(d) and not isinstance(d, type) else dict(d)
+                for d in found]  # fmt: skip
+    elif what is Listed.categories:
+        from circuitcore.prepare import read_inputs
+
+        rows = [
+            {"index": c.index, "category": c.name, "folder": c.folder}
+            for c in read_inputs(given.options()).categories
+        ]
+    else:
+        from circuitcore.run import list_runs
+
+        rows = list_runs(root)
+    emit(rows_text(rows, given.format, left=3))
+
+
+@takes(OUTPUT)
+def doctor(*, given: Given) -> None:
+    """Is this machine fit?
+
+    Lines of ok, warning and failed; exit 5 if something is unusable.
+    """
+    from dataclasses import asdict
+
+    from circuitcore.cli.doctor import examine
+    from circuitcore.cli.tables import emit, rows_text
+
+    checks = examine()
+    if given.format == "table":
+        emit("".join(f"{c.state:8} {c.what}: {c.found}\n" for c in checks))
+    else:
+        emit(rows_text([asdict(c) for c in checks], given.format))
+    if any(c.state == "failed" for c in checks):
+        raise SystemExit(5)
+
+
+def verify(run: RunFolder) -> None:
+    """Is this run intact?
+
+    Lists what is not; exit 3 if anything.
+    """
+    from circuitcore.cli.tables import emit
+    from circuitcore.run import open_run
+
+    opened = open_run(run)
+    problems = opened.verify()
+    if problems:
+        emit("".join(f"{p}\n" for p in problems))
+        raise SystemExit(FAILED)
+    emit(f"intact: {len(opened.units())} circuits\n")
+
+
+@takes(OUTPUT)
+def kernels(
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="ARCH", help="sm_80, sm_90, sm_100 or gfx942  [sm_90]", show_default=False
+        ),
+    ] = "sm_90",
+    *,
+    given: Given,
+) -> None:
+    """Compile every kernel for a GPU that need not be here.
+
+    Tables registers, spills, shared memory and matrix instructions.
+    """
+    import json
+
+    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.kernels.aot import kernel_table
+
+    found = kernel_table(target)
+    if given.format == "json":
+        emit(json.dumps(found, indent=2, default=str) + "\n")
+    else:
+        emit(rows_text(found["kernels"], given.format, left=3))
+
+
+def bench(context: typer.Context) -> None:
+    """The benchmark suite, with pytest's own arguments.
+
+    Needs the source tree.
+    """
+    import circuitcore
+    from circuitcore.errors import InputError
+
+    root = Path(circuitcore.__file__).resolve().parent.parent
+    if not (root / "bench").is_dir() or not (root / "pyproject.toml").is_file():
+        raise InputError(
+            "the benchmarks are not part of the installed package: clone the source, "
+            "then pip install -e '.[bench]' and run circuitcore bench there"
+        )
+    command = [sys.executable, "-P", "-m", "pytest", "bench", "-m", "bench", *context.args]
+    code = subprocess.run(command, cwd=root, check=False).returncode
+    if code:
+        raise InputError(f"pytest ended with {code}: see its lines above")
+
+
+def profile(context: typer.Context) -> None:
+    """A sweep under Nsight Systems, with the arguments of sweep."""
+    from circuitcore.errors import DeviceError
+
+    nsys = shutil.which("nsys")
+    if nsys is None:
+        raise DeviceError(
+            "profile needs nsys, NVIDIA's Nsight Systems, which is not on PATH: install it "
+            "(it comes with the CUDA toolkit) or run circuitcore sweep without it"
+        )
+    arguments = [nsys, "profile", "--trace=cuda,nvtx,osrt", "--output=circuitcore-profile",
+                 "--force-overwrite=true", sys.executable, "-m", "circuitcore.cli.main", "sweep",
+                 *context.args]  # fmt: skip
+    raise SystemExit(subprocess.run(arguments, check=False).returncode)
+
+
+bench.passes_on = True  # type: ignore[attr-defined]
+profile.passes_on = True  # type: ignore[attr-defined]
+
+
+@takes(("quiet",))
+def worker(
+    run: RunFolder,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
+    ] = "0/1",
+    *,
+    given: Given,
+) -> None:
+    """Work on one shard of a run's categories."""
+    index, count = parse_shard(shard)
+    from circuitcore.cli.progress import progress
+    from circuitcore.run import worker as work
+
+    with progress(given.quiet) as shown:
+        work(run, index, count, shown)
+
+
+@takes(("quiet",))
+def launch(
+    run: RunFolder,
+    shards: Annotated[
+        int | None, typer.Option(metavar="N", help="jobs, one a GPU  [GPUs here, or 1]", min=1)
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="auto|local|slurm", help="where  [auto]", show_default=False)
+    ] = "auto",
+    timeout: Annotated[
+        int, typer.Option(metavar="MINUTES", help="a job's time  [1440]", min=1, show_default=False)
+    ] = 1440,
+    partition: Annotated[str | None, typer.Option(metavar="NAME", help="of SLURM")] = None,
+    cpus: Annotated[
+        int, typer.Option(metavar="N", help="cores a job  [8]", min=1, show_default=False)
+    ] = 8,
+    *,
+    given: Given,
+) -> None:
+    """Spread a run over GPUs, on this machine or through SLURM.
+
+    Needs submitit: pip install 'circuitcore[cluster]'. The run folder must have been started by
+    sweep. Running it again goes on where it stopped.
+    """
+    from circuitcore import launch as launching
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit
+
+    where = launching.Where(cluster=cluster, timeout=timeout, partition=partition, cpus=cpus)
+    with progress(given.quiet) as shown:
+        done = launching.launch(run, shards, where, shown)
+    emit("".join(f"shard {i}: {n} categories\n" for i, n in enumerate(done)))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/8`` as (2, 8); UsageError where it is not a shard."""
+    from circuitcore.errors import UsageError
+
+    index, _, count = text.partition("/")
+    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return int(index), int(count)
+    raise UsageError(f"--shard {text}: I/N with I from 0 to N-1, for example 0/4")
+
+
+VERBS = (ls, doctor, verify, kernels, bench, profile, worker, launch)

@@ -1,0 +1,177 @@
+"""The ``circuitcore`` command: its verbs, and what becomes of an error.
+
+Exit codes: 0 done, 1 a bug of circuitcore, 2 usage, 3 bad input, 4 partly done, 5 no such device or
+out of memory, 130 interrupted, 141 the reader of stdout went away, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from circuitcore import __version__
+from circuitcore.cli import machine, method
+from circuitcore.errors import CircuitcoreError, nearest
+
+BUG, USAGE, PARTLY, DEVICE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 4, 5, 130, 141, 143
+# both stand in front of typer's own click or the click it was built on
+ClickUsageError: Any = typer.BadParameter.__mro__[1]
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Sections(TyperCommand):
+    """A verb whose --help lists its options in sections, without the cost of importing rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section a group."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "argument":
+                record, own = (parameter.metavar or parameter.name, parameter.help), "Arguments"
+            else:
+                record, own = parameter.get_help_record(ctx), "Options"
+            if record is not None:
+                group = getattr(parameter, "rich_help_panel", None) or own
+                sections.setdefault(group, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Verbs(TyperGroup):
+    """All verbs; a mistyped one is told the nearest (in the same words as everything else)."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb of these arguments; a usage error naming the nearest if there is none."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            ctx.fail(f"no command {name!r}{nearest(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    name="circuitcore",
+    help="The sparse circuit inside a convolutional network that computes each category.",
+    epilog="Start with: circuitcore sweep   (the bundled example, about a minute)",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,  # its options alone make typer import pydantic for every --help
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for verb in (*method.VERBS, *machine.VERBS):
+    passes_on = getattr(verb, "passes_on", False)
+    app.command(
+        name=verb.__name__.rstrip("_"),
+        cls=Sections,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+        if passes_on
+        else None,
+        add_help_option=not passes_on or verb.__name__ != "profile",
+    )(verb)
+
+
+@app.callback(invoke_without_command=False)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"circuitcore {__version__}")
+        raise typer.Exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console entry: run a verb and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    code = run(sys.argv[1:] if arguments is None else list(arguments))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _reader_gone()
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a verb; the exit code of what happened, said on stderr in one message."""
+    try:
+        command: Any = typer.main.get_command(app)
+        done = command.main(arguments, prog_name="circuitcore", standalone_mode=False)
+        if done == INTERRUPTED:  # typer's way to say so
+            raise KeyboardInterrupt
+        return done if isinstance(done, int) else 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else BUG
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except ClickUsageError as error:
+        return _usage(error)
+    except CircuitcoreError as error:
+        return _say(f"error: {error}", error.exit_code)
+    except BrokenPipeError:
+        return _reader_gone()
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return code
+
+
+def _usage(error: Any) -> int:
+    """A usage error of click's, with the nearest option where one was mistyped."""
+    context = error.ctx
+    path = context.command_path if context else "circuitcore"
+    message = error.format_message()
+    if not message.strip() or type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help() if context else message, err=True)
+        return USAGE
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        spelled = [o for p in context.command.get_params(context) for o in p.opts if o[:2] == "--"]
+        message = f"no option {option}{nearest(str(option), spelled)}"
+    message = message[:1].lower() + message[1:].rstrip(".")
+    return _say(f"error: {message}\n'{path} --help' lists what there is", USAGE)
+
+
+def _unexpected(error: Exception) -> int:
+    """Out of memory and a disk that gives up have codes of their own; the rest is our bug."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _say(f"error: out of memory: {error}; try a smaller --memory", DEVICE)
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f": {error.filename}" if error.filename else ""
+        return _say(
+            f"error: {error.strerror}{where}; mend that and run the same command again", PARTLY
+        )
+    import traceback
+
+    traceback.print_exception(error)
+    return _say(
+        f"this is a bug of circuitcore {__version__}; please report it with the lines above", BUG
+    )
+
+
+def _reader_gone() -> int:
+    """Nothing more can be written; keep Python from complaining about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
+    raise SystemExit(TERMINATED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The verbs of the method: parse, call circuitcore, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitcore.cli.options import ALL, OUTPUT, RECHOOSE, Given, takes
+
+if TYPE_CHECKING:
+    from circuitcore.plan import Plan
+
+Wanted = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
+
+
+@takes(ALL)
+def sweep(wanted: Wanted = None, *, given: Given) -> None:
+    """The main job: score, sweep, extract, evaluate. With no argument, on the bundled example.
+
+    Running the same command again goes on where it stopped.
+    """
+    options = given.options()
+    from circuitcore import run
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, sweep_text
+
+    with progress(options.quiet) as shown:
+        document = run.sweep(options, wanted or [], shown)
+    emit(sweep_text(document, options.format))
+
+
+@takes(ALL)
+def plan(
+    wanted: Wanted = None,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="no timing of a few seconds", rich_help_panel="Plan")
+    ] = False,
+    *,
+    given: Given,
+) -> None:
+    """What a sweep with these arguments will cost. Changes nothing."""
+    options = given.options()
+    from circuitcore import plan as planning
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, rows_text
+
+    with progress(options.quiet) as shown:
+        planned = planning.plan(options, wanted or [], not no_probe, shown)
+    if options.format == "json":
+        emit(planned.model_dump_json(indent=2) + "\n")
+    elif options.format == "table":
+        emit(_plan_table(planned))
+    else:
+        emit(rows_text([step.model_dump() for step in planned.steps], options.format))
+
+
+@takes(ALL)
+def score(wanted: Wanted = None, *, given: Given) -> None:
+    """The scores of every layer, with --out written there."""
+    options = given.options()
+    from circuitcore.cli.progress import progress
+    from circuitcore.step_score import score as scored
+
+    with progress(options.quiet) as shown:
+        rows = scored(options, wanted or [], options.out, shown)
+    _emit_records(rows, options.format, left=2)
+
+
+@takes(ALL)
+def stability(wanted: Wanted = None, *, given: Given) -> None:
+    """Rank correlation of scores from k and from 2k scoring images."""
+    options = given.options()
+    from circuitcore.cli.progress import progress
+    from circuitcore.stability import stability as compared
+
+    with progress(options.quiet) as shown:
+        rows = compared(options, wanted or [], shown)
+    _emit_records(rows, options.format, left=2)
+
+
+@takes(RECHOOSE)
+def extract(run: RunFolder, wanted: Wanted = None, *, given: Given) -> None:
+    """Choose the circuits of a run anew, with another threshold.
+
+    The fully connected level comes from the stored curve, the convolutional stage is run again.
+    """
+    from circuitcore import run as running
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.errors import UsageError
+    from circuitcore.options import resolve
+
+    form, out = given.format, given.flags.get("out")
+    changes = {k: v for k, v in given.flags.items() if k not in ("out", *OUTPUT)}
+    if not changes:
+        raise UsageError("extract: say what to change, for example --threshold 0.8")
+    old = running.open_run(run).manifest["options"]
+    options = resolve({**old, **changes}, environment={})
+    with progress(given.quiet) as shown:
+        typed = {name: getattr(options, name) for name in changes}
+        document = running.extract(run, typed, Path(out) if out else None, shown, wanted or [])
+    emit(sweep_text(document, form))
+
+
+@takes(OUTPUT)
+def evaluate(
+    run: RunFolder,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="other images  [the run's held-out set]")
+    ] = None,
+    *,
+    given: Given,
+) -> None:
+    """Judge the circuits of a run, on other images if need be."""
+    from circuitcore.cli.progress import progress
+    from circuitcore.step_evaluate import evaluate as judged
+
+    with progress(given.quiet) as shown:
+        rows = judged(run, images, shown)
+    _emit_records(rows, given.format)
+
+
+@takes(OUTPUT)
+def overlap(run: RunFolder, *, given: Given) -> None:
+    """Overlap of all pairs of circuits, with its chance level.
+
+    Written to overlap.parquet in the run folder, for every layer too.
+    """
+    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.overlap import pairs
+    from circuitcore.run import open_run
+
+    found = pairs(open_run(run)).to_pylist()
+    if given.format == "table":
+        whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
+        shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
+        rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(shown)]
+        emit(rows_text(rows, "table", left=2))
+        if len(shown) < len(whole):
+            emit(f"the 10 highest and 10 lowest of {len(whole)} pairs; --format csv gives all\n")
+    else:
+        emit(rows_text(found, given.format))
+
+
+@takes(OUTPUT)
+def controls(run: RunFolder, *, given: Given) -> None:
+    """Control circuits beside every circuit of a run.
+
+    Random masks of the same density per layer, masks by weight, another category's circuit, and
+    the complement.
+    """
+    from circuitcore.cli.progress import progress
+    from circuitcore.controls import controls as compared
+
+    with progress(given.quiet) as shown:
+        rows = compared(run, shown)
+    _emit_records(rows, given.format, left=2)
+
+
+def report(run: RunFolder) -> None:
+    """One self-contained HTML file; prints its path."""
+    from circuitcore.cli.tables import emit
+    from circuitcore.report import write_report
+
+    emit(f"{write_report(run)}\n")
+
+
+def export(
+    run: RunFolder,
+    category: Annotated[str, typer.Argument(metavar="CATEGORY", help="name or number")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help=EXPORT_OUT)
+    ] = None,
+) -> None:
+    """The pruned network of one category as a state dict.
+
+    With the masks, for torch.nn.utils.prune.
+    """
+    from circuitcore.circuit import export as exported
+    from circuitcore.cli.tables import emit
+
+    emit(f"{exported(run, category, out)}\n")
+
+
+def _emit_records(rows: Any, form: str, left: int = 1) -> None:
+    from circuitcore.cli.tables import emit, rows_text
+
+    emit(rows_text([row.model_dump() for row in rows], form, left=left))
+
+
+def _plan_table(planned: Plan) -> str:
+    from circuitcore.cli.tables import size, table
+
+    rows = [
+        [s.what, f"{s.count:,}", f"{s.multiply_adds:.3g}", f"{s.fpe:.2f}", size(s.bytes)]
+        for s in planned.steps
+    ]
+    text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
+    seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
+    return (
+        f"{text}\n{planned.fpe:.1f} FPE a category (at most {planned.fpe_upper:.1f}), "
+        f"{planned.shared_fpe:.1f} shared; {planned.multiply_adds:.3g} multiply-adds in all\n"
+        f"{size(planned.memory_bytes)} memory, {size(planned.disk_bytes)} disk, {seconds}\n"
+    )
+
+
+VERBS = (sweep, plan, score, extract, evaluate, overlap, stability, controls, report, export)

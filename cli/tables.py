@@ -1,0 +1,198 @@
+"""Print a result on stdout: a table for people, JSON, JSON lines or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitcore.document import Accuracy, Category, Sweep
+
+WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
+UNDEFINED = "NA"
+
+
+def emit(text: str) -> None:
+    """Write text to stdout; the characters a terminal cannot show become escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def plain(text: object) -> str:
+    """A name on one line: control characters, which could move a terminal's cursor, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def cell(value: Any) -> Any:
+    """A CSV cell that no spreadsheet takes for a formula; numbers stay numbers."""
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, str):
+        text = plain(value)
+        return "'" + text if text[:1] in tuple("=+-@") or text[:1] == "\t" else text
+    return value
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a heading."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(rows[0]) if rows else []
+    writer.writerow(names)
+    writer.writerows([cell(row[name]) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage, NA where undefined."""
+    return UNDEFINED if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number of so many digits after the point, NA where undefined."""
+    return UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, title: str = ""
+) -> str:
+    """A rich table as text, the first ``left`` columns flush left and the others flush right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    for place, heading in enumerate(headings):
+        justify = "left" if place < left else "right"
+        out.add_column(Text(heading), justify=justify, no_wrap=not terminal)  # type: ignore[arg-type]
+    for row in rows:
+        out.add_row(*(Text(plain(value)) for value in row))
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else WIDE)
+    console.print(out)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
+
+
+def sweep_text(document: Sweep, form: str) -> str:
+    """The document of a sweep in one of the four formats."""
+    if form == "json":
+        return document.to_json(indent=2) + "\n"
+    if form == "jsonl":
+        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in document.categories)
+    if form == "csv":
+        return as_csv([_flat(c) for c in document.categories])
+    return _sweep_table(document)
+
+
+def _flat(category: Category) -> dict[str, Any]:
+    """One category as flat columns; None where there is no circuit."""
+    circuit = category.circuit
+    row: dict[str, Any] = {"category": category.category, "index": category.index}
+    for name in ("pruned", "pruned_fc", "pruned_conv", "kept_weights", "bias"):
+        row[name] = getattr(circuit, name, None)
+    extraction = circuit.extraction if circuit else None
+    heldout = circuit.heldout if circuit else None
+    row |= _accuracy("extraction", extraction) | _accuracy("heldout", heldout)
+    low, high = (heldout.csa_ratio_ci95 if heldout else None) or (None, None)
+    row["csa_ratio"] = heldout.csa_ratio if heldout else None
+    row |= {"csa_ratio_low": low, "csa_ratio_high": high}
+    row["csa_ratio_biased"] = heldout.csa_ratio_biased if heldout else None
+    for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
+        row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))
+    return row | category.cost.model_dump() | {"file": circuit.file if circuit else None}
+
+
+def _accuracy(name: str, found: Accuracy | None) -> dict[str, Any]:
+    fields = ("hit", "false_alarm", "false_alarms", "csa", "bias")
+    return {f"{name}_{field}": getattr(found, field) if found else None for field in fields}
+
+
+def _sweep_table(document: Sweep) -> str:
+    rows = []
+    for c in document.categories:
+        unpruned = number(c.unpruned.heldout.csa)
+        if c.circuit is None:
+            rows.append([c.category, UNDEFINED, UNDEFINED, unpruned, *[UNDEFINED] * 4])
+            continue
+        held = c.circuit.heldout
+        interval = held.csa_ratio_ci95
+        rows.append(
+            [
+                c.category,
+                percent(c.circuit.pruned, 2),
+                number(held.csa),
+                unpruned,
+                number(held.csa_ratio),
+                f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else UNDEFINED,
+                str(held.false_alarms),
+                f"{c.circuit.bias:+.2f}",
+            ]
+        )
+    headings = ["category", "pruned", "CSA pruned", "CSA unpruned", "ratio", "95 % interval"]
+    text = table([*headings, "false alarms", "bias"], rows)
+    return text + "\n" + _sweep_summary(document)
+
+
+def _sweep_summary(document: Sweep) -> str:
+    s, overlap = document.summary, document.overlap
+    lines = []
+    if s.mean_pruned is not None:
+        spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
+        lines.append(
+            f"{s.categories} categories: {percent(s.mean_pruned)} pruned{spread}; held-out CSA "
+            f"{number(s.mean_heldout_csa)} against {number(s.mean_unpruned_heldout_csa)} unpruned, "
+            f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}"
+        )
+    if s.undefined:
+        lines.append(f"{s.undefined} undefined (NA): the unpruned network's CSA is not positive")
+    if overlap.pairs and overlap.mean is not None:
+        lines.append(
+            f"overlap of {overlap.pairs} pairs: mean {number(overlap.mean)}, from "
+            f"{number(overlap.min)} to {number(overlap.max)}; "
+            f"{number(overlap.mean_chance)} expected of independent masks"
+        )
+    folder = document.run.get("folder")
+    if folder:
+        lines.append(f"run folder {plain(folder)}")
+    return "\n".join(lines) + "\n"
+
+
+def rows_text(rows: Sequence[Mapping[str, Any]], form: str, *, left: int = 1) -> str:
+    """Records of equal keys in one of the four formats (``json``: a list)."""
+    if form == "json":
+        return json.dumps(list(rows), indent=2, default=str) + "\n"
+    if form == "jsonl":
+        return "".join(json.dumps(row, default=str) + "\n" for row in rows)
+    if form == "csv":
+        return as_csv(rows)
+    if not rows:
+        return "nothing\n"
+    return table(list(rows[0]), ([_shown(v) for v in row.values()] for row in rows), left=left)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def size(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return UNDEFINED
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
