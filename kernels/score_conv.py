@@ -72,7 +72,7 @@ def score_conv(
     _check(weight, x, g, geometry, magnitude, granularity, spatial)
     dtype = _result_dtype(weight, x, g)
     weight, x, g = weight.detach().to(dtype), x.detach().to(dtype), g.detach().to(dtype)
-    chosen = choose(impl, weight)
+    chosen = choose(impl, weight, cpu="numba")
     taps = weight.shape[2] * weight.shape[3]
     if granularity == "kernel" and taps == 1:  # a kernel of one tap is a weight
         scores = _by_wgrad(weight, x, g, geometry, magnitude, "weight", _wgrad).flatten(1)
@@ -202,6 +202,12 @@ def _kernel_position(
     weight: torch.Tensor, x: torch.Tensor, g: torch.Tensor, geometry: Geometry, chosen: str
 ) -> torch.Tensor:
     """Sum over images and positions of |g| |tap sum of w x|, [O, I/groups]."""
+    if chosen == "numba":
+        from circuitcore.kernels import score_conv_cpu
+
+        return score_conv_cpu.kernel_position(
+            weight, x, g, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
+        )
     return _kernel_position_torch(weight, x, g, geometry)
 
 
