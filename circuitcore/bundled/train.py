@@ -22,11 +22,11 @@ from circuitcore.bundled.network import INPUT_SIZE, SmallAlexNet
 
 MEAN = 0.2860  # of the training pixels in [0, 1]
 STD = 0.3530
-EPOCHS = 8
+EPOCHS = 12
 BATCH = 128
 PEAK_LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.02
-SHIFT = 2  # pixels an image may move in training
+WARM_UP = 0.15  # fraction of the steps in which the learning rate rises
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
@@ -35,16 +35,9 @@ def normalise(images: NDArray[np.uint8]) -> Tensor:
 
 
 def augment(x: Tensor) -> Tensor:
-    """Shift each image [N, 1, H, W] by up to 2 pixels and mirror half of them, at random."""
-    count, _, height, width = x.shape
-    padded = nn.functional.pad(x[:, 0], (SHIFT,) * 4, value=-MEAN / STD)  # black
-    down, right = torch.randint(0, 2 * SHIFT + 1, (2, count, 1))
-    rows = down + torch.arange(height)  # [N, H]
-    columns = torch.arange(width).expand(count, width)
-    mirrored = torch.rand(count, 1) < 0.5
-    columns = right + torch.where(mirrored, width - 1 - columns, columns)  # [N, W]
-    batch = torch.arange(count)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]][:, None]
+    """Mirror half of the images [N, 1, H, W], at random."""
+    mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
+    return torch.where(mirrored, x.flip(-1), x)
 
 
 def initialise(network: nn.Module) -> None:
@@ -67,7 +60,7 @@ def train_network(
     """Train on images uint8 [N, 28, 28] with labels uint8 [N]; return the network in eval mode.
 
     Every random number comes from `seed`; the caller's random state is left as it was. AdamW with
-    a one-cycle learning rate, cross-entropy, dropout, shifted and mirrored images.
+    a one-cycle learning rate, cross-entropy, dropout, mirrored images.
     """
     x, y = normalise(images), torch.from_numpy(labels.astype(np.int64))
     steps = -(-len(y) // BATCH) * epochs
@@ -78,7 +71,7 @@ def train_network(
         network.to(memory_format=torch.channels_last).train()  # 1.5 times faster on a CPU
         optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=PEAK_LEARNING_RATE, total_steps=steps
+            optimiser, max_lr=PEAK_LEARNING_RATE, total_steps=steps, pct_start=WARM_UP
         )
         for epoch in range(epochs):
             total, start = 0.0, time.perf_counter()
