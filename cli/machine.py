@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from circuitcore.cli.options import OUTPUT, Given, takes
 FAILED = 3
 
 
-class Listed(str, Enum):
+class Listed(StrEnum):
     """What `ls` can list."""
 
     models = "models"
@@ -45,17 +45,15 @@ def ls(
         names = tv.list_models(module=tv)
         rows = [{"model": "bundled", "weights": "with circuitcore"}]
         rows += [
-            {"model": f"tv:{n}", "weights": ", ".join(tv.get_model_weights(n).__members__)}
+            {"model": f"tv:{n}", "weights": ", ".join(w.name for w in tv.get_model_weights(n))}
             for n in names
         ]
     elif what is Listed.devices:
-        from dataclasses import asdict, is_dataclass
+        from dataclasses import asdict
 
         from circuitcore.device import list_devices
 
-        found: list[Any] = list_devices()
-        rows = [asdict(d) if is_dataclass(d) and not isinstance(d, type) else dict(d)
-                for d in found]  # fmt: skip
+        rows = [asdict(d) for d in list_devices()]
     elif what is Listed.categories:
         from circuitcore.prepare import read_inputs
 
@@ -124,13 +122,22 @@ def kernels(
     import json
 
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.kernels.aot import kernel_table
+    from circuitcore.errors import DeviceError, UsageError, nearest
+    from circuitcore.kernels.compilers import HAS_TRITON
 
-    found = kernel_table(target)
-    if given.format == "json":
-        emit(json.dumps(found, indent=2, default=str) + "\n")
-    else:
-        emit(rows_text(found["kernels"], given.format, left=3))
+    if not HAS_TRITON:
+        raise DeviceError("kernels are compiled by Triton, which is not installed here")
+    from circuitcore.kernels.aot import kernel_table, targets
+
+    if target not in targets():
+        near = nearest(target, targets())
+        raise UsageError(f"--target {target}: one of {', '.join(targets())}{near}")
+    form, rows = given.format, kernel_table(target)
+    if form == "json":
+        emit(json.dumps({"target": target, "kernels": rows}, indent=2, default=str) + "\n")
+        return
+    flat = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
+    emit(rows_text(flat, form, left=3))
 
 
 def bench(context: typer.Context) -> None:
@@ -185,10 +192,12 @@ def worker(
     """Work on one shard of a run's categories."""
     index, count = parse_shard(shard)
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit
     from circuitcore.run import worker as work
 
     with progress(given.quiet) as shown:
-        work(run, index, count, shown)
+        done = work(run, index, count, shown)
+    emit(f"{done} categories\n")
 
 
 @takes(("quiet",))

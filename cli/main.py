@@ -106,7 +106,12 @@ def run(arguments: list[str]) -> int:
     """Run a verb; the exit code of what happened, said on stderr in one message."""
     try:
         command: Any = typer.main.get_command(app)
-        done = command.main(arguments, prog_name="circuitcore", standalone_mode=False)
+        name = "circuitcore"
+        if arguments and arguments[0] in command.commands:
+            # straight to the verb: typer imports pydantic to read the root's own options
+            command, name = command.commands[arguments[0]], f"{name} {arguments[0]}"
+            arguments = arguments[1:]
+        done = command.main(arguments, prog_name=name, standalone_mode=False)
         if done == INTERRUPTED:  # typer's way to say so
             raise KeyboardInterrupt
         return done if isinstance(done, int) else 0
