@@ -103,7 +103,7 @@ SPARSE_MULTIPLY_ADD = 4.0  # a sparse x dense multiply-add over one inside a lib
 SEGMENT = 1000.0  # starting the run of nonzeros of one row and column block on one batch tile
 GATHERED_WEIGHT = 30.0  # reading, masking and placing one weight of a compacted matrix
 SPARSE_WEIGHT = 120.0  # reading, masking and placing one nonzero of a sparse matrix
-COLUMN_BLOCK = 512  # inputs whose batch tile is read from the second-level cache
+COLUMN_BLOCK = 256  # inputs whose batch tile is read from the second-level cache
 
 
 def batch_tile(batch: int) -> int:

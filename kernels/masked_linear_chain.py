@@ -22,6 +22,7 @@ import torch
 
 from circuitcore.kernels import cost
 from circuitcore.kernels import masked_linear_cpu as cpu
+from circuitcore.kernels.masked_linear_sparse import Sparse, to_tiles
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
@@ -176,7 +177,7 @@ class _Runner:
             if kept and kept[-1] in self.differences:
                 bucket[byte] = self.differences[kept[-1]]
         weight, level = self.layers[0][:2]
-        self.sparse = cpu.Sparse(
+        self.sparse = Sparse(
             weight.numpy(), level.numpy(), self.rows, self.plan.layers[0].needed, bucket,
             self.inputs,
         )  # fmt: skip
@@ -185,7 +186,7 @@ class _Runner:
 
     def _tiles(self, h: torch.Tensor) -> np.ndarray:
         tiles = np.empty((self.tiles, h.shape[0], self.width), np.float32)
-        cpu.to_tiles(h.numpy(), tiles)
+        to_tiles(h.numpy(), tiles)
         return tiles
 
     def first(self, step: Step) -> torch.Tensor:
@@ -195,7 +196,7 @@ class _Runner:
             return self._activated(self.sums, bias, self.layers[0][3], step.rows)
         sums = self._product(step, self.x[: step.columns])
         if self.differences:  # a denser level may add to these sums
-            cpu.to_tiles(sums.numpy(), self.sums)
+            to_tiles(sums.numpy(), self.sums)
         return _act(sums, bias, self.layers[0][3])
 
     def later(self, step: Step, h: torch.Tensor) -> torch.Tensor:
@@ -220,9 +221,9 @@ class _Runner:
         bucket = np.full(256, 255, np.uint8)
         bucket[t + 1 :] = 0
         needed = self.plan.layers[k].needed
-        sparse = cpu.Sparse(weight.numpy(), level.numpy(), rows, needed, bucket, columns)
+        survivors = Sparse(weight.numpy(), level.numpy(), rows, needed, bucket, columns)
         sums = np.zeros((self.tiles, rows.size, self.width), np.float32)
-        sparse.add(0, self._tiles(h), sums)
+        survivors.add(0, self._tiles(h), sums)
         return self._activated(sums, torch.zeros(rows.size), False, rows.size)
 
     def _gathered(self, k: int, t: int, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:

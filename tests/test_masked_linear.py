@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitcore.kernels import cost, masked_linear_chain, masked_linear_sparse
 from circuitcore.kernels.masked_linear import (
     masked_chain,
+    masked_chain_multiply_adds,
     masked_chain_reference,
     masked_linear,
     masked_linear_reference,
@@ -194,3 +196,58 @@ def test_chain_does_not_leak_nan_from_pruned_weights(impl):
     torch.testing.assert_close(
         masked_chain(x, poisoned, ts, impl=impl), masked_chain_reference(x, layers, ts)
     )
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense", "mixed"])
+@pytest.mark.parametrize("n", [1, 16, 40, 300])
+@pytest.mark.parametrize("per_level", [False, True])
+def test_every_cpu_path_whatever_the_cost_model_says(monkeypatch, path, n, per_level):
+    """Forced sparse, forced dense, and changing from level to level (differences on a fresh sum)."""
+    calls = iter(range(10**6))
+
+    def forced(rows, columns, nonzeros, batch, *, sparse=True):
+        return path if path != "mixed" else ("sparse", "dense", "sparse")[next(calls) % 3]
+
+    monkeypatch.setattr(cost, "cpu_path", forced)
+    x, weight, level, _, bias = problem(n, 1100, 70, 6, per_level=per_level)
+    ts = [0, 1, 2, 5, 9, 11]
+    got = masked_linear(x, weight, level, ts, bias, relu=True, impl="numba")
+    agrees(got, x, weight, level, ts, bias, True)
+    weight[:2, :3] = torch.nan
+    level[:2, :3] = 4
+    want = masked_linear_reference(x, weight, level, ts, bias, relu=True)
+    got = masked_linear(x, weight, level, ts, bias, relu=True, impl="numba")
+    torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-4, atol=1e-4)
+    if per_level:
+        return
+    x, layers = chain(n, (700, 600, 300, 1))
+    got = masked_chain(x, layers, ts, impl="numba")
+    torch.testing.assert_close(got, masked_chain_reference(x, layers, ts), rtol=1e-4, atol=1e-4)
+
+
+def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
+    """Counted at the products themselves, and never more than the layers in full."""
+    x, layers = chain(30, (90, 80, 70, 1))
+    ts = [0, 2, 4, 8, 11]
+    done = []
+    gathered, add = masked_linear_chain._Runner._gathered, masked_linear_sparse.Sparse.add
+
+    def count_gathered(self, k, t, rows, columns):
+        part = columns.size and self.plan.columns(k, t) is not columns
+        constants = bool(part) and not set(columns) <= set(self.plan.columns(k, t))
+        done.append(rows.size * columns.size * (1 if constants else len(x)))
+        return gathered(self, k, t, rows, columns)
+
+    def count_sparse(self, bucket, tiles, out):
+        done.append(int(self.pointer[bucket].max() - self.pointer[bucket].min()) * len(x))
+        return add(self, bucket, tiles, out)
+
+    monkeypatch.setattr(masked_linear_chain._Runner, "_gathered", count_gathered)
+    monkeypatch.setattr(masked_linear_sparse.Sparse, "add", count_sparse)
+    for price in (0.0, 4.0):
+        monkeypatch.setattr(cost, "SPARSE_MULTIPLY_ADD", price)
+        monkeypatch.setattr(cost, "SEGMENT", price)
+        done.clear()
+        masked_chain(x, layers, ts, impl="numba")
+        assert sum(done) == masked_chain_multiply_adds(layers, ts, len(x))
+        assert sum(done) < len(ts) * len(x) * sum(w.numel() for w, *_ in layers)
