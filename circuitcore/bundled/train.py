@@ -1,7 +1,7 @@
 """Train the bundled network and choose its images: `python -m circuitcore.bundled.train`.
 
 The seed fixes every number on one kind of processor with one version of torch and one thread
-count; elsewhere rounding differs and the accuracy moves by a few tenths of a per cent.
+count; elsewhere rounding differs, and with it the weights and, slightly, the accuracy.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def train_network(
         torch.manual_seed(seed)
         network = SmallAlexNet(classes=len(CATEGORIES))
         initialise(network)
-        network.to(memory_format=torch.channels_last).train()  # 1.5 times faster on a CPU
+        network.to(memory_format=torch.channels_last).train()  # faster on a CPU
         optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, max_lr=PEAK_LEARNING_RATE, total_steps=steps, pct_start=WARM_UP
