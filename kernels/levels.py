@@ -98,6 +98,10 @@ def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float
         from circuitcore.kernels import levels_cpu
 
         low, high, total = levels_cpu.score_range(layer)
+    elif chosen == "triton":
+        from circuitcore.kernels import levels_triton
+
+        low, high, total = levels_triton.score_range(layer)
     else:
         low, high, total = _range_torch(layer)
     if not np.isfinite([low, high, total]).all():
@@ -229,6 +233,10 @@ def normalised(raw: torch.Tensor, layer: LayerScores) -> torch.Tensor:
 
 
 def _passes(chosen: str, layers: Sequence[LayerScores]) -> Passes:
+    if chosen == "triton":
+        from circuitcore.kernels import levels_triton
+
+        return levels_triton.Passes(layers)
     from circuitcore.kernels import levels_cpu
 
     return levels_cpu.Passes(list(layers))

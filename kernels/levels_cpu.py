@@ -18,13 +18,13 @@ from numba import get_num_threads, prange
 from circuitcore.kernels.compilers import numba_jit
 from circuitcore.kernels.levels import LayerScores
 from circuitcore.kernels.levels_trie import DIGITS, Trie
+from circuitcore.kernels.score_linear import FORM_CODES
 
 MAX_CHUNKS = 16
 RANGE_CHUNKS = 64
 BLOCK = 1024
 NO_TIES = np.zeros((2, 1, 0), np.uint32)
 NO_LEVEL = np.zeros(0, np.uint8)
-FORM_CODES = {"values": 0, "abs": 1, "signed": 2, "set": 3}
 
 
 @numba_jit()
@@ -215,7 +215,7 @@ def _arrays(layer: LayerScores) -> tuple[Any, ...]:
     weight = layer.weight.detach().float().contiguous().view(-1).numpy()
     if layer.values is not None:
         values = layer.values.detach().float().contiguous().view(1, -1).numpy()
-        factors = (np.zeros((1, 1), np.float32), values, FORM_CODES["values"], values.shape[1])
+        factors = (np.zeros((1, 1), np.float32), values, 0, values.shape[1])
     else:
         assert layer.left is not None and layer.right is not None
         left, right = (t.detach().float().contiguous().numpy() for t in (layer.left, layer.right))
