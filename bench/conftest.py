@@ -8,6 +8,7 @@ warm memory favour none; quantiles are reported, not means.  On a GPU time is ta
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -59,6 +60,9 @@ class Race:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
+    """The GPU where there is one; with ``CIRCUITCORE_REQUIRE_GPU=1`` never anything else."""
+    if os.environ.get("CIRCUITCORE_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
+        pytest.fail("CIRCUITCORE_REQUIRE_GPU=1, but torch finds no GPU", pytrace=False)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
