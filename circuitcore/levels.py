@@ -7,6 +7,7 @@ byte a weight: the weight is kept at level t iff its byte is greater than t.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ def stage_levels(
     """
     names = network.layers(stage)
     scores = [layer_scores(network, name, found[name], unit, options) for name in names]
-    relevant = sum(torch.Size(s.shape).numel() for s in scores)
+    relevant = sum(math.prod(s.shape) for s in scores)
     targets = [round(fraction * relevant) for fraction in options.grid(stage)]
     if all(s.per_unit == 1 for s in scores):
         assigned = assign_levels(

@@ -9,6 +9,7 @@ of coarser units are small and written out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -41,13 +42,18 @@ class Contribution:
 class UnitScores:
     """Scores of one layer's units, from finest to coarsest granularity.
 
-    ``layer``: raw scores with normalisation; ``shape``: the relevant weights' shape; ``per_unit``:
-    weights a unit holds (1 at weight granularity); units are the leading part of ``shape``.
+    ``layer``: raw scores with normalisation; ``shape``: the relevant weights' shape, whose leading
+    ``unit_shape`` counts the units (all of it at weight granularity).
     """
 
     layer: LayerScores
     shape: tuple[int, ...]
-    per_unit: int
+    unit_shape: tuple[int, ...]
+
+    @property
+    def per_unit(self) -> int:
+        """Weights a unit holds: 1 at weight granularity."""
+        return math.prod(self.shape) // math.prod(self.unit_shape)
 
 
 def contributions(network: Network, images: Tensor, unit: int) -> dict[str, Contribution]:
@@ -91,7 +97,7 @@ def layer_scores(
     if not conv and (granularity == "kernel" or name == network.last):
         granularity = "weight"
     unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
-    per_unit = int(torch.Size(shape[unit_dims:]).numel())
+    per_unit = math.prod(shape[unit_dims:])
     if options.criterion == "actgrad":
         make: Callable[..., LayerScores] = _conv_actgrad if conv else _linear_actgrad
         layer = make(network, name, contribution, granularity, options)
@@ -99,7 +105,7 @@ def layer_scores(
         values = _other_criterion(network, name, contribution, unit, options)
         values = values.flatten(unit_dims).sum(-1) if per_unit > 1 else values
         layer = LayerScores(_tie_weights(weight, unit_dims, per_unit), values=values)
-    return UnitScores(_normalise(layer, name, conv, options), shape, per_unit)
+    return UnitScores(_normalise(layer, name, conv, options), shape, shape[:unit_dims])
 
 
 def _tie_weights(weight: Tensor, unit_dims: int, per_unit: int) -> Tensor:

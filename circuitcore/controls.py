@@ -1,0 +1,119 @@
+"""Controls beside every circuit: masks of the same size that should not do as well.
+
+Each control gets its own best bias on the extraction set, as the circuit did, and is judged on the
+held-out set: ``random`` (as many weights a layer, drawn at random), ``weight-magnitude`` (as many
+of the largest weights a layer), ``other-category`` (the circuit of the next category, applied to
+this unit), ``complement`` (every weight the circuit does not keep).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from circuitcore.accuracy import ratio
+from circuitcore.circuit import judges
+from circuitcore.circuitfile import read_circuit
+from circuitcore.document import Accuracy
+from circuitcore.forward import target_row
+from circuitcore.prepare import Prepared
+from circuitcore.progress import Progress
+from circuitcore.run import prepared_run
+from circuitcore.sweep import activations, circuit_override
+
+
+class ControlRow(BaseModel):
+    """One control (or the ``circuit`` itself) of one category.
+
+    ``extraction``: with the bias fitted there; ``heldout``: with that bias; ``csa_ratio``: held-out
+    CSA over the unpruned network's at bias 0; ``overlap``: Jaccard with the circuit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    category: str
+    control: str
+    kept_weights: int
+    overlap: float
+    extraction: Accuracy
+    heldout: Accuracy
+    csa_ratio: float | None
+
+
+def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
+    """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
+
+    Cost: a forward pass over extraction and held-out images for each of five masks a category.
+    """
+    opened, prepared = prepared_run(run, progress, **engine)
+    stored = [read_circuit(path) for path in opened.units().values()]
+    stored = [s for s in stored if s.record.circuit is not None]
+    progress.start("controls", len(stored))
+    rows = []
+    for position, each in enumerate(stored):
+        unit = each.record.index
+        kept = {name: mask.to(prepared.device) for name, mask in each.kept.items()}
+        masks = {"circuit": kept, **_masks(prepared, unit, kept)}
+        if len(stored) > 1:
+            other = stored[(position + 1) % len(stored)].kept
+            masks["other-category"] = {n: m.to(prepared.device) for n, m in other.items()}
+        rows += [
+            _row(prepared, unit, each.record.category, control, mask, kept)
+            for control, mask in masks.items()
+        ]
+        progress.advance(1, each.record.category)
+    return rows
+
+
+def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
+    network = prepared.network
+    weights = {**network.weights, **target_row(network, unit).weights}
+    drawn, largest, rest = {}, {}, {}
+    for layer, mask in kept.items():
+        seed = (prepared.options.seed * 1_000_003 + unit) * 1009 + network.layers().index(layer)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(mask.numel(), generator=generator).to(mask.device)
+        drawn[layer] = _highest(noise, mask)
+        largest[layer] = _highest(weights[layer].abs().flatten(), mask)
+        rest[layer] = ~mask
+    return {"random": drawn, "weight-magnitude": largest, "complement": rest}
+
+
+def _highest(values: Tensor, like: Tensor) -> Tensor:
+    """A mask of as many entries as ``like`` keeps, those of the highest values."""
+    mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    mask[values.topk(int(like.sum())).indices] = True
+    return mask.view(like.shape)
+
+
+def _row(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    control: str,
+    mask: Mapping[str, Tensor],
+    circuit: Mapping[str, Tensor],
+) -> ControlRow:
+    judge, heldout_judge = judges(prepared, unit)
+    override = circuit_override(prepared, unit, mask)
+    on_extraction = activations(prepared, prepared.extraction, override, certify=True)
+    extraction = judge.fitted(on_extraction, prepared.options.bias)[0]
+    on_heldout = activations(prepared, prepared.heldout, override, certify=True)[0]
+    heldout = heldout_judge.at(on_heldout, extraction.bias)
+    unpruned = heldout_judge.at(heldout_judge.unpruned, 0.0)
+    both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
+    either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
+    return ControlRow(
+        category=name,
+        control=control,
+        kept_weights=sum(int(m.sum()) for m in mask.values()),
+        overlap=both / either if either else 0.0,
+        extraction=extraction,
+        heldout=heldout,
+        csa_ratio=ratio(heldout.csa, unpruned.csa),
+    )
