@@ -183,10 +183,10 @@ def export(
 
     With the masks, for torch.nn.utils.prune.
     """
-    from circuitcore.circuit import export as exported
+    from circuitcore.export import export as exported
     from circuitcore.cli.tables import emit
 
-    emit(f"{exported(run, category, out)}\n")
+    emit("".join(f"{path}\n" for path in exported(run, category, out)))
 
 
 def _emit_records(rows: Any, form: str, left: int = 1) -> None:
