@@ -115,7 +115,7 @@ def sparsity_and_accuracy(document: Sweep) -> str:
         left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
         pruned = np.array([circuit.pruned for _, circuit in found])
         _histogram(left, pruned, FC)
-        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits", xlim=(0, 1))
+        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
         if len(pruned):
             _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
         right.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
@@ -142,9 +142,8 @@ def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
     """Figure 1b: pairwise overlap of circuits, float [pairs], with the chance level marked."""
     with _figure(9.6, 3.0, "fig1b") as (figure, svg):
         axes = figure.subplots()
-        _histogram(axes, overlaps, FC)
+        _histogram(axes, overlaps, FC, include=mean_chance)
         axes.set(xlabel="overlap of two circuits (intersection over union)", ylabel="pairs")
-        axes.set_xlim(0, 1)
         if len(overlaps):
             mean = float(overlaps.mean())
             left = mean_chance is None or mean <= mean_chance
@@ -168,8 +167,9 @@ def curves(categories: Sequence[Category]) -> str:
             axes.set_title(_short(category.category), parse_math=False)
             for stage in category.stages:
                 _curve(axes, stage)
-        for axes in grid[len(shown) :]:
-            axes.set_visible(False)
+        for place, axes in enumerate(grid):
+            axes.set_visible(place < len(shown))
+            axes.tick_params(labelbottom=place + columns >= len(shown))
         _log_kept(grid[0])
         figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
         figure.supylabel("CSA, extraction images", fontsize=10)
@@ -288,8 +288,14 @@ def _log_kept(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _histogram(axes: Axes, values: np.ndarray, colour: str) -> None:
-    axes.hist(values, bins=np.linspace(0, 1, 41), color=colour, edgecolor=PAPER, linewidth=0.8)
+def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | None = None) -> None:
+    """Forty bins over the tenths of [0, 1] that hold the values (and ``include``)."""
+    seen = [*values, *([] if include is None else [include])]
+    low = np.floor(10 * min(seen, default=0) - 1e-9) / 10
+    high = np.ceil(10 * max(seen, default=1) + 1e-9) / 10
+    low, high = max(float(low), 0.0), min(float(high), 1.0)
+    axes.hist(values, np.linspace(low, high, 41), color=colour, edgecolor=PAPER, linewidth=0.8)
+    axes.set_xlim(low, high)
     axes.grid(axis="x", visible=False)
     axes.yaxis.get_major_locator().set_params(integer=True)
 
@@ -299,8 +305,9 @@ def _marker(
 ) -> None:
     """A vertical line with its label at the top, on the side that has room."""
     axes.axvline(at, color=colour, linewidth=1.2, linestyle=style)
-    left = at > 0.7 if left is None or at > 0.85 or at < 0.15 else left
-    left = left if at >= 0.15 else False
+    low, high = axes.get_xlim()
+    place = (at - low) / (high - low)
+    left = place > 0.5 if left is None or not 0.15 <= place <= 0.85 else left
     axes.annotate(
         label, (at, 1.0), xycoords=("data", "axes fraction"), color=colour, va="bottom",
         xytext=(-4 if left else 4, 1), textcoords="offset points", ha="right" if left else "left",

@@ -38,6 +38,7 @@ def ls(
     """List the models, devices, categories or runs there are."""
     from circuitcore.cli.tables import emit, rows_text
 
+    form = given.format
     rows: list[dict[str, Any]]
     if what is Listed.models:
         import torchvision.models as tv
@@ -65,7 +66,7 @@ def ls(
         from circuitcore.run import list_runs
 
         rows = list_runs(root)
-    emit(rows_text(rows, given.format, left=3))
+    emit(rows_text(rows, form, left=3))
 
 
 @takes(OUTPUT)
@@ -79,11 +80,12 @@ def doctor(*, given: Given) -> None:
     from circuitcore.cli.doctor import examine
     from circuitcore.cli.tables import emit, rows_text
 
+    form = given.format
     checks = examine()
-    if given.format == "table":
+    if form == "table":
         emit("".join(f"{c.state:8} {c.what}: {c.found}\n" for c in checks))
     else:
-        emit(rows_text([asdict(c) for c in checks], given.format))
+        emit(rows_text([asdict(c) for c in checks], form))
     if any(c.state == "failed" for c in checks):
         raise SystemExit(5)
 

@@ -68,27 +68,29 @@ app = typer.Typer(
     add_completion=False,  # its options alone make typer import pydantic for every --help
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+PASSES_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 for verb in (*method.VERBS, *machine.VERBS):
-    passes_on = getattr(verb, "passes_on", False)
-    app.command(
-        name=verb.__name__.rstrip("_"),
-        cls=Sections,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
-        if passes_on
-        else None,
-        add_help_option=not passes_on or verb.__name__ != "profile",
-    )(verb)
+    others = PASSES_ON if getattr(verb, "passes_on", False) else {}
+    app.command(name=verb.__name__, cls=Sections, context_settings={**HELP, **others})(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"circuitcore {__version__}")
+        raise typer.Exit(0)
 
 
 @app.callback(invoke_without_command=False)
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"circuitcore {__version__}")
-        raise typer.Exit(0)
+    """The sparse circuit inside a convolutional network that computes each category."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

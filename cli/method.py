@@ -122,9 +122,10 @@ def evaluate(
     from circuitcore.cli.progress import progress
     from circuitcore.step_evaluate import evaluate as judged
 
+    form = given.format
     with progress(given.quiet) as shown:
         rows = judged(run, images, shown)
-    _emit_records(rows, given.format)
+    _emit_records(rows, form)
 
 
 @takes(OUTPUT)
@@ -137,8 +138,9 @@ def overlap(run: RunFolder, *, given: Given) -> None:
     from circuitcore.overlap import pairs
     from circuitcore.run import open_run
 
+    form = given.format
     found = pairs(open_run(run)).to_pylist()
-    if given.format == "table":
+    if form == "table":
         whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
         shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
         rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(shown)]
@@ -146,7 +148,7 @@ def overlap(run: RunFolder, *, given: Given) -> None:
         if len(shown) < len(whole):
             emit(f"the 10 highest and 10 lowest of {len(whole)} pairs; --format csv gives all\n")
     else:
-        emit(rows_text(found, given.format))
+        emit(rows_text(found, form))
 
 
 @takes(OUTPUT)
@@ -159,9 +161,10 @@ def controls(run: RunFolder, *, given: Given) -> None:
     from circuitcore.cli.progress import progress
     from circuitcore.controls import controls as compared
 
+    form = given.format
     with progress(given.quiet) as shown:
         rows = compared(run, shown)
-    _emit_records(rows, given.format, left=2)
+    _emit_records(rows, form, left=2)
 
 
 def report(run: RunFolder) -> None:
