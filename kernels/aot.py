@@ -53,7 +53,8 @@ class AotCase:
 
     ``signature`` maps each argument that is not a constant to its Triton type ("*fp32", "i32");
     ``constexprs`` the constant ones to their values (``None`` for an absent pointer);
-    ``divisible`` names the arguments the launch knows to be divisible by 16.
+    ``divisible`` names the arguments the launch knows to be divisible by 16; ``reason`` says why
+    a kernel with a matrix product does without tcgen05 on sm_100, where it does.
     """
 
     op: str
@@ -65,6 +66,7 @@ class AotCase:
     num_warps: int
     num_stages: int
     divisible: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def key(self) -> str:
@@ -154,6 +156,7 @@ def compile_case(case: AotCase, arch: str) -> CompiledKernel:
         async_copies=len(re.findall(ASYNC_COPY, text)),
         wide_loads=len(re.findall(WIDE_LOAD, text)),
         occupancy=target(arch).occupancy(registers, shared, compiled.metadata.num_warps),
+        reason=case.reason,
     )
 
 
@@ -198,11 +201,11 @@ def _read_amd(asm: Any, arch: str) -> tuple[int, int, int]:
 
 def compile_all(archs: Sequence[str] | None = None, workers: int = WORKERS) -> list[CompiledKernel]:
     """Every case of every target in ``archs`` (default all), in ``workers`` processes."""
-    jobs = [(arch, n) for arch in archs or targets() for n in range(len(collect(arch)))]
+    jobs = [(arch, case.key) for arch in archs or targets() for case in collect(arch)]
     # fresh processes: a fork of one whose thread pools run may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_cache) as pool:
-        return list(pool.map(_compile_numbered, jobs, chunksize=2))
+        return list(pool.map(_compile_named, jobs, chunksize=2))
 
 
 def _use_cache() -> None:
@@ -211,9 +214,9 @@ def _use_cache() -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
 
 
-def _compile_numbered(job: tuple[str, int]) -> CompiledKernel:
-    arch, number = job
-    case = collect(arch)[number]
+def _compile_named(job: tuple[str, str]) -> CompiledKernel:
+    arch, key = job  # not the case itself: a kernel does not pickle
+    case = next(case for case in collect(arch) if case.key == key)
     try:
         return compile_case(case, arch)
     except Exception as error:  # Triton's exceptions do not all pickle
@@ -234,9 +237,17 @@ def kernel_table(arch: str) -> list[dict[str, Any]]:
     for record in compile_all([target(arch).arch]):
         row = asdict(record)
         row["roofline_us"] = alexnet_microseconds(record.op, record.dtype, target(arch))
-        del row["target"]
+        del row["target"], row["reason"]
         rows.append(row)
     return rows
+
+
+def table_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `kernel_table` with its two mappings as text, for a table or CSV."""
+    flat = dict(row)
+    for name in ("matrix_instructions", "roofline_us"):
+        flat[name] = " ".join(f"{key} {value:g}" for key, value in row[name].items()) or "-"
+    return flat
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,7 @@ class CompiledKernel:
     async_copies: int = 0
     wide_loads: int = 0
     occupancy: float = 0.0
+    reason: str = ""  # why no tcgen05 on sm_100
 
     @property
     def key(self) -> str:
@@ -99,8 +100,9 @@ def write_budget(records: Iterable[CompiledKernel], path: Path = BUDGET) -> None
     entries = {k: v for k, v in before.items() if k.rpartition("/")[2] not in compiled}
     for record in records:
         entries[record.key] = {name: getattr(record, name) for name in FIGURES}
-        if "reason" in before.get(record.key, {}):
-            entries[record.key]["reason"] = before[record.key]["reason"]
+        reason = record.reason or before.get(record.key, {}).get("reason", "")
+        if reason and record.target == "sm_100":
+            entries[record.key]["reason"] = reason
     budget[triton_version()] = entries
     versions = []
     for version, known in sorted(budget.items()):

@@ -104,6 +104,8 @@ def test_sm_100_without_tcgen05_needs_a_reason(tmp_path):
     write_budget([record], path)  # keeps it
     assert worse(record, read_budget(path)[record.key]) == []
     assert worse(record, None) != []
+    write_budget([replace(record, reason="too narrow a tile")], path)  # or comes with the case
+    assert read_budget(path)[record.key]["reason"] == "too narrow a tile"
 
 
 def test_writing_one_target_keeps_the_others(tmp_path):
@@ -159,3 +161,4 @@ def test_table_has_the_documented_columns(monkeypatch):
     assert set(documented.split()) <= set(row)
     assert list(row["roofline_us"]) == ["network"]
     json.dumps(row)
+    assert aot.table_row(row)["matrix_instructions"] == "wgmma 4"
