@@ -71,9 +71,9 @@ def masked_chain(
 def masked_chain_multiply_adds(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
     """Multiply-adds that `masked_chain` executes on the CPU for ``batch`` inputs.
 
-    Depends on the levels alone.  For the plan step by step: `masked_linear_chain.plan_chain`.
+    Depends on the levels alone.  For the plan step by step: `masked_linear_chain_cpu.plan_chain`.
     """
-    from circuitcore.kernels.masked_linear_chain import plan_chain
+    from circuitcore.kernels.masked_linear_chain_cpu import plan_chain
 
     return plan_chain(layers, ts, batch).multiply_adds
 
@@ -115,7 +115,7 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
     """One layer: a chain of one, or a run for each level where every level has its own input."""
     if x.dim() == 2:
         return _chain_cpu(x, [layer], ts)
-    from circuitcore.kernels.masked_linear_chain import ChainPlan, plan_chain, run_chain
+    from circuitcore.kernels.masked_linear_chain_cpu import ChainPlan, plan_chain, run_chain
 
     plan = plan_chain([layer], ts, x.shape[1], shared=False)
     step = {s.level: s for s in plan.steps}
@@ -130,7 +130,7 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
 
 
 def _chain_cpu(x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int]) -> torch.Tensor:
-    from circuitcore.kernels.masked_linear_chain import plan_chain, run_chain
+    from circuitcore.kernels.masked_linear_chain_cpu import plan_chain, run_chain
 
     if not _finite(x):
         return masked_chain_reference(x, layers, ts, squeeze=False)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import cost, masked_linear_chain, masked_linear_sparse
+from circuitcore.kernels import cost, masked_linear_chain_cpu, masked_linear_sparse_cpu
 from circuitcore.kernels.masked_linear import (
     masked_chain,
     masked_chain_multiply_adds,
@@ -230,7 +230,7 @@ def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
     x, layers = chain(30, (90, 80, 70, 1))
     ts = [0, 2, 4, 8, 11]
     done = []
-    gathered, add = masked_linear_chain._Runner._gathered, masked_linear_sparse.Sparse.add
+    gathered, add = masked_linear_chain_cpu._Runner._gathered, masked_linear_sparse_cpu.Sparse.add
 
     def count_gathered(self, k, t, rows, columns):
         part = columns.size and self.plan.columns(k, t) is not columns
@@ -242,8 +242,8 @@ def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
         done.append(int(self.pointer[bucket].max() - self.pointer[bucket].min()) * len(x))
         return add(self, bucket, tiles, out)
 
-    monkeypatch.setattr(masked_linear_chain._Runner, "_gathered", count_gathered)
-    monkeypatch.setattr(masked_linear_sparse.Sparse, "add", count_sparse)
+    monkeypatch.setattr(masked_linear_chain_cpu._Runner, "_gathered", count_gathered)
+    monkeypatch.setattr(masked_linear_sparse_cpu.Sparse, "add", count_sparse)
     for price in (0.0, 4.0):
         monkeypatch.setattr(cost, "SPARSE_MULTIPLY_ADD", price)
         monkeypatch.setattr(cost, "SEGMENT", price)

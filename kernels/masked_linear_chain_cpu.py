@@ -22,7 +22,7 @@ import torch
 
 from circuitcore.kernels import cost
 from circuitcore.kernels import masked_linear_cpu as cpu
-from circuitcore.kernels.masked_linear_sparse import Sparse, to_tiles
+from circuitcore.kernels.masked_linear_sparse_cpu import Sparse, to_tiles
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
