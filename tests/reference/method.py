@@ -218,6 +218,7 @@ class Ranking:
     order: np.ndarray  # unit numbers, lowest first
     keys: np.ndarray  # normalised score of each unit
     sizes: np.ndarray  # weights of each unit
+    reached: np.ndarray  # weights in the first 0, 1, 2, ... units of the order
     first: list  # first unit number of each layer
 
 
@@ -237,14 +238,14 @@ def rank(network, category, scores):
         count += units
     keys, ties, sizes = np.concatenate(keys), np.concatenate(ties), np.concatenate(sizes)
     order = np.lexsort((np.arange(count), ties, keys))
-    return Ranking(list(scores), shapes, order, keys, sizes, first)
+    reached = np.concatenate([[0], np.cumsum(sizes[order])])
+    return Ranking(list(scores), shapes, order, keys, sizes, reached, first)
 
 
 def pruned_units(ranking, fraction, ties="weight"):
     """How many units a level prunes: the number of weights nearest to round(fraction * weights)."""
-    target = round(fraction * int(ranking.sizes.sum()))
-    reached = np.concatenate([[0], np.cumsum(ranking.sizes[ranking.order])])
-    units = int(np.argmin(np.abs(reached - target)))
+    target = round(fraction * int(ranking.reached[-1]))
+    units = int(np.argmin(np.abs(ranking.reached - target)))
     if ties == "snap" and units > 0:
         threshold = ranking.keys[ranking.order[units - 1]]
         units = int((ranking.keys <= threshold).sum())
@@ -354,7 +355,8 @@ def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, o
     """Outcome, masks and activations at every level of a stage, from dense to sparse.
 
     ``fixed`` are the masks of the stage before.  While only Linear layers are masked, the features
-    are the same at every level and computed once.
+    are the same at every level and computed once.  The first-crossing rule looks no further than
+    the first level below the threshold; ``options["whole"]`` goes on all the same.
     """
     begin = "features"
     if not fixed:
@@ -368,7 +370,8 @@ def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, o
         activation = activations(network, x, category, {**fixed, **masks}, begin)
         outcome = fitted(activation, margin, is_target, options["norm"], options["bias"])
         curve.append({"masks": masks, "units": units, "activation": activation, "at": outcome})
-        if options["stop"] == "first-crossing" and outcome.csa < options["least"] - SLACK:
+        crossed = outcome.csa < options["least"] - SLACK
+        if options["stop"] == "first-crossing" and crossed and not options["whole"]:
             break
     return curve
 
@@ -396,6 +399,7 @@ def extract(network, splits, category, **changes):
         "stop": "first-crossing",
         "threshold": 0.9,
         "reference": "unpruned-biased",
+        "whole": False,
         **changes,
     }
     images, labels = splits["scoring"]
