@@ -4,9 +4,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from circuitcore.kernels.best_bias import NORMS, BestBias, best_bias
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from circuitcore.kernels.best_bias import NORMS, BestBias, best_bias
 
 IMPLS = ("torch", "numba")
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitcore.kernels import overlap
 from circuitcore.kernels.overlap import (
     overlap_cost,
     overlap_counts,
     overlap_counts_mapped,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def masks(count, bits, density=0.3, seed=0):
@@ -58,6 +60,13 @@ def test_mapped_masks_are_read_in_blocks(tmp_path, memory):
     files = [np.memmap(tmp_path / "masks", np.uint8, "r", 1003 * k, (1003,)) for k in range(5)]
     assert torch.equal(overlap_counts_mapped(files, memory=memory)[0], intersection)
     assert torch.equal(sizes, kept.sum(1))
+
+
+def test_mapped_masks_hold_no_more_than_they_may():
+    rows = [np.zeros(100_000, np.uint8) for _ in range(7)]
+    blocks = list(overlap._column_blocks(rows, 70_000))
+    assert all(block.nbytes <= 70_000 for block in blocks)
+    assert sum(block.nbytes for block in blocks) == 700_000  # every byte read once
 
 
 def test_refuses_other_shapes_and_types():

@@ -1,6 +1,7 @@
 """Overlap of 64 AlexNet circuits: popcount over packed masks against boolean tensors."""
 
 import torch
+
 from circuitcore.kernels.overlap import overlap_cost, overlap_counts
 
 MASKS = 64

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from circuitcore.kernels.best_bias import NORMS, best_bias
 
 pytestmark = pytest.mark.gpu

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from circuitcore.kernels import overlap
 from circuitcore.kernels.overlap import overlap_counts, overlap_counts_mapped
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from circuitcore.kernels import overlap
-from circuitcore.kernels.overlap import OverlapConfig, overlap_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from circuitcore.kernels import overlap
+from circuitcore.kernels.overlap import OverlapConfig, overlap_counts
 
 SMALL = OverlapConfig(rows_i=2, rows_j=4, words=16, num_warps=1)
 
@@ -52,3 +53,25 @@ def test_rows_that_are_not_contiguous_and_counts_that_were_garbage(monkeypatch):
     counts = overlap._launch(part, SMALL)
     upper = (wanted @ wanted.T).triu()
     assert torch.equal(counts.double().triu(), upper)
+
+
+def test_one_launch_a_block_of_columns(monkeypatch):
+    launches = []
+
+    class Counted:
+        def __getitem__(self, grid):
+            def launch(words, *rest, **named):
+                launches.append((grid, words.numel() * 4))
+                return kernel[grid](words, *rest, **named)
+
+            return launch
+
+    kernel = overlap.overlap_pairs_kernel
+    monkeypatch.setattr(overlap, "overlap_pairs_kernel", Counted())
+    monkeypatch.setattr(overlap, "BLOCK_BYTES", 6 * 128)
+    packed, kept = masks(6, 640)
+    assert torch.equal(overlap._launch(packed, SMALL).double(), kept @ kept.T)
+    assert len(launches) == 5  # 640 bytes in blocks of 128
+    # 3 x 2 tiles of 2 x 4 pairs, less the one wholly below the diagonal; each byte read once
+    assert all(grid[0] == 5 for grid, _ in launches)
+    assert sum(size for _, size in launches) == packed.numel()
