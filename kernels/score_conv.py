@@ -34,6 +34,7 @@ from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.score_linear import MAGNITUDES
 
 GRANULARITIES = ("weight", "kernel", "filter")
+Wgrad = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,22 @@ def score_conv(
     dtype = _result_dtype(weight, x, g)
     weight, x, g = weight.detach().to(dtype), x.detach().to(dtype), g.detach().to(dtype)
     chosen = choose(impl, weight, cpu="numba")
+    if chosen == "triton" and dtype == torch.float64:
+        chosen = "torch"  # the Triton kernels are float32
+    wgrad: Wgrad = _wgrad
+    if chosen == "triton":
+        from circuitcore.kernels import score_conv_triton
+
+        wgrad = score_conv_triton.wgrad
     taps = weight.shape[2] * weight.shape[3]
     if granularity == "kernel" and taps == 1:  # a kernel of one tap is a weight
-        scores = _by_wgrad(weight, x, g, geometry, magnitude, "weight", _wgrad).flatten(1)
+        scores = _by_wgrad(weight, x, g, geometry, magnitude, "weight", wgrad).flatten(1)
     elif granularity == "filter" and magnitude == "position":
         scores = _filter_position(weight, x, g, geometry)
     elif granularity == "kernel" and magnitude == "position":
         scores = _kernel_position(weight, x, g, geometry, chosen)
     else:
-        scores = _by_wgrad(weight, x, g, geometry, magnitude, granularity, _wgrad)
+        scores = _by_wgrad(weight, x, g, geometry, magnitude, granularity, wgrad)
     scores /= x.shape[0]
     return scores / (g.shape[2] * g.shape[3]) if spatial == "mean" else scores
 
@@ -136,13 +144,23 @@ def _unit_sum(values: torch.Tensor, granularity: str) -> torch.Tensor:
     return values.sum(dims) if dims else values
 
 
-Wgrad = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Geometry], torch.Tensor]
-
-
 def _wgrad(
-    weight: torch.Tensor, x: torch.Tensor, g: torch.Tensor, geometry: Geometry
+    weight: torch.Tensor,
+    x: torch.Tensor,
+    g: torch.Tensor,
+    geometry: Geometry,
+    *,
+    abs_position: bool = False,
+    abs_image: bool = False,
 ) -> torch.Tensor:
-    """Sum over images and positions of x * g at each tap, [O, I/groups, R, S], by the library."""
+    """Sum over images of f(sum over positions of x * g), [O, I/groups, R, S], by the library."""
+    if abs_image:
+        total = torch.zeros_like(weight)
+        for n in range(x.shape[0]):
+            total += _wgrad(weight, x[n : n + 1], g[n : n + 1], geometry).abs_()
+        return total
+    if abs_position:
+        x, g = x.abs(), g.abs()
     return torch.ops.aten.convolution_backward(
         g,
         x,
@@ -169,7 +187,9 @@ def _by_wgrad(
 ) -> torch.Tensor:
     """The combinations that factor into weight gradients; summed, not averaged, over images."""
     if magnitude == "position":  # weight granularity only
-        return weight.abs() * wgrad(weight, x.abs(), g.abs(), geometry)
+        return weight.abs() * wgrad(weight, x, g, geometry, abs_position=True)
+    if magnitude == "image" and granularity == "weight":
+        return weight.abs() * wgrad(weight, x, g, geometry, abs_image=True)
     if magnitude == "image":
         total = torch.zeros((), dtype=weight.dtype, device=weight.device)
         for n in range(x.shape[0]):
@@ -208,6 +228,10 @@ def _kernel_position(
         return score_conv_cpu.kernel_position(
             weight, x, g, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
         )
+    if chosen == "triton":
+        from circuitcore.kernels import score_conv_triton
+
+        return score_conv_triton.kernel_position(weight, x, g, geometry)
     return _kernel_position_torch(weight, x, g, geometry)
 
 
