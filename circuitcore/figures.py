@@ -62,6 +62,7 @@ STYLE: dict[str, Any] = {
 }
 STAGE_COLOUR = {"fc": FC, "conv": CONV}
 MOST_PANELS = 24  # of single curves; more categories than that get a band of quantiles
+LOWEST_DRAWN = -0.25  # a circuit that is all false alarms can have a CSA far below 0
 MOST_LABELS = 40  # of an overlap matrix
 FEWEST_TO_CLUSTER = 3
 
@@ -99,9 +100,10 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", text)
     width, height = figure.get_size_inches() * 72
+    limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
     return re.sub(
         r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg class="figure" role="img" viewBox="\1" style="max-width:{width:.0f}pt" '
+        rf'<svg class="figure" role="img" viewBox="\1"{limit} '
         r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
         text,
         count=1,
@@ -171,6 +173,8 @@ def curves(categories: Sequence[Category]) -> str:
             axes.set_visible(place < len(shown))
             axes.tick_params(labelbottom=place + columns >= len(shown))
         _log_kept(grid[0])
+        seen = [x.csa for c in shown for s in c.stages for x in s.levels]
+        grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
         figure.supylabel("CSA, extraction images", fontsize=10)
         handles, labels = _legend(grid[0])
@@ -204,6 +208,8 @@ def curve_bands(categories: Sequence[Category]) -> str:
             axes.set_title(f"{name} stage: median, 25 to 75 %, 5 to 95 %")
             axes.set_xlabel("kept fraction of the stage's weights")
             _log_kept(axes)
+        low, high = figure.axes[0].get_ylim()
+        figure.axes[0].set_ylim(max(low, LOWEST_DRAWN), high)
         figure.axes[0].set_ylabel("CSA, extraction images")
         return str(svg())
 
@@ -286,6 +292,7 @@ def _log_kept(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(labelsize=8.5)
 
 
 def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | None = None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -17,7 +18,17 @@ from circuitcore.document import Sweep
 from circuitcore.overlap import matrix
 from circuitcore.store import open_run, write_atomically
 
+if TYPE_CHECKING:
+    from circuitcore.controls import ControlRow
+
 FILE = "report.html"
+CONTROLS = "controls.json"
+BOUNDS = {
+    "Pruned": (0.0, 1.0),
+    "CSA, held-out": (-math.inf, 1.0),
+    "Hit rate, held-out": (0.0, 1.0),
+    "False alarms, held-out": (0.0, 1.0),
+}
 MAIN = ("levels", "threshold", "stop", "reference", "magnitude", "granularity", "bias",
         "false_alarm_norm", "scoring_images", "extraction_images", "heldout_images")  # fmt: skip
 
@@ -31,12 +42,18 @@ def write_report(run: Path) -> Path:
     opened = open_run(run)
     names, overlap, chance = matrix(opened)
     path = opened.folder / FILE
-    text = render(opened.document(), names, overlap, chance)
+    text = render(opened.document(), names, overlap, chance, _controls(opened.folder))
     write_atomically(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 
-def render(document: Sweep, names: Sequence[str], overlap: np.ndarray, chance: np.ndarray) -> str:
+def render(
+    document: Sweep,
+    names: Sequence[str],
+    overlap: np.ndarray,
+    chance: np.ndarray,
+    controls: Sequence[dict[str, Any]] = (),
+) -> str:
     """The page; ``overlap`` and ``chance`` float64 [K, K] over the circuits called ``names``."""
     first, second = np.triu_indices(len(names), k=1)
     pairs, expected = overlap[first, second], chance[first, second]
@@ -57,17 +74,52 @@ def render(document: Sweep, names: Sequence[str], overlap: np.ndarray, chance: n
         found=_means(document),
         options=_options(document),
         overlap={"pairs": pairs, "mean": _mean(pairs), "chance": mean_chance},
+        controls=controls,
         most_panels=figures.MOST_PANELS,
         **{name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 - matplotlib escapes
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean over categories (Student's t); None for fewer than two."""
+def keep_controls(run: Path, rows: Sequence[ControlRow]) -> None:
+    """Write ``controls.json`` into a run folder, where the next report finds it."""
+    text = json.dumps([row.model_dump(mode="json") for row in rows])
+    write_atomically(run / CONTROLS, text.encode())
+
+
+def _controls(run: Path) -> list[dict[str, Any]]:
+    """Means over categories of each kind of control; none where no controls were run."""
+    try:
+        rows = json.loads((run / CONTROLS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    means = []
+    for kind in dict.fromkeys(row["control"] for row in rows):
+        mine = [row for row in rows if row["control"] == kind]
+        csas = [row["heldout"]["csa"] for row in mine]
+        means.append(
+            {
+                "control": kind,
+                "csa": _mean(csas),
+                "interval": interval(csas, most=1.0),
+                "hit": _mean([row["heldout"]["hit"] for row in mine]),
+                "overlap": _mean([row["overlap"] for row in mine]),
+            }
+        )
+    return means
+
+
+def interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float] | None:
+    """95 % interval of the mean over categories (Student's t), within ``least`` and ``most``.
+
+    None for fewer than two values.
+    """
     if len(values) < 2:
         return None
     half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    mean = float(np.mean(values))
+    return max(mean - half, least), min(mean + half, most)
 
 
 def _means(document: Sweep) -> list[dict[str, Any]]:
@@ -93,7 +145,7 @@ def _means(document: Sweep) -> list[dict[str, Any]]:
             "what": what,
             "note": note,
             "mean": _mean(values),
-            "interval": interval(values),
+            "interval": interval(values, *BOUNDS.get(what, (-math.inf, math.inf))),
             "baseline": _mean(baseline) if baseline else None,
         }
         for what, note, values, baseline in rows

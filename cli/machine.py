@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcore.cli.method import RunFolder
-from circuitcore.cli.options import OUTPUT, Given, takes
+from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
 
 FAILED = 3
 
@@ -182,7 +182,7 @@ bench.passes_on = True  # type: ignore[attr-defined]
 profile.passes_on = True  # type: ignore[attr-defined]
 
 
-@takes(("quiet",))
+@takes((*ENGINE_ONLY, "quiet"))
 def worker(
     run: RunFolder,
     shard: Annotated[
@@ -198,7 +198,7 @@ def worker(
     from circuitcore.run import worker as work
 
     with progress(given.quiet) as shown:
-        done = work(run, index, count, shown)
+        done = work(run, index, count, shown, **given.changes(run))
     emit(f"{done} categories\n")
 
 

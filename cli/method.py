@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitcore.cli.options import ALL, OUTPUT, RECHOOSE, Given, takes
+from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
 
 if TYPE_CHECKING:
     from circuitcore.plan import Plan
@@ -17,6 +17,10 @@ Wanted = Annotated[
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_ci95_low",
+             "csa_ratio_ci95_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
+CONTROLLED = ("category", "control", "kept_weights", "overlap", "heldout_csa", "csa_ratio",
+              "heldout_hit", "heldout_false_alarms")  # fmt: skip
 EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
@@ -85,7 +89,7 @@ def stability(wanted: Wanted = None, *, given: Given) -> None:
     _emit_records(rows, options.format, left=2)
 
 
-@takes(RECHOOSE)
+@takes((*RECHOOSE, "out", *OUTPUT))
 def extract(run: RunFolder, wanted: Wanted = None, *, given: Given) -> None:
     """Choose the circuits of a run anew, with another threshold.
 
@@ -95,21 +99,17 @@ def extract(run: RunFolder, wanted: Wanted = None, *, given: Given) -> None:
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, sweep_text
     from circuitcore.errors import UsageError
-    from circuitcore.options import resolve
 
     form, out = given.format, given.flags.get("out")
-    changes = {k: v for k, v in given.flags.items() if k not in ("out", *OUTPUT)}
-    if not changes:
+    if not set(given.flags) & set(RECHOOSE):
         raise UsageError("extract: say what to change, for example --threshold 0.8")
-    old = running.open_run(run).manifest["options"]
-    options = resolve({**old, **changes}, environment={})
+    changes = given.changes(run)
     with progress(given.quiet) as shown:
-        typed = {name: getattr(options, name) for name in changes}
-        document = running.extract(run, typed, Path(out) if out else None, shown, wanted or [])
+        document = running.extract(run, changes, Path(out) if out else None, shown, wanted or [])
     emit(sweep_text(document, form))
 
 
-@takes(OUTPUT)
+@takes((*ENGINE_ONLY, *OUTPUT))
 def evaluate(
     run: RunFolder,
     images: Annotated[
@@ -124,8 +124,8 @@ def evaluate(
 
     form = given.format
     with progress(given.quiet) as shown:
-        rows = judged(run, images, shown)
-    _emit_records(rows, form)
+        rows = judged(run, images, shown, **given.changes(run))
+    _emit_records(rows, form, columns=EVALUATED)
 
 
 @takes(OUTPUT)
@@ -151,20 +151,22 @@ def overlap(run: RunFolder, *, given: Given) -> None:
         emit(rows_text(found, form))
 
 
-@takes(OUTPUT)
+@takes((*ENGINE_ONLY, *OUTPUT))
 def controls(run: RunFolder, *, given: Given) -> None:
     """Control circuits beside every circuit of a run.
 
     Random masks of the same density per layer, masks by weight, another category's circuit, and
-    the complement.
+    the complement. Kept in the run folder, for its report.
     """
     from circuitcore.cli.progress import progress
     from circuitcore.controls import controls as compared
+    from circuitcore.report import keep_controls
 
     form = given.format
     with progress(given.quiet) as shown:
-        rows = compared(run, shown)
-    _emit_records(rows, form, left=2)
+        rows = compared(run, shown, **given.changes(run))
+    keep_controls(run, rows)
+    _emit_records(rows, form, left=2, columns=CONTROLLED)
 
 
 def report(run: RunFolder) -> None:
@@ -186,16 +188,16 @@ def export(
 
     With the masks, for torch.nn.utils.prune.
     """
-    from circuitcore.export import export as exported
     from circuitcore.cli.tables import emit
+    from circuitcore.export import export as exported
 
     emit("".join(f"{path}\n" for path in exported(run, category, out)))
 
 
-def _emit_records(rows: Any, form: str, left: int = 1) -> None:
+def _emit_records(rows: Any, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
     from circuitcore.cli.tables import emit, rows_text
 
-    emit(rows_text([row.model_dump() for row in rows], form, left=left))
+    emit(rows_text([row.model_dump() for row in rows], form, left=left, columns=columns))
 
 
 def _plan_table(planned: Plan) -> str:
@@ -208,9 +210,11 @@ def _plan_table(planned: Plan) -> str:
     text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
     seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
     return (
-        f"{text}\n{planned.fpe:.1f} FPE a category (at most {planned.fpe_upper:.1f}), "
-        f"{planned.shared_fpe:.1f} shared; {planned.multiply_adds:.3g} multiply-adds in all\n"
-        f"{size(planned.memory_bytes)} memory, {size(planned.disk_bytes)} disk, {seconds}\n"
+        f"{text}\n{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
+        f"{planned.fpe_upper:.1f}), {planned.multiply_adds:.3g} multiply-adds each; "
+        f"{planned.shared_fpe:.1f} FPE shared\n"
+        f"{planned.device}: {size(planned.memory_bytes)} memory, "
+        f"{size(planned.disk_bytes)} disk, {seconds}\n"
     )
 
 

@@ -125,8 +125,8 @@ FLAGS: tuple[Flag, ...] = (
 BY_NAME = {flag.name: flag for flag in FLAGS}
 ALL = tuple(BY_NAME)
 OUTPUT = ("format", "quiet")
-RECHOOSE = ("stop", "threshold", "fc_threshold", "conv_threshold", "reference", "conv_levels",
-            "device", "gpu", "impl", "memory", "no_fallback", "out", *OUTPUT)  # fmt: skip
+ENGINE_ONLY = ("device", "gpu", "impl", "memory", "no_fallback")
+RECHOOSE = ("stop", "threshold", "fc_threshold", "conv_threshold", "reference", *ENGINE_ONLY)
 NOT_FIELDS = ("preset", "config", "print_config")
 
 
@@ -160,6 +160,18 @@ class Given:
             if note and not options.quiet:
                 typer.echo(f"--{name.replace('_', '-')}: {note}", err=True)
         return options
+
+    def changes(self, run: Any) -> dict[str, Any]:
+        """What the flags change in a run's own options, checked together with them.
+
+        Raises UsageError for what does not fit, InputError where ``run`` is no run folder.
+        """
+        from circuitcore.options import resolve
+        from circuitcore.run import open_run
+
+        flags = {k: v for k, v in self.flags.items() if k not in ("out", *OUTPUT)}
+        merged = resolve({**open_run(run).manifest["options"], **flags}, environment={})
+        return {name: getattr(merged, name) for name in flags}
 
     @property
     def format(self) -> str:

@@ -164,17 +164,39 @@ def _sweep_summary(document: Sweep) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rows_text(rows: Sequence[Mapping[str, Any]], form: str, *, left: int = 1) -> str:
-    """Records of equal keys in one of the four formats (``json``: a list)."""
+def rows_text(
+    rows: Sequence[Mapping[str, Any]], form: str, *, left: int = 1, columns: Sequence[str] = ()
+) -> str:
+    """Records of equal keys in one of the four formats (``json``: a list).
+
+    A table shows ``columns`` of the flat record, all of them by default.
+    """
     if form == "json":
         return json.dumps(list(rows), indent=2, default=str) + "\n"
     if form == "jsonl":
         return "".join(json.dumps(row, default=str) + "\n" for row in rows)
+    level = [flat(row) for row in rows]
     if form == "csv":
-        return as_csv(rows)
+        return as_csv(level)
     if not rows:
         return "nothing\n"
-    return table(list(rows[0]), ([_shown(v) for v in row.values()] for row in rows), left=left)
+    chosen = list(columns) or list(level[0])
+    headings = [name.replace("_", " ") for name in chosen]
+    return table(headings, ([_shown(row.get(n)) for n in chosen] for row in level), left=left)
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record without nesting: ``a: {b: 1}`` as ``a_b``, an interval as ``_low`` and ``_high``."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}_")
+        elif name.endswith("ci95"):
+            low, high = value or (None, None)
+            found |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def _shown(value: Any) -> str:

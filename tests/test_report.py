@@ -120,3 +120,24 @@ def test_interval_of_a_mean():
     assert low == pytest.approx(0.9 - 4.302653 * 0.1 / 3**0.5, abs=1e-6)
     assert high == pytest.approx(0.9 + 4.302653 * 0.1 / 3**0.5, abs=1e-6)
     assert interval([0.5]) is None
+
+
+def test_controls_stand_in_the_report_once_they_were_run(tmp_path):
+    from types import SimpleNamespace
+
+    from circuitcore.report import _controls, keep_controls
+
+    assert _controls(tmp_path) == []
+    rows = [
+        {"control": kind, "overlap": 0.5, "heldout": {"csa": csa, "hit": 0.9}}
+        for kind in ("circuit", "random")
+        for csa in (0.2, 0.4)
+    ]
+    keep_controls(tmp_path, [SimpleNamespace(model_dump=lambda mode, r=r: r) for r in rows])
+    found = _controls(tmp_path)
+    assert [row["control"] for row in found] == ["circuit", "random"]
+    assert found[1]["csa"] == pytest.approx(0.3)
+    names = ("Trouser", "Bag")
+    overlap = pairwise(2)
+    text = render(sweep(names), names, overlap, overlap, found)
+    assert "<td>random</td><td>0.300</td>" in text

@@ -79,7 +79,7 @@ def sweep(names=tuple(NAMES), undefined=()) -> Sweep:
     run = {
         "folder": "runs/made-up",
         "model": {"name": "made <up>", "relevant_weights": 59_000, "weights_sha256": "ab" * 32},
-        "images": {"folder": "/images & more"},
+        "images": {"folder": "/images & more", "scoring": 28, "extraction": 140, "heldout": 210},
         "categories": [{"index": i, "name": n} for i, n in enumerate(names)],
         "options": {"levels": "32", "threshold": 0.9, "model": "file:<b>.safetensors"},
         "versions": {"circuitcore": "0.1.0", "torch": "2"},
