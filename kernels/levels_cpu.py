@@ -123,10 +123,10 @@ def _count_zeros(raw):  # type: ignore
 
 
 @numba_jit(parallel=True)
-def _pass(
+def _pass(  # type: ignore
     weight, bits, left, right, form, columns, offset, scale, depth, trie, first,
     out, level, ties,
-):  # type: ignore  # fmt: skip
+):  # fmt: skip
     """One reading of a layer: a histogram of digit ``depth``, or (level not empty) the bytes.
 
     out [chunks, nodes, 65536] is added to.  With the bytes go the full ties: ties[0, chunk] gets

@@ -64,7 +64,9 @@ def select(
         if trie.depth == 0:
             _refuse_nonfinite(histogram[0])
         snap = ties == "snap" and trie.depth == SCORE_DIGITS - 1
-        rows, below, sizes = [], [], []
+        rows: list[np.ndarray] = []
+        below: list[np.ndarray] = []
+        sizes: list[int] = []
         for node, wanted in enumerate(cuts):
             row, digits, children, moved = _refine(
                 histogram[node], wanted, levels, len(below), snap

@@ -116,7 +116,7 @@ def score_conv_reference(
     totals = []
     for o in range(filters):
         first = o // (filters // groups) * channels
-        total = 0.0
+        total = torch.zeros((), dtype=dtype, device=weight.device)
         for x_n, g_n in zip(x, g, strict=True):
             patches = F.unfold(
                 x_n[None, first : first + channels],
