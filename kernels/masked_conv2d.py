@@ -17,7 +17,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.cost import MaskedShape
+from circuitcore.kernels.dispatch import architecture, choose, masked_path
+from circuitcore.kernels.masked_conv2d_cpu import masked_conv2d_cpu
 
 Pair = tuple[int, int]
 
@@ -41,15 +43,101 @@ def masked_conv2d(
     ``x`` is ``[N, I, H, W]`` (the same input at every level) or ``[T, N, I, H, W]``, ``weight``
     ``[O, I / groups, R, S]``, ``level`` uint8 of the same shape, ``bias`` ``[O]`` or None, all of
     one floating dtype and on one device.  Sums are accumulated in float32 (float64 for float64).
-    The result is channels-last in memory where ``x`` is.  Raises ValueError on shapes, dtypes or
-    levels that do not fit together.
+    The result is channels-last in memory.  float32 products of the Triton kernel are exact
+    ("ieee") unless ``torch.backends.cudnn.allow_tf32`` is set and ``impl`` is "auto".  ``impl``
+    forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or levels
+    that do not fit together.
     """
     _check(x, weight, level, ts, bias, groups)
-    choose(impl, x)
-    return masked_conv2d_reference(
-        x, weight, level, ts, bias,
-        stride=stride, padding=padding, dilation=dilation, groups=groups, relu=relu,
-    )  # fmt: skip
+    options = [*stride, *padding, *dilation, groups]
+    return _masked_conv2d(x, weight, level, list(ts), bias, options, relu, impl)
+
+
+@torch.library.custom_op("circuitcore::masked_conv2d", mutates_args=())
+def _masked_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    options: list[int],
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    """``options``: stride, padding, dilation (two each) and groups."""
+    stride, padding, dilation = (tuple(options[k : k + 2]) for k in (0, 2, 4))
+    chosen = choose(impl, x, cpu="numba")
+    if chosen == "triton" and _triton_runs(x, weight, level, ts, options, impl):
+        from circuitcore.kernels.masked_conv2d_triton import launch
+
+        tf32 = torch.backends.cudnn.allow_tf32 and impl == "auto"
+        out = launch(
+            x, weight, level, ts, bias, out_size(x, weight, options),
+            stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
+            precision="tf32" if tf32 else "ieee", arch=architecture(x.device),
+        )  # fmt: skip
+    elif chosen == "numba" and _finite(x):
+        out = masked_conv2d_cpu(
+            x, weight, level, ts, bias, stride, padding, dilation, options[6], relu
+        )
+    else:
+        out = masked_conv2d_reference(
+            x, weight, level, ts, bias,
+            stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
+        )  # fmt: skip
+    return out.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+@_masked_conv2d.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    options: list[int],
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    high, wide = out_size(x, weight, options)
+    return x.new_empty(len(ts), x.shape[-4], high, wide, weight.shape[0]).movedim(-1, 2)
+
+
+def _triton_runs(
+    x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
+    options: Sequence[int], impl: str,
+) -> bool:  # fmt: skip
+    """Whether the kernel and not the library runs: it is chosen, and the inputs are finite."""
+    forced = "triton" if impl == "triton:packed" else impl  # panels are for linear layers
+    shape = masked_shape(x, weight, ts, options)
+    path = masked_path("masked_conv2d", shape, architecture(x.device), forced)
+    return path == "plain" and x.dtype != torch.float64 and _finite(x)
+
+
+def out_size(x: torch.Tensor, weight: torch.Tensor, options: Sequence[int]) -> Pair:
+    """(OH, OW); ``options`` as the op takes them."""
+
+    def along(axis: int) -> int:
+        reach = options[4 + axis] * (weight.shape[2 + axis] - 1) + 1
+        return (x.shape[axis - 2] + 2 * options[2 + axis] - reach) // options[axis] + 1
+
+    return along(0), along(1)
+
+
+def masked_shape(
+    x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int], options: Sequence[int]
+) -> MaskedShape:
+    """What `dispatch.masked_path` and `cost` need to know of a call."""
+    high, wide = out_size(x, weight, options)
+    return MaskedShape(
+        levels=len(ts),
+        batch=x.shape[-4] * high * wide,
+        rows=weight.shape[0] // options[6],
+        columns=weight[0].numel(),
+        dtype=str(x.dtype).removeprefix("torch."),
+        groups=options[6],
+        shared=x.dim() == 4,
+    )
 
 
 def masked_conv2d_reference(
@@ -79,6 +167,11 @@ def masked_conv2d_reference(
         y = y if bias is None else y + bias[:, None, None]
         out.append(torch.relu(y) if relu else y)
     return torch.stack(out)
+
+
+def _finite(x: torch.Tensor) -> bool:
+    """Whether all inputs are finite, in one pass (an overflowing sum only costs speed)."""
+    return bool(torch.isfinite(x.sum(dtype=torch.float32)))
 
 
 def _non_finite_part(

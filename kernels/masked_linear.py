@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
-from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.cost import MaskedShape
+from circuitcore.kernels.dispatch import architecture, choose, masked_path
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
@@ -36,8 +37,10 @@ def masked_linear(
     ``x`` is ``[N, I]`` (the same input at every level) or ``[T, N, I]`` (one input a level),
     ``weight`` ``[O, I]``, ``level`` uint8 ``[O, I]``, ``bias`` ``[O]`` or None, all of one
     floating dtype (float64, float32, bfloat16, float16) and on one device.  ``ts`` are 0..255 in
-    any order.  Sums are accumulated in float32 (float64 for float64 inputs).  Raises ValueError
-    on shapes, dtypes or levels that do not fit together.
+    any order.  Sums are accumulated in float32 (float64 for float64 inputs); products of float32
+    on a GPU are exact ("ieee") unless ``torch.backends.cuda.matmul.allow_tf32`` allows TF32.
+    ``impl`` forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or
+    levels that do not fit together.
     """
     _check(x, weight, level, ts, bias)
     return _masked_linear(x, weight, level, list(ts), bias, relu, impl)
@@ -91,6 +94,8 @@ def _masked_linear(
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
         return _linear_cpu(x, (weight, level, bias, relu), ts)
+    if chosen == "triton" and x.dtype != torch.float64 and _finite(x):
+        return _linear_triton(x, weight, level, ts, bias, relu, impl)
     return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
 
 
@@ -109,6 +114,39 @@ def _(
 
 def _cpu_path(x: torch.Tensor) -> str:
     return "torch" if x.dtype == torch.float64 else "numba"
+
+
+def masked_shape(x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int]) -> MaskedShape:
+    """What `dispatch.masked_path` and `cost` need to know of a call."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    return MaskedShape(len(ts), x.shape[-2], *weight.shape, dtype, shared=x.dim() == 2)
+
+
+def kept_fraction(level: torch.Tensor, ts: Sequence[int]) -> float:
+    """Mean fraction of weights kept over the levels, by one histogram of the bytes."""
+    counts = torch.bincount(level.flatten(), minlength=256).tolist()
+    return sum(sum(counts[t + 1 :]) for t in ts) / (len(ts) * max(1, level.numel()))
+
+
+def _linear_triton(
+    x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
+    bias: torch.Tensor | None, relu: bool, impl: str,
+) -> torch.Tensor:  # fmt: skip
+    from circuitcore.kernels import masked_linear_triton as device
+
+    arch = architecture(x.device)
+    shape = masked_shape(x, weight, ts)
+    path = masked_path("masked_linear", shape, arch, impl, kept_fraction(level, ts))
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    options = {"relu": relu, "precision": precision, "arch": arch}
+    if path == "plain":
+        return device.launch_plain(x, weight, level, ts, bias, **options)  # type: ignore[arg-type]
+    if path == "packed":
+        dtype = device.DTYPES[x.dtype]
+        form = device.tile("packed", dtype, precision, shared=x.dim() == 2, arch=arch)
+        packed = device.pack(weight, level, form.rows)
+        return device.launch_packed(x, packed, ts, bias, **options)  # type: ignore[arg-type]
+    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
 
 
 def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tensor:

@@ -1,0 +1,131 @@
+"""Measure the ways a masked layer can run on the GPU at hand and remember the fastest.
+
+`tune` writes ``tuned.json`` into the cache folder (`dispatch.table_path`); `dispatch.masked_path`
+prefers it to the cost model.  Contenders run interleaved on the same masked weights and are
+compared by the median of event timings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+
+import torch
+
+from circuitcore.kernels import dispatch
+from circuitcore.kernels.cost import MaskedShape
+
+ROUNDS = 7
+
+# AlexNet's fully connected layers (one input for all levels, then one a level) and its
+# convolutions, at the batch sizes of a sweep.
+ALEXNET_FC = ((4096, 9216, True), (4096, 4096, False))
+ALEXNET_CONV = ((192, 64, 5, 27), (384, 192, 3, 13), (256, 384, 3, 13), (256, 256, 3, 13))
+
+
+def alexnet_shapes() -> list[tuple[str, MaskedShape]]:
+    """(operation, shape) of AlexNet's masked layers: 16, 256, 1024 images, 8 levels a launch."""
+    shapes = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for batch in (16, 256, 1024):
+            for rows, columns, shared in ALEXNET_FC:
+                shapes.append(
+                    ("masked_linear", MaskedShape(8, batch, rows, columns, dtype, shared=shared))
+                )
+        for rows, channels, kernel, size in ALEXNET_CONV:
+            for shared in (True, False):
+                shape = MaskedShape(
+                    4, 64 * size * size, rows, channels * kernel**2, dtype, shared=shared
+                )
+                shapes.append(("masked_conv2d", shape))
+    return shapes
+
+
+def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, str]:
+    """Time every path of every shape on the current GPU and add the fastest to the table.
+
+    Returns what was measured, key -> path.  Convolutions are timed as 3 x 3 ones of as many
+    multiply-adds.  Raises RuntimeError without a GPU, OSError where the table cannot be written.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("tuning measures a GPU, and torch finds none")
+    device = torch.device("cuda", torch.cuda.current_device())
+    arch = dispatch.architecture(device)
+    found = {}
+    for op, shape in shapes if shapes is not None else alexnet_shapes():
+        paths = _linear(shape, device) if op == "masked_linear" else _conv(shape, device)
+        found[dispatch.table_key(op, shape, arch)] = fastest(paths)
+    path = dispatch.table_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dispatch.tuned.cache_clear()
+    table = {"device": torch.cuda.get_device_name(device), "paths": dispatch.tuned() | found}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(table, indent=1, sort_keys=True))
+    os.replace(temporary, path)
+    dispatch.tuned.cache_clear()
+    return found
+
+
+def fastest(paths: dict[str, Callable[[], object]]) -> str:
+    """The path of the least median time; contenders take turns, the first round only warms up."""
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for round_number in range(ROUNDS + 1):
+        for name, call in paths.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            if round_number:
+                times[name].append(start.elapsed_time(end))
+    return min(times, key=lambda name: sorted(times[name])[ROUNDS // 2])
+
+
+IMPL_OF = {"plain": "triton:plain", "packed": "triton:packed", "library": "torch"}
+
+
+def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
+    from circuitcore.kernels.masked_linear import masked_linear
+
+    dtype = getattr(torch, shape.dtype)
+    size = (shape.batch, shape.columns) if shape.shared else (
+        shape.levels, shape.batch, shape.columns
+    )  # fmt: skip
+    x = torch.randn(size, device=device).to(dtype)
+    weight = torch.randn(shape.rows, shape.columns, device=device).to(dtype)
+    level, ts = geometric_levels((shape.rows, shape.columns), shape.levels, device)
+
+    def call(impl: str) -> Callable[[], object]:
+        return lambda: masked_linear(x, weight, level, ts, None, relu=True, impl=impl)
+
+    return {path: call(impl) for path, impl in IMPL_OF.items()}
+
+
+def _conv(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
+    from circuitcore.kernels.masked_conv2d import masked_conv2d
+
+    dtype = getattr(torch, shape.dtype)
+    channels = max(1, shape.columns // 9)
+    size = (1, channels * shape.groups, 16, max(1, shape.batch // 16))
+    x = torch.randn(size if shape.shared else (shape.levels, *size), device=device).to(dtype)
+    filters = (shape.rows * shape.groups, channels, 3, 3)
+    weight = torch.randn(filters, device=device).to(dtype)
+    level, ts = geometric_levels(filters, shape.levels, device)
+
+    def call(impl: str) -> Callable[[], object]:
+        return lambda: masked_conv2d(
+            x, weight, level, ts, None, padding=(1, 1), groups=shape.groups, relu=True, impl=impl
+        )
+
+    return {path: call(IMPL_OF[path]) for path in ("plain", "library")}
+
+
+def geometric_levels(
+    size: tuple[int, ...], levels: int, device: torch.device
+) -> tuple[torch.Tensor, list[int]]:
+    """Random level bytes whose kept fractions fall geometrically from 1 to 0.001."""
+    kept = torch.logspace(0, -3, levels, device=device) if levels > 1 else torch.ones(1)
+    rank = torch.rand(size, device=device)
+    level = (rank[..., None] < kept.to(device)).sum(-1).to(torch.uint8)
+    return level, list(range(levels))

@@ -1,0 +1,110 @@
+"""Masked layers on a device: every variant and dtype against the equation in float64."""
+
+import pytest
+import torch
+
+from circuitcore.kernels import tune
+from circuitcore.kernels.cost import MaskedShape
+from circuitcore.kernels.dispatch import masked_path, tuned
+from circuitcore.kernels.masked_conv2d import masked_conv2d, masked_conv2d_reference
+from circuitcore.kernels.masked_linear import masked_linear, masked_linear_reference
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+
+
+def linear(n, i, o, levels, dtype, per_level=False):
+    gen = torch.Generator().manual_seed(n + i + o)
+    ts = torch.randint(0, 12, (levels,), generator=gen).tolist()
+    x = torch.randn((levels,) * per_level + (n, i), generator=gen).to(dtype)
+    weight = (torch.randn(o, i, generator=gen) / i**0.5).to(dtype)
+    level = (torch.rand(o, i, generator=gen) ** 2 * 13).to(torch.uint8)
+    return x.cuda(), weight.cuda(), level.cuda(), ts, torch.randn(o, generator=gen).to(dtype).cuda()
+
+
+def close(got, want, dtype):
+    assert got.dtype == dtype and got.shape == want.shape
+    assert (got.double() - want).abs().max() <= TOLERANCE[dtype] * (1 + want.abs().max())
+
+
+@pytest.mark.parametrize("impl", ["auto", "torch", "triton:plain", "triton:packed"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per_level", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (17, 33, 65), (128, 256, 192), (300, 1000, 129)])
+@pytest.mark.parametrize("relu", [False, True])
+def test_linear(impl, dtype, per_level, shape, relu):
+    x, weight, level, ts, bias = linear(*shape, 6, dtype, per_level)
+    poisoned = torch.where(level > min(ts), weight, torch.nan)
+    want = masked_linear_reference(
+        x.double(), weight.double(), level, ts, bias.double(), relu=relu
+    )
+    got = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
+    close(got, want, dtype)
+    again = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
+    assert torch.equal(got, again)
+
+
+@pytest.mark.parametrize("impl", ["auto", "torch", "triton:plain"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per_level", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"io": (3, 64), "size": 35, "kernel": 11, "stride": 4, "padding": 2},
+        {"io": (64, 192), "size": 13, "kernel": 5, "padding": 2},
+        {"io": (48, 66), "size": 9, "kernel": 3, "groups": 3, "dilation": 2},
+        {"io": (32, 32), "size": 8, "kernel": 3, "groups": 32, "padding": 1},
+    ],
+)
+def test_conv(impl, dtype, per_level, layer):
+    gen = torch.Generator().manual_seed(0)
+    groups, (i, o) = layer.get("groups", 1), layer["io"]
+    options = {
+        name: (layer.get(name, default),) * 2
+        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    }
+    ts = [0, 3, 4, 9, 12]
+    x = torch.randn((5,) * per_level + (4, i, layer["size"], layer["size"]), generator=gen)
+    weight = torch.randn(o, i // groups, layer["kernel"], layer["kernel"], generator=gen)
+    weight = weight / weight[0].numel() ** 0.5
+    level = torch.randint(0, 13, weight.shape, generator=gen).to(torch.uint8).cuda()
+    bias = torch.randn(o, generator=gen).to(dtype).cuda()
+    x, weight = x.to(dtype).cuda(), weight.to(dtype).cuda()
+    want = masked_conv2d_reference(
+        x.double(), weight.double(), level, ts, bias.double(), groups=groups, relu=True, **options
+    )
+    poisoned = torch.where(level > 0, weight, torch.nan)
+    got = masked_conv2d(
+        x, poisoned, level, ts, bias, groups=groups, relu=True, impl=impl, **options
+    )
+    close(got, want, dtype)
+
+
+def test_non_finite_inputs_reach_only_kept_weights():
+    x, weight, level, ts, bias = linear(8, 40, 30, 4, torch.float32)
+    x[1, 7], x[2, 8] = torch.nan, torch.inf
+    want = masked_linear_reference(x, weight, level, ts, bias, relu=False)
+    got = masked_linear(x, weight, level, ts, bias, relu=False, impl="triton")
+    torch.testing.assert_close(got, want, equal_nan=True)
+
+
+def test_compiles_whole():
+    x, weight, level, ts, bias = linear(64, 128, 96, 4, torch.float32)
+
+    def run(x):
+        return masked_linear(x, weight, level, ts, bias, relu=True).sum(0)
+
+    torch.testing.assert_close(torch.compile(run, fullgraph=True)(x), run(x))
+
+
+def test_tuning_writes_a_table_that_the_dispatch_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIRCUITCORE_CACHE", str(tmp_path))
+    tuned.cache_clear()
+    shape = MaskedShape(8, 64, 256, 512, "float16")
+    written = tune.tune([("masked_linear", shape)])
+    tuned.cache_clear()
+    (key, path), *_ = written.items()
+    assert masked_path("masked_linear", shape, key.split("/")[1]) == path
+    tuned.cache_clear()
