@@ -93,7 +93,10 @@ def _build(
         },
         assign=True,
     )
-    network = trace(module)
+    try:
+        network = trace(module)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return network, tensors_sha256({k: v for k, v in full.items() if v.is_floating_point()})
 
 

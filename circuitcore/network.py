@@ -162,7 +162,7 @@ def trace(model: nn.Module) -> Network:
                 "BatchNorm2d, ReLU, ReLU6, pooling, flatten, dropout, addition, concatenation are"
             )
         op, sources, settings = step
-        if _in_place(node, modules) and len(sources[0].users) > 1:
+        if _in_place(node, modules) and _readers(sources[0], modules) > 1:
             raise InputError(
                 f"layer {label!r} overwrites a value that another layer reads: not supported"
             )
@@ -210,11 +210,36 @@ def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
+def _is_view(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node hands on the memory of its input: dropout in eval mode, flatten."""
+    if node.op in ("placeholder", "output", "get_attr"):
+        return False
+    reader = _read_module if node.op == "call_module" else _read_call
+    step = reader(node, modules, str(node.target))
+    return step is not None and step[0] in ("identity", "flatten")
+
+
+def _readers(node: torch.fx.Node, modules: dict[str, nn.Module]) -> int:
+    """How many layers read the memory a node's value lies in, under whatever name."""
+    while _is_view(node, modules):
+        node = node.all_input_nodes[0]
+    same, count = [node], 0
+    while same:
+        for user in same.pop().users:
+            if _is_view(user, modules):
+                same.append(user)
+            else:
+                count += 1
+    return count
+
+
 def _in_place(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return bool(getattr(modules[str(node.target)], "inplace", False))
     name = getattr(node.target, "__name__", str(node.target))
-    return name == "iadd" or name.endswith("_") or bool(node.kwargs.get("inplace", False))
+    by_place = node.target in (F.relu, F.relu6) and node.args[1:] == (True,)
+    asked = by_place or bool(node.kwargs.get("inplace", False))
+    return name == "iadd" or name.endswith("_") or asked
 
 
 def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[int, str]) -> None:
@@ -222,7 +247,9 @@ def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[i
         if not tensor.is_floating_point():
             continue
         if not torch.isfinite(tensor).all():
-            raise InputError(f"layer {name!r}: {key} holds NaN or infinity")
+            raise InputError(
+                f"layer {name!r}: {key} holds NaN or infinity; use a checkpoint without"
+            )
         if owners.setdefault(tensor.data_ptr(), name) != name:
             raise InputError(
                 f"layer {name!r} shares {key} with {owners[tensor.data_ptr()]!r}: "

@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(file.read(size), object_pairs_hook=unique)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a safetensors file: {error}") from None
     if not isinstance(header, dict):
         raise InputError(f"{path}: not a safetensors file: its header is no table of tensors")
