@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,7 +54,8 @@ class AotCase:
     ``signature`` maps each argument that is not a constant to its Triton type ("*fp32", "i32");
     ``constexprs`` the constant ones to their values (``None`` for an absent pointer);
     ``divisible`` names the arguments the launch knows to be divisible by 16; ``reason`` says why
-    a kernel with a matrix product does without tcgen05 on sm_100, where it does.
+    a kernel with a matrix product does without tcgen05 on sm_100, where it does; ``options`` are
+    the launch's other compiler options (``enable_fp_fusion``).
     """
 
     op: str
@@ -67,6 +68,7 @@ class AotCase:
     num_stages: int
     divisible: tuple[str, ...] = ()
     reason: str = ""
+    options: dict[str, object] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -116,6 +118,7 @@ def assemble(case: AotCase, arch: str, **options: object) -> Any:
 
     goal = target(arch)
     names = case.kernel.arg_names
+    warps: dict[str, object] = {"num_warps": case.num_warps, "num_stages": case.num_stages}
     source = ASTSource(
         case.kernel,
         {n: "constexpr" if n in case.constexprs else case.signature[n] for n in names},
@@ -125,7 +128,7 @@ def assemble(case: AotCase, arch: str, **options: object) -> Any:
     return triton.compile(
         source,
         target=GPUTarget(goal.backend, goal.capability, goal.warp),
-        options={"num_warps": case.num_warps, "num_stages": case.num_stages, **options},
+        options=warps | case.options | options,
     )
 
 
