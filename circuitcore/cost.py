@@ -33,9 +33,17 @@ def multiply_adds(network: Network, shape: Sequence[int]) -> dict[str, int]:
     }
 
 
-def activation_bytes(network: Network, shape: Sequence[int]) -> int:
-    """float32 bytes of the values alive at once in a forward pass of one image, at their peak."""
+def activation_bytes(
+    network: Network, shape: Sequence[int], *, after_boundary: bool = False
+) -> int:
+    """float32 bytes of the values alive at once in a forward pass of one image, at their peak.
+
+    ``after_boundary``: of the part that starts from the cached boundary values.
+    """
     sizes = value_sizes(network, shape)
+    if after_boundary:
+        behind = network.after_boundary()
+        return 4 * sum(size for name, size in sizes.items() if name in behind)
     last_use = {"input": 0}
     for position, step in enumerate(network.steps):
         last_use[step.name] = position

@@ -211,4 +211,5 @@ def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.dev
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
     mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
-    return (batch.float() / 255 - mean) / std
+    images = (batch.float() / 255 - mean) / std
+    return images.contiguous(memory_format=torch.channels_last)  # convolutions run faster on it

@@ -98,6 +98,30 @@ class Network:
         wanted = {i for s in self.steps if s.name in after for i in s.inputs if i in before}
         return tuple(n for n in ["input", *(s.name for s in self.steps)] if n in wanted)
 
+    def after_boundary(self) -> set[str]:
+        """Names of the boundary values and of all steps behind them."""
+        return {*self.boundary(), *self._dependent("linear")}
+
+    def fc_chain(self) -> list[tuple[str, bool]] | None:
+        """The fc layers as a chain from the boundary: (layer, whether a ReLU follows), if they are.
+
+        None where anything but Linear and ReLU stands between them, or a value is read twice.
+        """
+        after = self._dependent("linear")
+        chain: list[tuple[str, bool]] = []
+        value = self.boundary()[0] if len(self.boundary()) == 1 else None
+        for step in self.steps:
+            if step.name not in after:
+                continue
+            if step.inputs != (value,) or step.op not in ("linear", "relu"):
+                return None
+            if step.op == "linear":
+                chain.append((step.name, False))
+            elif chain:
+                chain[-1] = (chain[-1][0], True)
+            value = step.name
+        return chain
+
     def _dependent(self, op: str) -> set[str]:
         """Names of the steps that are, or come after, a step of this kind."""
         found: set[str] = set()

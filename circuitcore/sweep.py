@@ -17,10 +17,14 @@ from torch import Tensor
 from circuitcore.accuracy import SLACK, Judge, choose_level
 from circuitcore.document import Accuracy, Level, Stage
 from circuitcore.forward import Masks, Override, Tally, forward, target_row
+from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.masked_linear import masked_chain, masked_chain_multiply_adds
 from circuitcore.levels import StageLevels
+from circuitcore.network import Network
 from circuitcore.prepare import Prepared, Split
 
 FC_LEVELS_AT_ONCE = 8
+CONV_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,24 @@ def circuit_override(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) 
     """
     target = target_row(prepared.network, unit)
     weights = dict(target.weights)
+    zero = torch.zeros((), device=prepared.device)
     for name, mask in kept.items():
         whole = weights.get(name, prepared.network.weights[name])
-        weights[name] = torch.where(mask, whole, torch.zeros((), device=whole.device))
+        weights[name] = torch.where(mask, whole, zero, out=_empty_like(whole))
     return Override(weights, target.biases)
+
+
+def _empty_like(weight: Tensor) -> Tensor:
+    """Room for a masked weight; channels-last for a convolution, which makes its output so too.
+
+    Its strides say so even for one input channel, where a copy of the weight's would not.
+    """
+    if weight.dim() == 4:
+        return torch.empty(
+            weight.shape, device=weight.device, dtype=weight.dtype,
+            memory_format=torch.channels_last,
+        )  # fmt: skip
+    return torch.empty_like(weight)
 
 
 @torch.inference_mode()
@@ -75,6 +93,8 @@ def activations(
     changed = {*override.weights, *(masks.levels if masks else ())}
     from_features = bool(split.features) and not changed & set(network.layers("conv"))
     levels = len(masks.ts) if masks else 1
+    chain = _masked_chain(network, override, masks) if masks and from_features else None
+    impl = prepared.options.impl
     out = torch.empty(levels, len(split))
 
     def run(part: slice) -> None:
@@ -85,19 +105,43 @@ def activations(
             }
         else:
             values = {"input": prepared.batch(split, part)}
-        result = forward(
-            network,
-            {name: value.to(dtype) for name, value in values.items()},
-            [network.last],
-            override=override,
-            masks=masks,
-            impl=prepared.options.impl,
-            tally=tally,
-        )[0]
+        values = {name: value.to(dtype) for name, value in values.items()}
+        if chain is not None and masks is not None:
+            (x,) = values.values()
+            result = masked_chain(x, chain, masks.ts, impl=impl)
+            if tally is not None:
+                tally.multiply_adds += masked_chain_multiply_adds(chain, masks.ts, len(x))
+        else:
+            result = forward(
+                network, values, [network.last],
+                override=override, masks=masks, impl=impl, tally=tally,
+            )[0]  # fmt: skip
         out[:, part] = result.reshape(levels, -1).float().cpu()
 
-    prepared.in_chunks(split, levels, run)
+    if from_features:
+        size = prepared.chunk(levels * prepared.feature_bytes)
+    else:
+        size = min(prepared.chunk(levels * prepared.image_bytes), CONV_CHUNK)
+    prepared.in_chunks(split, size, run)
     return out
+
+
+def _masked_chain(
+    network: Network, override: Override, masks: Masks
+) -> list[tuple[Tensor, Tensor, Tensor | None, bool]] | None:
+    """The fc layers as (weight, level, bias, ReLU follows), where they are one masked chain."""
+    chain = network.fc_chain()
+    if chain is None or any(name not in masks.levels for name, _ in chain):
+        return None
+    return [
+        (
+            override.weights.get(name, network.weights[name]),
+            masks.levels[name],
+            override.biases.get(name, network.biases.get(name)),
+            relu,
+        )
+        for name, relu in chain
+    ]
 
 
 def sweep_stage(
@@ -126,18 +170,32 @@ def sweep_stage(
     fitted: dict[int, Accuracy] = {0: judge.fitted(start[None], options.bias)[0]}
     found: dict[int, Tensor] = {0: start}
     fraction = options.stage_threshold(stage)
+    # On a CPU the library's convolutions on weights masked once a level beat any masked kernel.
+    first = next(iter(assigned.levels.values()))
+    together = stage == "fc" or choose(options.impl, first) == "triton"
 
     def run(ts: Sequence[int]) -> None:
-        rows = activations(
-            prepared, prepared.extraction, override, Masks(assigned.levels, ts), tally=tally
-        )
+        if together:
+            masks = Masks(assigned.levels, ts)
+            rows = activations(prepared, prepared.extraction, override, masks, tally=tally)
+        else:
+            each = [
+                activations(
+                    prepared,
+                    prepared.extraction,
+                    circuit_override(prepared, unit, {**fixed, **assigned.kept(t)}),
+                    tally=tally,
+                )
+                for t in ts
+            ]
+            rows = torch.cat(each)
         fitted.update(zip(ts, judge.fitted(rows, options.bias), strict=True))
         found.update(zip(ts, rows, strict=True))
 
     def peak() -> float:
         return max(record.csa for record in fitted.values())
 
-    at_once = FC_LEVELS_AT_ONCE if stage == "fc" else 1
+    at_once = count if dense and stage == "fc" else FC_LEVELS_AT_ONCE if stage == "fc" else 1
     below = fraction * reference - SLACK
     order = list(range(1, count))
     if not dense and options.stop == "sparsest-above":
