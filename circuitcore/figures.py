@@ -171,7 +171,7 @@ def curves(categories: Sequence[Category]) -> str:
                 _curve(axes, stage)
         for place, axes in enumerate(grid):
             axes.set_visible(place < len(shown))
-            axes.tick_params(labelbottom=place + columns >= len(shown))
+            axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
         _log_kept(grid[0])
         seen = [x.csa for c in shown for s in c.stages for x in s.levels]
         grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
@@ -292,7 +292,6 @@ def _log_kept(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(labelsize=8.5)
 
 
 def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | None = None) -> None:

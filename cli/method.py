@@ -17,8 +17,8 @@ Wanted = Annotated[
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
-EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_ci95_low",
-             "csa_ratio_ci95_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
+EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
+             "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
 CONTROLLED = ("category", "control", "kept_weights", "overlap", "heldout_csa", "csa_ratio",
               "heldout_hit", "heldout_false_alarms")  # fmt: skip
 EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"

@@ -186,14 +186,15 @@ def rows_text(
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record without nesting: ``a: {b: 1}`` as ``a_b``, an interval as ``_low`` and ``_high``."""
+    """A record without nesting: ``a: {b: 1}`` as ``a_b``, ``b_ci95`` as ``b_low``, ``b_high``."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{name}_")
         elif name.endswith("ci95"):
             low, high = value or (None, None)
-            found |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+            short = prefix + name.removesuffix("_ci95")
+            found |= {f"{short}_low": low, f"{short}_high": high}
         else:
             found[prefix + name] = value
     return found

@@ -155,7 +155,8 @@ def test_plan_in_words_and_as_json(monkeypatch, capsys):
     planning = pytest.importorskip("circuitcore.plan")
     step = SimpleNamespace(what="fc stage", count=31, multiply_adds=10**9, bytes=10**6, fpe=2.5)
     planned = SimpleNamespace(
-        fpe=3.0, fpe_upper=9.0, shared_fpe=1.0, multiply_adds=10**10, memory_bytes=10**8,
+        device="cpu", categories=10, fpe=3.0, fpe_upper=9.0, shared_fpe=1.0,
+        multiply_adds=10**10, memory_bytes=10**8,
         disk_bytes=10**6, seconds=None, steps=[step],
         model_dump_json=lambda indent=None: json.dumps({"fpe": 3.0}),
     )  # fmt: skip
@@ -259,3 +260,43 @@ def test_stopped_from_outside(number, code):
     _, said = child.communicate(timeout=30)
     assert child.returncode == code
     assert "goes on where it stopped" in said and "Traceback" not in said
+
+
+def test_a_real_sweep_of_one_category_and_what_follows_it(tmp_path, capsys):
+    out = tmp_path / "runs" / "r"
+    given = ["sweep", "Sandal", "--levels", "0.5,0.9", "--extraction-images", "5",
+             "--heldout-images", "5", "--device", "cpu", "--out", str(out)]  # fmt: skip
+    assert run([*given, "--format", "json"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    jsonschema.validate(document, json_schema())
+    assert [c["category"] for c in document["categories"]] == ["Sandal"]
+
+    assert run([*given, "--format", "json"]) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out)["categories"] == document["categories"]
+    assert "1 of 1 categories are done already" in again.err
+
+    assert run([*given, "--threshold", "0.8"]) == 3
+    refused = capsys.readouterr()
+    assert "fc_threshold" in refused.err and refused.out == ""
+
+    assert run(["verify", str(out)]) == 0
+    assert capsys.readouterr().out == "intact: 1 circuits\n"
+    assert run(["report", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out / 'report.html'}\n"
+    first = (out / "report.html").read_bytes()
+    assert run(["report", str(out)]) == 0
+    assert (out / "report.html").read_bytes() == first
+    capsys.readouterr()
+    assert run(["ls", "runs", "--root", str(out.parent), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["done"] == 1
+    assert run(["overlap", str(out), "--format", "csv"]) == 0
+
+    unit = next(out.glob("units/*/*.safetensors"))
+    content = bytearray(unit.read_bytes())
+    content[-1] ^= 1
+    unit.write_bytes(content)
+    capsys.readouterr()
+    assert run(["verify", str(out)]) == 3
+    assert capsys.readouterr().out != ""
