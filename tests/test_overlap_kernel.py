@@ -1,5 +1,8 @@
 """All-pairs popcount against boolean arithmetic."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +90,18 @@ def test_is_a_custom_operator_with_a_fake():
     args = (packed, "numba")
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.circuitcore.overlap, args, test_utils=checks)
+
+
+def test_the_package_imports_nothing_heavy_until_a_name_is_used():
+    program = """
+import sys
+import circuitcore.kernels as kernels
+assert not {"torch", "triton", "numba", "kernels", "cli"} & set(sys.modules)
+from circuitcore.kernels import best_bias, overlap
+from types import ModuleType
+assert isinstance(best_bias, ModuleType) and isinstance(overlap, ModuleType)
+assert all(getattr(kernels, name) is not None for name in kernels._HOME)
+assert isinstance(kernels.best_bias, ModuleType) and "numba" not in sys.modules
+assert "_HOME" in dir(kernels) and not hasattr(kernels, "nonsense")
+"""
+    subprocess.run([sys.executable, "-P", "-c", program], check=True, cwd="/")
