@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numba import prange
 
 from circuitcore.kernels.compilers import numba_jit
@@ -125,27 +124,31 @@ def kernel_position(
     tiles = -(-positions // TILE)
     tile = -(-positions // (tiles * LANES)) * LANES
     padded_taps = LAST + -(-max(taps - LAST, 0) // EARLY) * EARLY
-    padded_weight = F.pad(weight.flatten(2), (0, padded_taps - taps)).transpose(0, 1).contiguous()
+    # numpy prepares: torch's idle threads would spin while numba's want the processor
+    flat = weight.flatten(2).numpy().transpose(1, 0, 2)  # [I/groups, O, taps]
+    padded_weight = np.pad(flat, ((0, 0), (0, 0), (0, padded_taps - taps)))
     # whole strides, split by phase: the positions of a tap then lie side by side
-    below, beside = (padding[d] + -(x.shape[2 + d] + 2 * padding[d]) % stride[d] for d in (0, 1))
-    padded_x = F.pad(x, (padding[1], beside, padding[0], below))
-    padded_x = padded_x.unflatten(3, (-1, stride[1])).unflatten(2, (-1, stride[0]))
-    padded_x = padded_x.permute(0, 1, 3, 5, 2, 4).contiguous()  # [N, I, phases, phases, H, W]
-    padded_g = F.pad(g.flatten(2).abs(), (0, tiles * tile - positions))
-    padded_g = padded_g.view(images, filters, tiles, tile).transpose(1, 2).contiguous()
+    ends = [padding[d] + -(x.shape[2 + d] + 2 * padding[d]) % stride[d] for d in (0, 1)]
+    margins = ((0, 0), (0, 0), (padding[0], ends[0]), (padding[1], ends[1]))
+    padded_x = np.pad(x.numpy(), margins)
+    rows, columns = padded_x.shape[2] // stride[0], padded_x.shape[3] // stride[1]
+    padded_x = padded_x.reshape(*x.shape[:2], rows, stride[0], columns, stride[1])
+    padded_x = np.ascontiguousarray(padded_x.transpose(0, 1, 3, 5, 2, 4))
+    padded_g = np.pad(g.flatten(2).numpy(), ((0, 0), (0, 0), (0, tiles * tile - positions)))
+    padded_g = padded_g.reshape(images, filters, tiles, tile).transpose(0, 2, 1, 3)
+    padded_g = np.abs(padded_g, order="C")
     per_group = filters // groups
     blocks = min(max(1, 6 // x.shape[1]), per_group)  # enough tasks, few repeated gathers
-    return torch.from_numpy(
-        _kernel_position(
-            padded_weight.numpy(),
-            padded_x.numpy(),
-            padded_g.numpy(),
-            stride,
-            dilation,
-            (weight.shape[2], weight.shape[3]),
-            width,
-            positions,
-            -(-per_group // blocks),
-            groups,
-        )
-    ).T.contiguous()
+    scores = _kernel_position(
+        np.ascontiguousarray(padded_weight),
+        padded_x,
+        padded_g,
+        stride,
+        dilation,
+        (weight.shape[2], weight.shape[3]),
+        width,
+        positions,
+        -(-per_group // blocks),
+        groups,
+    )
+    return torch.from_numpy(np.ascontiguousarray(scores.T))

@@ -2,6 +2,11 @@
 
 The contender is the approach of the code that came before: a grouped convolution makes one map per
 kernel (250,048 an image), which is multiplied by the gradient, made absolute and summed.
+
+What bounds the fused kernel on a CPU is its 2.6 billion multiply-adds (4 images): it does them at
+about 60 % of the rate of the library's own matrix product on one thread, and conv1 has few maps,
+so there the contender is nearly as fast.  By processor time on one thread the five layers measured
+9 to 10 times faster (target 20); the matrix product's full rate would give about 17.
 """
 
 from __future__ import annotations
