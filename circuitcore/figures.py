@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -75,7 +76,11 @@ def clean(name: str) -> str:
 @contextmanager
 def _figure(width: float, height: float, name: str, **layout: Any) -> Iterator[tuple[Any, Any]]:
     """A figure in the report's style and a function that gives its SVG."""
-    style = {**matplotlib.rcParamsDefault, **STYLE, "svg.hashsalt": f"circuitcore-{name}"}
+    style: dict[Any, Any] = {
+        **matplotlib.rcParamsDefault,
+        **STYLE,
+        "svg.hashsalt": f"circuitcore-{name}",
+    }
     style.pop("backend", None)
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs missing from a font that is not used anyway
@@ -192,8 +197,8 @@ def curve_bands(categories: Sequence[Category]) -> str:
             at: dict[int, list[tuple[float, float]]] = {}
             for stage in (s for c in categories for s in c.stages if s.stage == name):
                 for level in stage.levels:
-                    kept = level.kept_weights / stage.relevant_weights
-                    at.setdefault(level.level, []).append((kept, level.csa))
+                    share = level.kept_weights / stage.relevant_weights
+                    at.setdefault(level.level, []).append((share, level.csa))
             points = [np.array(at[t]) for t in sorted(at)]
             points = [p for p in points if p[0, 0] > 0]
             kept = [p[:, 0].mean() for p in points]
@@ -208,8 +213,8 @@ def curve_bands(categories: Sequence[Category]) -> str:
             axes.set_title(f"{name} stage: median, 25 to 75 %, 5 to 95 %")
             axes.set_xlabel("kept fraction of the stage's weights")
             _log_kept(axes)
-        low, high = figure.axes[0].get_ylim()
-        figure.axes[0].set_ylim(max(low, LOWEST_DRAWN), high)
+        bottom, top = figure.axes[0].get_ylim()
+        figure.axes[0].set_ylim(max(bottom, LOWEST_DRAWN), top)
         figure.axes[0].set_ylabel("CSA, extraction images")
         return str(svg())
 
@@ -300,10 +305,11 @@ def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | Non
     low = np.floor(10 * min(seen, default=0) - 1e-9) / 10
     high = np.ceil(10 * max(seen, default=1) + 1e-9) / 10
     low, high = max(float(low), 0.0), min(float(high), 1.0)
-    axes.hist(values, np.linspace(low, high, 41), color=colour, edgecolor=PAPER, linewidth=0.8)
+    bins = np.linspace(low, high, 41).tolist()
+    axes.hist(values, bins, color=colour, edgecolor=PAPER, linewidth=0.8)
     axes.set_xlim(low, high)
     axes.grid(axis="x", visible=False)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _marker(

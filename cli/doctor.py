@@ -77,7 +77,7 @@ def _triton() -> Check:
 def _numba() -> Check:
     import numba
 
-    return Check("ok", "numba", f"{numba.__version__}, {numba.config.NUMBA_NUM_THREADS} threads")
+    return Check("ok", "numba", f"{numba.__version__}, {numba.get_num_threads()} threads")
 
 
 def _devices() -> Check:
@@ -137,10 +137,10 @@ def _writable(folder: Path) -> bool:
 
 
 def _example() -> Check:
-    from circuitcore.options import Options
+    from circuitcore.options import resolve
     from circuitcore.prepare import read_inputs
 
-    inputs = read_inputs(Options())
+    inputs = read_inputs(resolve({}, environment={}))
     return Check(
         "ok", "example", f"{len(inputs.categories)} categories, {len(inputs.images)} images"
     )

@@ -34,8 +34,10 @@ class Sections(TyperCommand):
         """Write one section a group."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
+            record: Any
             if parameter.param_type_name == "argument":
-                record, own = (parameter.metavar or parameter.name, parameter.help), "Arguments"
+                said = getattr(parameter, "help", "")
+                record, own = (parameter.metavar or parameter.name, said), "Arguments"
             else:
                 record, own = parameter.get_help_record(ctx), "Options"
             if record is not None:
