@@ -32,7 +32,7 @@ def draw(random: np.random.Generator, shape: tuple[int, int], distinct: int) -> 
     return LayerScores(weight, left=left, right=right, form=form, **norm)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(data=st.data())
 def test_bytes_equal_the_sort(data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))

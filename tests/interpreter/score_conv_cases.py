@@ -55,7 +55,7 @@ def test_every_option(magnitude: str, granularity: str) -> None:
     )
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(data=st.data())
 def test_tile_edges(data: st.DataObject) -> None:
     def pair(low: int, high: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ def make(o: int, i: int, n: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
     o=st.integers(1, 7),
     i=st.integers(1, 20),
