@@ -34,17 +34,18 @@ def tile(dtype: str, precision: str, *, shared: bool, arch: str) -> Tile:
 @triton.jit
 def masked_conv2d_kernel(
     x, weight, level, ts, bias, out,
-    P, O, C, H, W, OH, OW, groups, x_level,
+    P, units, C, H, W, OH, OW, groups, x_level,
     R, S, stride_h, stride_w, pad_h, pad_w, step_h, step_w,
     RELU: tl.constexpr, PRECISION: tl.constexpr,
     T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """out[t, p, o] = act(sum_{r,s,c} W[o, r, s, c] [level > ts[t]] x[t, p_rs, c] + bias[o]).
 
-    x [., N, H, W, groups * C], weight and level [groups * O, R, S, C], out [., P, groups * O];
-    p runs over the P = N * OH * OW output positions, o and c within a group.
+    x [., N, H, W, groups * C], weight and level [groups * units, R, S, C],
+    out [., P, groups * units]; p runs over the P = N * OH * OW output positions, o and c within
+    a group.
     """
-    blocks = tl.cdiv(O, BM)
+    blocks = tl.cdiv(units, BM)
     group = tl.program_id(0) // blocks
     m = (tl.program_id(0) % blocks) * BM + tl.arange(0, BM)
     p = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -55,7 +56,7 @@ def masked_conv2d_kernel(
     channels = groups * C
     x += first.to(tl.int64) * x_level + group * C
     plane = image.to(tl.int64) * H * W  # [BN]
-    filters = (group * O + m).to(tl.int64)[:, None] * (R * S * C)  # [BM, 1]
+    filters = (group * units + m).to(tl.int64)[:, None] * (R * S * C)  # [BM, 1]
     sums = ()
     thresholds = ()
     for j in tl.static_range(T):
@@ -65,7 +66,7 @@ def masked_conv2d_kernel(
     for step in range(0, R * S * slices):
         tap = step // slices
         c = step % slices * BK + tl.arange(0, BK)
-        inside = (m < O)[:, None] & (c < C)[None, :]
+        inside = (m < units)[:, None] & (c < C)[None, :]
         slot = filters + tap * C + c[None, :]
         w = tl.load(weight + slot, inside, other=0.0)  # [BM, BK]
         byte = tl.load(level + slot, inside, other=0).to(tl.int32)
@@ -80,14 +81,14 @@ def masked_conv2d_kernel(
             kept = tl.where(byte > thresholds[j], w, 0.0)  # selected: a pruned NaN is not there
             added += (tl.dot(kept, batch, sums[j], input_precision=PRECISION),)
         sums = added
-    o = group * O + m
-    b = tl.load(bias + o, m < O, other=0.0).to(tl.float32)
+    o = group * units + m
+    b = tl.load(bias + o, m < units, other=0.0).to(tl.float32)
     for j in tl.static_range(T):
         y = sums[j] + b[:, None]
         if RELU:
             y = tl.where(y < 0, 0.0, y)  # a NaN stays
-        base = ((first + j).to(tl.int64) * P + p)[None, :] * (groups * O)
-        inside = (m < O)[:, None] & (p < P)[None, :]
+        base = ((first + j).to(tl.int64) * P + p)[None, :] * (groups * units)
+        inside = (m < units)[:, None] & (p < P)[None, :]
         tl.store(out + base + o[:, None], y.to(out.dtype.element_ty), inside)
 
 
@@ -135,9 +136,8 @@ def aot_cases(arch: str) -> list[AotCase]:
         form = tile(dtype, precision, shared=shared, arch=arch)
         pointers: dict[str, Any] = dict.fromkeys(("x", "weight", "bias", "out"), f"*{dtype}")
         pointers |= {"level": "*u8", "ts": "*i32"}
-        sizes = (
-            "P O C H W OH OW groups x_level R S stride_h stride_w pad_h pad_w step_h step_w"
-        ).split()
+        sizes = ["P", "units", "C", "H", "W", "OH", "OW", "groups", "x_level", "R", "S"]
+        sizes += ["stride_h", "stride_w", "pad_h", "pad_w", "step_h", "step_w"]
         cases.append(
             AotCase(
                 op="masked_conv2d",
@@ -146,12 +146,16 @@ def aot_cases(arch: str) -> list[AotCase]:
                 dtype=dtype,
                 signature={**pointers, **dict.fromkeys(sizes, "i32")},
                 constexprs={
-                    "RELU": True, "PRECISION": precision, "T": form.levels,
-                    "BM": form.rows, "BN": form.batch, "BK": form.columns,
+                    "RELU": True,
+                    "PRECISION": precision,
+                    "T": form.levels,
+                    "BM": form.rows,
+                    "BN": form.batch,
+                    "BK": form.columns,
                 },  # fmt: skip
                 num_warps=form.num_warps,
                 num_stages=form.num_stages,
-                divisible=(*pointers, "O", "C", "x_level"),
+                divisible=(*pointers, "units", "C", "x_level"),
             )
         )
     return cases

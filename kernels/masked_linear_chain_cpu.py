@@ -155,6 +155,7 @@ class _Runner:
         self.layers = [(w.contiguous(), v.contiguous(), b, r) for w, v, b, r in layers]
         self.plan = plan
         self.batch = x.shape[0]
+        self.scratch = torch.empty(self._largest(), dtype=x.dtype)  # fresh pages cost a gather
         self.width = cost.batch_tile(self.batch)
         self.tiles = -(-self.batch // self.width)
         densest = min((step.level for step in plan.steps), default=0)
@@ -164,6 +165,9 @@ class _Runner:
         self.differences = {s.level: k for k, s in enumerate(self._steps("difference"))}
         if self.differences:
             self._sort_differences()
+
+    def _largest(self) -> int:
+        return max((s.rows * s.columns for s in self._steps("dense")), default=0)
 
     def _steps(self, path: str) -> list[Step]:
         return [step for step in self.plan.steps if step.path == path]
@@ -227,9 +231,11 @@ class _Runner:
         return self._activated(sums, torch.zeros(rows.size), False, rows.size)
 
     def _gathered(self, k: int, t: int, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
-        """The surviving weights of some rows and columns as a dense matrix."""
+        """The surviving weights of some rows and columns as a dense matrix (the scratch memory)."""
         weight, level = self.layers[k][:2]
-        out = torch.empty((rows.size, columns.size), dtype=weight.dtype)
+        if self.scratch.numel() < rows.size * columns.size:
+            self.scratch = torch.empty(rows.size * columns.size, dtype=weight.dtype)
+        out = self.scratch[: rows.size * columns.size].view(rows.size, columns.size)
         cpu.gather_dense(cpu.array(weight), level.numpy(), t, rows, columns, cpu.array(out))
         return out
 

@@ -67,13 +67,21 @@ def survey(level: Array, needed: Array, live: Array, read: Array, count: Array) 
 def gather_dense(
     weight: Array, level: Array, t: int, rows: Array, columns: Array, out: Array
 ) -> None:
-    """out[r, c] = weight[rows[r], columns[c]] where it survives level t, else 0."""
+    """out[r, c] = weight[rows[r], columns[c]] where it survives level t, else 0.
+
+    Whole rows are masked first, which vectorises, and gathered from the first-level cache.
+    """
+    width = weight.shape[1]
     zero = weight.dtype.type(0)
+    last = np.uint8(t)
     for r in prange(rows.size):
         o = rows[r]
+        row = np.empty(width, weight.dtype)
+        for i in range(width):
+            value = weight[o, i]
+            row[i] = value if level[o, i] > last else zero
         for c in range(columns.size):
-            i = columns[c]
-            out[r, c] = weight[o, i] if level[o, i] > t else zero
+            out[r, c] = row[columns[c]]
 
 
 @numba_jit(parallel=True)

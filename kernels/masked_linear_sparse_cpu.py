@@ -55,7 +55,15 @@ class Sparse:
         self.place = np.empty(total, np.uint16)
         self.value = np.empty(total, np.float32)
         fill_sparse(
-            weight, level, rows, cap, bucket, columns, self.pointer, self.place, self.value,
+            weight,
+            level,
+            rows,
+            cap,
+            bucket,
+            columns,
+            self.pointer,
+            self.place,
+            self.value,
             COLUMN_BLOCK,
         )
 

@@ -55,7 +55,7 @@ def tile(variant: str, dtype: str, precision: str, *, shared: bool, arch: str) -
 @triton.jit
 def masked_linear_plain_kernel(
     x, weight, level, ts, bias, out,
-    N, O, I, x_level, x_row, w_row, l_row,
+    N, units, width, x_level, x_row, w_row, l_row,
     RELU: tl.constexpr, PRECISION: tl.constexpr,
     T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -71,45 +71,46 @@ def masked_linear_plain_kernel(
     for j in tl.static_range(T):
         sums += (tl.zeros((BM, BN), tl.float32),)
         thresholds += (tl.load(ts + first + j),)
-    for start in range(0, I, BK):
+    for start in range(0, width, BK):
         k = start + tl.arange(0, BK)
-        inside = (m < O)[:, None] & (k < I)[None, :]
+        inside = (m < units)[:, None] & (k < width)[None, :]
         w = tl.load(weight + rows * w_row + k[None, :], inside, other=0.0)  # [BM, BK]
         byte = tl.load(level + rows * l_row + k[None, :], inside, other=0).to(tl.int32)
-        inside = (k < I)[:, None] & (n < N)[None, :]
+        inside = (k < width)[:, None] & (n < N)[None, :]
         batch = tl.load(x + images * x_row + k[:, None], inside, other=0.0)  # [BK, BN]
         added = ()
         for j in tl.static_range(T):
             kept = tl.where(byte > thresholds[j], w, 0.0)  # selected: a pruned NaN is not there
             added += (tl.dot(kept, batch, sums[j], input_precision=PRECISION),)
         sums = added
-    b = tl.load(bias + m, m < O, other=0.0).to(tl.float32)
+    b = tl.load(bias + m, m < units, other=0.0).to(tl.float32)
     for j in tl.static_range(T):
         y = sums[j] + b[:, None]
         if RELU:
             y = tl.where(y < 0, 0.0, y)  # a NaN stays
-        slot = out + (first + j).to(tl.int64) * N * O + images * O + rows
-        tl.store(slot, y.to(out.dtype.element_ty), (m < O)[:, None] & (n < N)[None, :])
+        slot = out + (first + j).to(tl.int64) * N * units + images * units + rows
+        tl.store(slot, y.to(out.dtype.element_ty), (m < units)[:, None] & (n < N)[None, :])
 
 
 @triton.jit
 def masked_linear_packed_kernel(
     x, weight, level, order, prefix, ts, bias, out,
-    N, O, I, x_level, x_column, levels,
+    N, units, width, x_level, x_column, levels,
     RELU: tl.constexpr, PRECISION: tl.constexpr,
     T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The same from packed panels of BM rows: only the columns a panel still reads at a level.
 
-    weight and level are [P * BM, I], a panel's columns sorted by its highest level; order [P, I]
-    names them, prefix [P, levels] counts those read at each level.  x is [I, N] at a level.
+    weight and level are [P * BM, width], a panel's columns sorted by its highest level; order
+    [P, width] names them, prefix [P, levels] counts those read at each level.  x is [width, N] at
+    a level.
     """
     panel = tl.program_id(0)
     m = panel * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     first = tl.program_id(2) * T
     x += first.to(tl.int64) * x_level
-    order += panel.to(tl.int64) * I
+    order += panel.to(tl.int64) * width
     rows = m.to(tl.int64)[:, None]
     images = n.to(tl.int64)[None, :]
     sums = ()
@@ -120,8 +121,12 @@ def masked_linear_packed_kernel(
     length = tl.load(prefix + panel * levels + first)  # levels ascend: the first reads most
     for start in range(0, length, BK):
         k = start + tl.arange(0, BK)
-        w = tl.load(weight + rows * I + k[None, :], (k < length)[None, :], other=0.0)  # [BM, BK]
-        byte = tl.load(level + rows * I + k[None, :], (k < length)[None, :], other=0).to(tl.int32)
+        w = tl.load(
+            weight + rows * width + k[None, :], (k < length)[None, :], other=0.0
+        )  # [BM, BK]
+        byte = tl.load(level + rows * width + k[None, :], (k < length)[None, :], other=0).to(
+            tl.int32
+        )
         column = tl.load(order + k, k < length, other=0).to(tl.int64)
         inside = (k < length)[:, None] & (n < N)[None, :]
         batch = tl.load(x + column[:, None] * x_column + images, inside, other=0.0)  # [BK, BN]
@@ -130,13 +135,13 @@ def masked_linear_packed_kernel(
             kept = tl.where(byte > thresholds[j], w, 0.0)
             added += (tl.dot(kept, batch, sums[j], input_precision=PRECISION),)
         sums = added
-    b = tl.load(bias + m, m < O, other=0.0).to(tl.float32)
+    b = tl.load(bias + m, m < units, other=0.0).to(tl.float32)
     for j in tl.static_range(T):
         y = sums[j] + b[:, None]
         if RELU:
             y = tl.where(y < 0, 0.0, y)
-        slot = out + (first + j).to(tl.int64) * N * O + images * O + rows
-        tl.store(slot, y.to(out.dtype.element_ty), (m < O)[:, None] & (n < N)[None, :])
+        slot = out + (first + j).to(tl.int64) * N * units + images * units + rows
+        tl.store(slot, y.to(out.dtype.element_ty), (m < units)[:, None] & (n < N)[None, :])
 
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -254,7 +259,7 @@ def aot_cases(arch: str) -> list[AotCase]:
                     "x": f"*{dtype}", "weight": f"*{dtype}", "bias": f"*{dtype}",
                     "out": f"*{dtype}", "level": "*u8", "ts": "*i32",
                 }  # fmt: skip
-                sizes = ["N", "O", "I", "x_level"]
+                sizes = ["N", "units", "width", "x_level"]
                 if variant == "plain":
                     sizes += ["x_row", "w_row", "l_row"]
                 else:
@@ -269,8 +274,12 @@ def aot_cases(arch: str) -> list[AotCase]:
                         dtype=dtype,
                         signature={**pointers, **dict.fromkeys(sizes, "i32")},
                         constexprs={
-                            "RELU": True, "PRECISION": precision, "T": form.levels,
-                            "BM": form.rows, "BN": form.batch, "BK": form.columns,
+                            "RELU": True,
+                            "PRECISION": precision,
+                            "T": form.levels,
+                            "BM": form.rows,
+                            "BN": form.batch,
+                            "BK": form.columns,
                         },  # fmt: skip
                         num_warps=form.num_warps,
                         num_stages=form.num_stages,

@@ -55,8 +55,9 @@ def test_forced_paths(cache_folder):
 def test_the_model_follows_the_roofline(arch, cache_folder):
     """Few images: memory binds and one read of the weights wins.  Many: the library's rate does,
     unless little is kept, which only the packed prefix turns into less work."""
-    few, many = MaskedShape(32, 16, 4096, 9216, "float16"), MaskedShape(
-        32, 4096, 4096, 9216, "float16"
+    few, many = (
+        MaskedShape(32, 16, 4096, 9216, "float16"),
+        MaskedShape(32, 4096, 4096, 9216, "float16"),
     )
     assert masked_path("masked_linear", few, arch, kept=0.5) == "plain"
     assert masked_path("masked_linear", many, arch, kept=0.5) == "library"

@@ -202,7 +202,7 @@ def test_chain_does_not_leak_nan_from_pruned_weights(impl):
 @pytest.mark.parametrize("n", [1, 16, 40, 300])
 @pytest.mark.parametrize("per_level", [False, True])
 def test_every_cpu_path_whatever_the_cost_model_says(monkeypatch, path, n, per_level):
-    """Forced sparse, forced dense, and changing from level to level (differences on a fresh sum)."""
+    """Forced sparse, forced dense, and changing between them from level to level."""
     calls = iter(range(10**6))
 
     def forced(rows, columns, nonzeros, batch, *, sparse=True):

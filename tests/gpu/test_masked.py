@@ -37,9 +37,7 @@ def close(got, want, dtype):
 def test_linear(impl, dtype, per_level, shape, relu):
     x, weight, level, ts, bias = linear(*shape, 6, dtype, per_level)
     poisoned = torch.where(level > min(ts), weight, torch.nan)
-    want = masked_linear_reference(
-        x.double(), weight.double(), level, ts, bias.double(), relu=relu
-    )
+    want = masked_linear_reference(x.double(), weight.double(), level, ts, bias.double(), relu=relu)
     got = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
     close(got, want, dtype)
     again = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
