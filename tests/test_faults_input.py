@@ -14,11 +14,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from circuitcore.cli.main import run
 from safetensors.torch import load_file, save_file
 
 from circuitcore.bundled import CATEGORIES, IMAGES, WEIGHTS
 from circuitcore.categories import map_folders
+from circuitcore.cli.main import run
 from circuitcore.errors import InputError
 
 SMALL = ["--scoring-images", "1", "--extraction-images", "4", "--heldout-images", "2"]

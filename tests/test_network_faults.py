@@ -134,7 +134,6 @@ def test_44_scores_of_grouped_layers_are_gradients_times_weights():
     images = torch.randn(2, 3, 17, 17, generator=torch.Generator().manual_seed(2))
     network = trace(module)
     from circuitcore.kernels.levels import raw_scores
-
     from circuitcore.scores import layer_scores
 
     plain = copy.deepcopy(module).double()

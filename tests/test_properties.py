@@ -6,8 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from circuitcore.kernels.masked_conv2d import masked_conv2d
-from circuitcore.kernels.masked_linear import masked_linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -17,6 +15,8 @@ from circuitcore.accuracy import Judge
 from circuitcore.circuit import extract_circuit
 from circuitcore.circuitfile import read_circuit, write_circuit
 from circuitcore.forward import Masks, forward
+from circuitcore.kernels.masked_conv2d import masked_conv2d
+from circuitcore.kernels.masked_linear import masked_linear
 from circuitcore.levels import stage_levels
 from circuitcore.network import trace
 from circuitcore.options import Options

@@ -6,8 +6,8 @@ positions, and with ``image`` between positions and images, so neither follows f
 
 import pytest
 import torch
-from circuitcore.kernels.levels import raw_scores
 
+from circuitcore.kernels.levels import raw_scores
 from circuitcore.network import trace
 from circuitcore.options import Options
 from circuitcore.scores import contributions, layer_scores

@@ -184,6 +184,35 @@ def score(network, x, category, magnitude="position", granularity="weight", spat
     return scores
 
 
+def rounding(network, x, category):
+    """How far rounding may move each score, for an epsilon of 1, by layer: [O, I, taps].
+
+    An activation or gradient is a sum, rounded relative to the largest of its image and layer
+    rather than to itself: sum over positions of |w| (max|x| |g| + |x| max|g|).
+    """
+    record = {}
+    logits = run(network, x.requires_grad_(True), record=record)
+    gradients = torch.autograd.grad(
+        logits[:, category].sum(), [record[layer][1] for layer in record]
+    )
+    x.requires_grad_(False)
+    bounds = {}
+    for layer, g in zip(record, gradients, strict=True):
+        weight, module = relevant(network, layer, category), network.get_submodule(layer)
+        source = record[layer][0].detach()
+        if layer == last_layer(network):
+            g = g[:, category : category + 1]
+        highest = [
+            v.abs().flatten(1).max(1).values.view(-1, *[1] * (v.dim() - 1)).expand_as(v)
+            for v in (source, g)
+        ]
+        bounds[layer] = sum(
+            layer_scores(weight, a, b, module, "position", "weight", "sum")
+            for a, b in ((highest[0], g), (source, highest[1]))
+        )
+    return bounds
+
+
 def normalised(scores, how):
     """Scores of one layer, brought to a common scale."""
     if how == "minmax":
