@@ -67,9 +67,12 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
 
 
 def finish(run: Run) -> Sweep:
-    """Write what is derived from the unit files: curves, overlap; return the document."""
+    """Write what is derived from the unit files: curves, overlap, report; return the document."""
+    from circuitcore.report import write_report  # matplotlib takes a second to import
+
     write_curves(run, run.records())
     pairs(run)
+    write_report(run.folder)
     return run.document()
 
 

@@ -375,7 +375,7 @@ def test_23_no_such_device(command, flags):
 
 def test_23_a_device_hidden_by_the_environment(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "circuitcore.cli.main", "sweep", "--gpu", "0"],
+        [sys.executable, "-P", "-m", "circuitcore.cli.main", "sweep", "--gpu", "0"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""},
         cwd=tmp_path,
         capture_output=True,
