@@ -173,8 +173,8 @@ def profile(context: typer.Context) -> None:
             "(it comes with the CUDA toolkit) or run circuitcore sweep without it"
         )
     arguments = [nsys, "profile", "--trace=cuda,nvtx,osrt", "--output=circuitcore-profile",
-                 "--force-overwrite=true", sys.executable, "-P", "-m", "circuitcore.cli.main", "sweep",
-                 *context.args]  # fmt: skip
+                 "--force-overwrite=true", sys.executable, "-P", "-m", "circuitcore.cli.main",
+                 "sweep", *context.args]  # fmt: skip
     raise SystemExit(subprocess.run(arguments, check=False).returncode)
 
 
