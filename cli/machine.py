@@ -1,4 +1,4 @@
-"""The verbs about this machine and its runs: ls, doctor, verify, kernels, bench, worker, launch."""
+"""The verbs about this machine and its runs, from `ls` and `doctor` to `worker` and `launch`."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def kernels(
 
     if not HAS_TRITON:
         raise DeviceError("kernels are compiled by Triton, which is not installed here")
-    from circuitcore.kernels.aot import kernel_table, targets
+    from circuitcore.kernels.aot import kernel_table, table_row, targets
 
     if target not in targets():
         near = nearest(target, targets())
@@ -138,8 +138,26 @@ def kernels(
     if form == "json":
         emit(json.dumps({"target": target, "kernels": rows}, indent=2, default=str) + "\n")
         return
-    flat = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
-    emit(rows_text(flat, form, left=3))
+    emit(rows_text([table_row(row) for row in rows], form, left=3))
+
+
+@takes(OUTPUT)
+def tune(*, given: Given) -> None:
+    """Measure on this GPU which way each masked layer runs fastest, and remember it.
+
+    Writes the table that later sweeps on this machine follow instead of the cost model.
+    """
+    import torch
+
+    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.errors import DeviceError
+    from circuitcore.kernels.dispatch import table_path
+    from circuitcore.kernels.tune import tune as measured
+
+    if not torch.cuda.is_available():
+        raise DeviceError("tune measures a GPU, and there is none here; 'circuitcore ls devices'")
+    rows = [{"layer": key, "path": path} for key, path in measured().items()]
+    emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))
 
 
 def bench(context: typer.Context) -> None:
@@ -246,4 +264,4 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise UsageError(f"--shard {text}: I/N with I from 0 to N-1, for example 0/4")
 
 
-VERBS = (ls, doctor, verify, kernels, bench, profile, worker, launch)
+VERBS = (ls, doctor, verify, kernels, tune, bench, profile, worker, launch)
