@@ -72,7 +72,8 @@ class Judge:
     def _record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
         targets = int(self.is_target.sum())
         others = self.is_target.numel() - targets
-        value = csa(*map(torch.tensor, (hits, false_alarms, targets, others)), self.norm)
+        hit, false, target, other = map(torch.tensor, (hits, false_alarms, targets, others))
+        value = csa(hit, false, target, other, self.norm)
         return Accuracy(
             hit=hits / targets,
             false_alarm=false_alarms / max(others, 1),
@@ -133,7 +134,8 @@ class Judge:
         accuracy = []
         for said in ((2, 3), (1, 3)):
             hits, false = (torch.from_numpy(d[:, list(said)].sum(axis=1)) for d in drawn)
-            accuracy.append(csa(hits, false, *map(torch.tensor, sizes), self.norm).numpy())
+            targets, others = map(torch.tensor, sizes)
+            accuracy.append(csa(hits, false, targets, others, self.norm).numpy())
         ratios = accuracy[0][accuracy[1] > 0] / accuracy[1][accuracy[1] > 0]
         if len(ratios) < RESAMPLES / 2:
             return None

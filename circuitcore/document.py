@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "circuitcore.sweep/1"
+SCHEMA: Final = "circuitcore.sweep/1"
 
 
 class Record(BaseModel):

@@ -390,7 +390,8 @@ def _read_call(node: torch.fx.Node, modules: dict[str, nn.Module], label: str) -
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         if dim != 1 or not isinstance(parts, Sequence):
             return None
-        return "cat", list(parts), {}
+        nodes = [part for part in parts if isinstance(part, torch.fx.Node)]
+        return ("cat", nodes, {}) if len(nodes) == len(parts) else None
     if target in (F.relu, torch.relu, torch.relu_, "relu", "relu_"):
         return "relu", inputs, {}
     if target is F.relu6:
@@ -416,7 +417,7 @@ def _read_call(node: torch.fx.Node, modules: dict[str, nn.Module], label: str) -
         size = others[0] if others else node.kwargs.get("output_size")
         return "adaptive_avgpool", inputs, {"output_size": size}
     if target in (torch.mean, "mean"):
-        dims = others[0] if others else node.kwargs.get("dim")
+        dims: Any = others[0] if others else node.kwargs.get("dim")
         keep = node.kwargs.get("keepdim", others[1] if len(others) > 1 else False)
         if keep or not isinstance(dims, Sequence) or sorted(d % 4 for d in dims) != [2, 3]:
             return None

@@ -104,7 +104,7 @@ class Run:
 
     def unit_of(self, category: str) -> int:
         """Output unit of a category by name, folder or number.  Raises UsageError."""
-        names = {}
+        names: dict[str, int] = {}
         for c in self.manifest["categories"]:
             names |= {str(c["index"]): c["index"], c["folder"].casefold(): c["index"]}
             names[c["name"].casefold()] = c["index"]

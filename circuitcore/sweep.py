@@ -171,8 +171,8 @@ def sweep_stage(
     found: dict[int, Tensor] = {0: start}
     fraction = options.stage_threshold(stage)
     # On a CPU the library's convolutions on weights masked once a level beat any masked kernel.
-    first = next(iter(assigned.levels.values()))
-    together = stage == "fc" or choose(options.impl, first) == "triton"
+    some = next(iter(assigned.levels.values()))
+    together = stage == "fc" or choose(options.impl, some) == "triton"
 
     def run(ts: Sequence[int]) -> None:
         if together:

@@ -45,7 +45,8 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         try:
             return numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # no writable place for the cache beside the file or under HOME
-            numba.config.CACHE_DIR = os.path.join(tempfile.gettempdir(), "circuitcore-numba")
+            config: Any = numba.config  # its attributes are set at run time
+            config.CACHE_DIR = os.path.join(tempfile.gettempdir(), "circuitcore-numba")
             return numba.njit(cache=True, nogil=True, **options)(function)
 
     return decorate

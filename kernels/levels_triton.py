@@ -28,7 +28,7 @@ GIVEN = LinearTile(1, 2048)  # scores that are given are one long row
 
 
 @triton.jit
-def _layer_tile(  # type: ignore[no-untyped-def]
+def _layer_tile(
     weight, left, right, R, C, N, form, GIVEN: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
 ):
     """This program's weights, raw scores, offsets and what lies inside; all [BR, BC]."""
@@ -46,7 +46,7 @@ def _layer_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _order(raw, offset, scale):  # type: ignore[no-untyped-def]
+def _order(raw, offset, scale):
     """Order-preserving bits of the normalised score; -0.0 is 0.0."""
     score = (raw - offset) * scale
     bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
@@ -54,13 +54,13 @@ def _order(raw, offset, scale):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _digit(key, magnitude, AT: tl.constexpr):  # type: ignore[no-untyped-def]
+def _digit(key, magnitude, AT: tl.constexpr):
     source = key if AT < 2 else magnitude
     return (source >> (16 * (1 - AT % 2))) & 0xFFFF
 
 
 @triton.jit
-def _walk(key, magnitude, inside, trie, first, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _walk(key, magnitude, inside, trie, first, DEPTH: tl.constexpr):
     """Entry of the trie after DEPTH digits (0 outside), and which elements are undecided."""
     entry = tl.load(trie + _digit(key, magnitude, 0), mask=inside, other=0).to(tl.int32)
     undecided = inside & (entry < 0)
@@ -75,7 +75,7 @@ def _walk(key, magnitude, inside, trie, first, DEPTH: tl.constexpr):  # type: ig
 
 
 @triton.jit
-def levels_range_kernel(  # type: ignore[no-untyped-def]
+def levels_range_kernel(
     weight,  # [R, C]
     left,  # [N, R]
     right,  # [N, C], or the scores [R, C]
@@ -99,7 +99,7 @@ def levels_range_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def levels_histogram_kernel(  # type: ignore[no-untyped-def]
+def levels_histogram_kernel(
     weight,
     left,
     right,
@@ -139,7 +139,7 @@ def levels_histogram_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def levels_byte_kernel(  # type: ignore[no-untyped-def]
+def levels_byte_kernel(
     weight,
     left,
     right,

@@ -13,6 +13,7 @@ over the kept weights only: NaN and infinities never leak through a mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def _masked_conv2d(
     impl: str,
 ) -> torch.Tensor:
     """``options``: stride, padding, dilation (two each) and groups."""
-    stride, padding, dilation = (tuple(options[k : k + 2]) for k in (0, 2, 4))
+    stride, padding, dilation = ((options[k], options[k + 1]) for k in (0, 2, 4))
     chosen = choose(impl, x, cpu="numba")
     if chosen == "triton" and _triton_runs(x, weight, level, ts, options, impl):
         from circuitcore.kernels.masked_conv2d_triton import launch
@@ -154,16 +155,18 @@ def masked_conv2d_reference(
     relu: bool,
 ) -> torch.Tensor:
     """The equation in plain torch, one level after the other; the specification of the rest."""
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    options: dict[str, Any] = {
+        "stride": stride, "padding": padding, "dilation": dilation, "groups": groups,
+    }  # fmt: skip
     out = []
     for k, t in enumerate(ts):
         kept = level > t
         masked = torch.where(kept, weight, 0.0)
         xt = x if x.dim() == 4 else x[k]
         finite = torch.isfinite(xt)
-        y = F.conv2d(torch.where(finite, xt, 0.0), masked, None, **options)  # type: ignore[arg-type]
+        y = F.conv2d(torch.where(finite, xt, 0.0), masked, None, **options)
         if not bool(finite.all()):
-            y = y + _non_finite_part(xt, masked, kept, **options)  # type: ignore[arg-type]
+            y = y + _non_finite_part(xt, masked, kept, **options)
         y = y if bias is None else y + bias[:, None, None]
         out.append(torch.relu(y) if relu else y)
     return torch.stack(out)
@@ -175,7 +178,7 @@ def _finite(x: torch.Tensor) -> bool:
 
 
 def _non_finite_part(
-    x: torch.Tensor, masked: torch.Tensor, kept: torch.Tensor, **options: object
+    x: torch.Tensor, masked: torch.Tensor, kept: torch.Tensor, **options: Any
 ) -> torch.Tensor:
     """What the NaN and infinite inputs add through kept weights: 0, an infinity or NaN.
 
@@ -184,7 +187,7 @@ def _non_finite_part(
     """
 
     def reached(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(inputs.to(x.dtype), weights.to(x.dtype), None, **options) > 0  # type: ignore[arg-type]
+        return F.conv2d(inputs.to(x.dtype), weights.to(x.dtype), None, **options) > 0
 
     positive, negative, nan = x == torch.inf, x == -torch.inf, torch.isnan(x)
     above, below = kept & (masked > 0), kept & (masked < 0)

@@ -119,7 +119,8 @@ def _cpu_path(x: torch.Tensor) -> str:
 def masked_shape(x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int]) -> MaskedShape:
     """What `dispatch.masked_path` and `cost` need to know of a call."""
     dtype = str(x.dtype).removeprefix("torch.")
-    return MaskedShape(len(ts), x.shape[-2], *weight.shape, dtype, shared=x.dim() == 2)
+    rows, columns = weight.shape
+    return MaskedShape(len(ts), x.shape[-2], rows, columns, dtype, shared=x.dim() == 2)
 
 
 def kept_fraction(level: torch.Tensor, ts: Sequence[int]) -> float:

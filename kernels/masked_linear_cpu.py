@@ -28,7 +28,8 @@ def array(tensor: torch.Tensor) -> Array:
 
 def use_torch_threads() -> None:
     """Let numba run as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    config: Any = numba.config  # its attributes are set at run time
+    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
 
 
 @numba_jit(parallel=True)

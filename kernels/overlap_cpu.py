@@ -16,13 +16,16 @@ ROWS = 64  # masks of a tile: 256 KB, in the L2 cache
 
 
 @intrinsic
-def _popcount(context: Any, value: Any) -> Any:
+def _bit_count(context: Any, value: Any) -> Any:
     """The processor's bit count (vpopcntq, popcnt, cnt), whichever LLVM finds best."""
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
+
+
+_popcount: Any = _bit_count  # called as _popcount(word): numba adds the typing context
 
 
 @numba_jit(parallel=True)

@@ -60,7 +60,7 @@ def wgrad_tile(channels: int) -> WgradTile:
 
 
 @triton.jit
-def score_conv_wgrad_kernel(  # type: ignore[no-untyped-def]
+def score_conv_wgrad_kernel(
     x,  # [N, H, W, I] channels-last
     g,  # [N, OH, OW, O] channels-last
     partial,  # [chunks, R * S, O, I / groups]
@@ -132,7 +132,7 @@ def score_conv_wgrad_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def score_conv_map_kernel(  # type: ignore[no-untyped-def]
+def score_conv_map_kernel(
     weight,  # [O, I / groups, R * S]
     x,  # [N, I, H, W]
     g,  # [N, O, OH * OW]

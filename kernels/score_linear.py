@@ -125,7 +125,7 @@ TILE = LinearTile()  # reads a column of right once for 8 rows: 0.5 N bytes a we
 
 
 @triton.jit
-def score_tile(  # type: ignore[no-untyped-def]
+def score_tile(
     weight,
     left,
     right,
@@ -152,7 +152,7 @@ def score_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def score_linear_kernel(  # type: ignore[no-untyped-def]
+def score_linear_kernel(
     weight,  # [R, C]
     left,  # [N, R]
     right,  # [N, C]
