@@ -5,6 +5,9 @@ Filters stand on the left as in `masked_linear_triton`.  A step of the inner loo
 position, checked against the border once, and the channels are contiguous.
 """
 
+# Triton types a kernel's arguments when it compiles it.
+# mypy: disable-error-code="no-untyped-def,assignment"
+
 from __future__ import annotations
 
 import itertools

@@ -6,6 +6,9 @@ registers).  A program holds the sums of several levels as a tuple of accumulato
 levels and a shared input are read once for all of them.
 """
 
+# Triton types a kernel's arguments when it compiles it.
+# mypy: disable-error-code="no-untyped-def,assignment"
+
 from __future__ import annotations
 
 import itertools
