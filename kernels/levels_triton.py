@@ -1,9 +1,8 @@
-"""Level selection on a GPU: the Triton passes behind `levels`.
+"""Level selection on a GPU: what launches the kernels of `levels_kernels`.
 
-Each pass reads W once and recomputes the scores from their factors; nothing of a weight's size is
-written but the level bytes.  Histograms are integer atomics, so they do not depend on the order of
-the programs; scores that are exactly 0, most of them, are summed within a program first, or one
-address would take them all.  Full ties are listed in any order and sorted by index afterwards.
+The three passes are torch custom operators of their own (``circuitcore::levels_range``,
+``levels_histogram`` and ``levels_bytes``), because the host decides between them: `levels_trie`
+reads every histogram before it asks for the next.
 """
 
 from __future__ import annotations
@@ -15,207 +14,141 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.compilers import triton
 from circuitcore.kernels.levels import LayerScores
+from circuitcore.kernels.levels_kernels import (
+    levels_byte_kernel,
+    levels_histogram_kernel,
+    levels_range_kernel,
+)
 from circuitcore.kernels.levels_trie import DIGITS, KEY_DIGITS, Trie
-from circuitcore.kernels.score_linear import FORM_CODES, LinearTile, score_tile
+from circuitcore.kernels.score_linear import FORM_CODES, NO_FUSION, LinearTile
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot import AotCase
 
-FACTORED = LinearTile(8, 256)
+FACTORED = LinearTile(4, 256)  # 8 rows spill a register in the second histogram of sm_90
 GIVEN = LinearTile(1, 2048)  # scores that are given are one long row
-
-
-@triton.jit
-def _layer_tile(
-    weight, left, right, R, C, N, form, GIVEN: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
-):
-    """This program's weights, raw scores, offsets and what lies inside; all [BR, BC]."""
-    blocks = tl.cdiv(C, BC)
-    row = tl.program_id(0) // blocks * BR + tl.arange(0, BR)
-    column = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
-    if GIVEN:
-        inside = (row[:, None] < R) & (column[None, :] < C)
-        at = row.to(tl.int64)[:, None] * C + column[None, :]
-        w = tl.load(weight + at, mask=inside, other=0.0)
-        raw = tl.load(right + at, mask=inside, other=0.0)
-    else:
-        w, raw, at, inside = score_tile(weight, left, right, row, column, R, C, N, form)
-    return w, raw, at, inside
-
-
-@triton.jit
-def _order(raw, offset, scale):
-    """Order-preserving bits of the normalised score; -0.0 is 0.0."""
-    score = (raw - offset) * scale
-    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) | -0x80000000)
-
-
-@triton.jit
-def _digit(key, magnitude, AT: tl.constexpr):
-    source = key if AT < 2 else magnitude
-    return (source >> (16 * (1 - AT % 2))) & 0xFFFF
-
-
-@triton.jit
-def _walk(key, magnitude, inside, trie, first, DEPTH: tl.constexpr):
-    """Entry of the trie after DEPTH digits (0 outside), and which elements are undecided."""
-    entry = tl.load(trie + _digit(key, magnitude, 0), mask=inside, other=0).to(tl.int32)
-    undecided = inside & (entry < 0)
-    for at in tl.static_range(1, DEPTH):
-        row = tl.load(first + at) + ~entry
-        below = tl.load(
-            trie + row.to(tl.int64) * 65536 + _digit(key, magnitude, at), mask=undecided, other=0
-        ).to(tl.int32)
-        entry = tl.where(undecided, below, entry)
-        undecided = undecided & (entry < 0)
-    return entry, undecided
-
-
-@triton.jit
-def levels_range_kernel(
-    weight,  # [R, C]
-    left,  # [N, R]
-    right,  # [N, C], or the scores [R, C]
-    out,  # *fp64 [programs, 3]: smallest, largest, absolute sum
-    R,
-    C,
-    N,
-    form,
-    GIVEN: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
-    _, raw, _, inside = _layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
-    out += tl.program_id(0) * 3
-    low = tl.min(tl.min(tl.where(inside, raw, float("inf")), axis=1), axis=0)
-    high = tl.max(tl.max(tl.where(inside, raw, float("-inf")), axis=1), axis=0)
-    total = tl.sum(tl.sum(tl.where(inside, tl.abs(raw), 0.0).to(tl.float64), axis=1), axis=0)
-    tl.store(out, low.to(tl.float64))
-    tl.store(out + 1, high.to(tl.float64))
-    tl.store(out + 2, total)
-
-
-@triton.jit
-def levels_histogram_kernel(
-    weight,
-    left,
-    right,
-    trie,  # *i16 [nodes, 65536]
-    first,  # *i32 [4]: where each depth's nodes start in trie
-    out,  # *i32 [nodes of this depth, 65536]
-    zeros,  # *i32 [1]
-    offset,
-    scale,
-    R,
-    C,
-    N,
-    form,
-    DEPTH: tl.constexpr,
-    GIVEN: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
-    w, raw, _, inside = _layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
-    key = _order(raw, offset, scale)
-    magnitude = w.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    if DEPTH == 0:
-        at = _digit(key, magnitude, 0)
-        wanted = inside
-    else:
-        entry, wanted = _walk(key, magnitude, inside, trie, first, DEPTH)
-        at = tl.where(wanted, ~entry, 0) * 65536 + _digit(key, magnitude, DEPTH)
-    if DEPTH < 2:  # equal scores have equal digits: add up the zeros here
-        zero = wanted & (raw == 0)
-        many = tl.sum(tl.sum(zero.to(tl.int32), axis=1), axis=0)
-        where = tl.max(tl.max(tl.where(zero, at, 0), axis=1), axis=0)
-        tl.atomic_add(out + where, many, mask=many > 0, sem="relaxed")
-        wanted = wanted & (raw != 0)
-        if DEPTH == 0:
-            tl.atomic_add(zeros, many, mask=many > 0, sem="relaxed")
-    tl.atomic_add(out + at, 1, mask=wanted, sem="relaxed")
-
-
-@triton.jit
-def levels_byte_kernel(
-    weight,
-    left,
-    right,
-    trie,
-    first,
-    level,  # *u8 [R, C]
-    tie_index,  # *i64 [ties]
-    tie_node,  # *i32 [ties]
-    tie_count,  # *i32 [1]
-    offset,
-    scale,
-    R,
-    C,
-    N,
-    form,
-    GIVEN: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
-    w, raw, at, inside = _layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
-    key = _order(raw, offset, scale)
-    magnitude = w.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    entry, tied = _walk(key, magnitude, inside, trie, first, 4)
-    tl.store(level + at, entry.to(tl.uint8), mask=inside)
-    slot = tl.atomic_add(tie_count + tl.zeros_like(entry), 1, mask=tied, sem="relaxed")
-    tl.store(tie_index + slot, at, mask=tied)
-    tl.store(tie_node + slot, ~entry, mask=tied)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's launch: tensors in float32, geometry and tile."""
+    """A layer's launch: float32 tensors; ``layout`` = R, C, N, form, rows, columns, warps."""
 
     weight: torch.Tensor
     left: torch.Tensor
     right: torch.Tensor
-    sizes: tuple[int, int, int, int]  # R, C, N, form
-    norm: tuple[float, float]
+    layout: list[int]
+    norm: list[float]
     shape: torch.Size
-    tile: LinearTile
-
-    @property
-    def grid(self) -> tuple[int]:
-        rows, columns = self.sizes[:2]
-        return (-(-rows // self.tile.rows) * -(-columns // self.tile.columns),)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {
-            "GIVEN": self.sizes[3] == 0,
-            "BR": self.tile.rows,
-            "BC": self.tile.columns,
-            "num_warps": self.tile.num_warps,
-            "enable_fp_fusion": False,
-        }
 
 
 def _layer(layer: LayerScores, tile: LinearTile | None = None) -> _Layer:
     weight = layer.weight.detach().float().contiguous()
-    norm = (float(layer.offset), float(layer.scale))
+    norm = [float(layer.offset), float(layer.scale)]
     if layer.values is not None:
-        values = layer.values.detach().float().contiguous()
-        sizes = (1, weight.numel(), 1, 0)
-        return _Layer(weight, values, values, sizes, norm, weight.shape, tile or GIVEN)
-    assert layer.left is not None and layer.right is not None
-    left, right = (t.detach().float().contiguous() for t in (layer.left, layer.right))
-    sizes = (left.shape[1], right.shape[1], left.shape[0], FORM_CODES[layer.form])
-    return _Layer(weight, left, right, sizes, norm, weight.shape, tile or FACTORED)
+        tile = tile or GIVEN
+        left = right = layer.values.detach().float().contiguous()
+        sizes = [1, weight.numel(), 1, 0]
+    else:
+        assert layer.left is not None and layer.right is not None
+        tile = tile or FACTORED
+        left, right = (t.detach().float().contiguous() for t in (layer.left, layer.right))
+        sizes = [left.shape[1], right.shape[1], left.shape[0], FORM_CODES[layer.form]]
+    layout = [*sizes, tile.rows, tile.columns, tile.num_warps]
+    return _Layer(weight, left, right, layout, norm, weight.shape)
+
+
+def _grid(layout: Sequence[int]) -> tuple[int]:
+    return (triton.cdiv(layout[0], layout[4]) * triton.cdiv(layout[1], layout[5]),)
+
+
+def _options(layout: Sequence[int]) -> dict[str, Any]:
+    rows, columns, warps = layout[4:]
+    given = layout[3] == 0
+    return {"GIVEN": given, "BR": rows, "BC": columns, "num_warps": warps, **NO_FUSION}
+
+
+@torch.library.custom_op("circuitcore::levels_range", mutates_args=())
+def _range(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
+) -> torch.Tensor:
+    """float64 [programs, 3]: smallest and largest raw score and their absolute sum."""
+    grid = _grid(layout)
+    out = torch.empty(grid[0], 3, dtype=torch.float64, device=weight.device)
+    levels_range_kernel[grid](weight, left, right, out, *layout[:4], **_options(layout))
+    return out
+
+
+@_range.register_fake
+def _(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
+) -> torch.Tensor:
+    return weight.new_empty(_grid(layout)[0], 3, dtype=torch.float64)
+
+
+@torch.library.custom_op("circuitcore::levels_histogram", mutates_args=("out", "zeros"))
+def _histogram(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    out: torch.Tensor,
+    zeros: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    depth: int,
+) -> None:
+    """Add a layer's counts of digit ``depth`` to out int32 [nodes, 65536], its zeros to [1]."""
+    levels_histogram_kernel[_grid(layout)](
+        weight, left, right, table, first, out, zeros, *norm, *layout[:4],
+        DEPTH=depth, **_options(layout),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("circuitcore::levels_bytes", mutates_args=())
+def _bytes(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    room: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's level bytes, and its full ties in any order: index, node, and how many [1]."""
+    level = torch.empty_like(weight, dtype=torch.uint8)
+    index = torch.zeros(room, dtype=torch.int64, device=weight.device)
+    node = torch.zeros(room, dtype=torch.int32, device=weight.device)
+    count = torch.zeros(1, dtype=torch.int32, device=weight.device)
+    levels_byte_kernel[_grid(layout)](
+        weight, left, right, table, first, level, index, node, count, *norm, *layout[:4],
+        **_options(layout),
+    )  # fmt: skip
+    return level, index, node, count
+
+
+@_bytes.register_fake
+def _(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    room: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    node = weight.new_empty(room, dtype=torch.int32)
+    level = torch.empty_like(weight, dtype=torch.uint8)
+    return level, weight.new_empty(room, dtype=torch.int64), node, node.new_empty(1)
 
 
 def score_range(scores: LayerScores, tile: LinearTile | None = None) -> tuple[float, float, float]:
     layer = _layer(scores, tile)
-    out = torch.empty(layer.grid[0], 3, dtype=torch.float64, device=layer.weight.device)
-    levels_range_kernel[layer.grid](
-        layer.weight, layer.left, layer.right, out, *layer.sizes, **layer.options
-    )
+    out = _range(layer.weight, layer.left, layer.right, layer.layout)
     low, high, total = torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()]).tolist()
     return low, high, total
 
@@ -240,15 +173,15 @@ class Passes:
         """Counts int64 [nodes, 65536] of digit ``trie.depth`` among the weights still undecided."""
         table, first = self._table(trie)
         out = torch.zeros(nodes, DIGITS, dtype=torch.int32, device=self.device)
-        zeros = torch.zeros(len(self.layers), dtype=torch.int32, device=self.device)
+        zeros = torch.zeros(len(self.layers), 1, dtype=torch.int32, device=self.device)
         for number, layer in enumerate(self.layers):
-            if layer.grid[0]:
-                levels_histogram_kernel[layer.grid](
-                    layer.weight, layer.left, layer.right, table, first, out, zeros[number:],
-                    *layer.norm, *layer.sizes, DEPTH=trie.depth, **layer.options,
+            if layer.weight.numel():
+                _histogram(
+                    layer.weight, layer.left, layer.right, table, first, out, zeros[number],
+                    layer.norm, layer.layout, trie.depth,
                 )  # fmt: skip
         if trie.depth == 0:
-            self.zero = tuple(zeros.tolist())
+            self.zero = tuple(zeros[:, 0].tolist())
         return out.cpu().numpy().astype(np.int64)
 
     def levels(self, trie: Trie, cuts: np.ndarray, tied: int) -> list[torch.Tensor]:
@@ -258,16 +191,13 @@ class Passes:
         seen = [0] * len(cuts)
         levels = []
         for layer in self.layers:
-            level = torch.empty(layer.shape, dtype=torch.uint8, device=self.device)
-            room = max(1, min(tied, level.numel()))
-            index = torch.empty(room, dtype=torch.int64, device=self.device)
-            node = torch.empty(room, dtype=torch.int32, device=self.device)
-            count = torch.zeros(1, dtype=torch.int32, device=self.device)
-            if layer.grid[0]:
-                levels_byte_kernel[layer.grid](
-                    layer.weight, layer.left, layer.right, table, first, level, index, node, count,
-                    *layer.norm, *layer.sizes, **layer.options,
-                )  # fmt: skip
+            if not layer.weight.numel():
+                levels.append(torch.empty(layer.shape, dtype=torch.uint8, device=self.device))
+                continue
+            level, index, node, count = _bytes(
+                layer.weight, layer.left, layer.right, table, first, layer.norm, layer.layout,
+                max(1, min(tied, layer.weight.numel())),
+            )  # fmt: skip
             if tied:
                 found = int(count)
                 index, order = index[:found].sort()
@@ -317,6 +247,7 @@ def aot_cases(arch: str) -> list[AotCase]:
                     constexprs={**constants, **one, **more},
                     num_warps=tile.num_warps,
                     num_stages=3,
+                    options=dict(NO_FUSION),
                     divisible=tuple(
                         n
                         for n, t in signature.items()

@@ -24,27 +24,17 @@ taps and the sum over positions: a fused kernel computes it without holding a ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from circuitcore.kernels import score_conv_torch as library
 from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.score_conv_torch import Geometry, unit_sum
 from circuitcore.kernels.score_linear import MAGNITUDES
 
 GRANULARITIES = ("weight", "kernel", "filter")
-Wgrad = Callable[..., torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution walks over its input: (vertical, horizontal) pairs, and its groups."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
 
 
 def score_conv(
@@ -73,25 +63,55 @@ def score_conv(
     _check(weight, x, g, geometry, magnitude, granularity, spatial)
     dtype = _result_dtype(weight, x, g)
     weight, x, g = weight.detach().to(dtype), x.detach().to(dtype), g.detach().to(dtype)
+    options = [*geometry.stride, *geometry.padding, *geometry.dilation, groups]
+    scores = _score_conv(weight, x, g, options, magnitude, granularity, impl)
+    return scores / (g.shape[2] * g.shape[3]) if spatial == "mean" else scores
+
+
+@torch.library.custom_op("circuitcore::score_conv", mutates_args=())
+def _score_conv(
+    weight: torch.Tensor,
+    x: torch.Tensor,
+    g: torch.Tensor,
+    options: Sequence[int],
+    magnitude: str,
+    granularity: str,
+    impl: str,
+) -> torch.Tensor:
+    """``options``: stride, padding, dilation (two each) and groups."""
+    geometry = _geometry(options[:2], options[2:4], options[4:6], options[6])
     chosen = choose(impl, weight, cpu="numba")
-    if chosen == "triton" and dtype == torch.float64:
+    if chosen == "triton" and weight.dtype == torch.float64:
         chosen = "torch"  # the Triton kernels are float32
-    wgrad: Wgrad = _wgrad
+    wgrad: library.Wgrad = library.wgrad
     if chosen == "triton":
         from circuitcore.kernels import score_conv_triton
 
         wgrad = score_conv_triton.wgrad
     taps = weight.shape[2] * weight.shape[3]
     if granularity == "kernel" and taps == 1:  # a kernel of one tap is a weight
-        scores = _by_wgrad(weight, x, g, geometry, magnitude, "weight", wgrad).flatten(1)
+        scores = library.by_wgrad(weight, x, g, geometry, magnitude, "weight", wgrad).flatten(1)
     elif granularity == "filter" and magnitude == "position":
-        scores = _filter_position(weight, x, g, geometry)
+        scores = library.filter_position(weight, x, g, geometry)
     elif granularity == "kernel" and magnitude == "position":
         scores = _kernel_position(weight, x, g, geometry, chosen)
     else:
-        scores = _by_wgrad(weight, x, g, geometry, magnitude, granularity, wgrad)
-    scores /= x.shape[0]
-    return scores / (g.shape[2] * g.shape[3]) if spatial == "mean" else scores
+        scores = library.by_wgrad(weight, x, g, geometry, magnitude, granularity, wgrad)
+    return (scores / x.shape[0]).contiguous()
+
+
+@_score_conv.register_fake
+def _(
+    weight: torch.Tensor,
+    x: torch.Tensor,
+    g: torch.Tensor,
+    options: Sequence[int],
+    magnitude: str,
+    granularity: str,
+    impl: str,
+) -> torch.Tensor:
+    dims = {"weight": 4, "kernel": 2, "filter": 1}[granularity]
+    return weight.new_empty(weight.shape[:dims])
 
 
 def score_conv_reference(
@@ -126,7 +146,7 @@ def score_conv_reference(
                 stride=geometry.stride,
             ).view(channels, rows, columns, -1)
             a = weight[o][..., None] * patches  # [I/groups, R, S, positions]
-            a = _unit_sum(a[None], granularity)[0]
+            a = unit_sum(a[None], granularity)[0]
             contribution = a * g_n[o].reshape(-1)
             if magnitude == "position":
                 contribution = contribution.abs()
@@ -136,86 +156,6 @@ def score_conv_reference(
     scores = torch.stack(totals)
     scores = scores.abs() if magnitude == "set" else scores
     return scores / (g.shape[2] * g.shape[3]) if spatial == "mean" else scores
-
-
-def _unit_sum(values: torch.Tensor, granularity: str) -> torch.Tensor:
-    """Sum [O, I, R, S, ...] over the taps (kernel) or over all but o (filter)."""
-    dims = {"weight": (), "kernel": (2, 3), "filter": (1, 2, 3)}[granularity]
-    return values.sum(dims) if dims else values
-
-
-def _wgrad(
-    weight: torch.Tensor,
-    x: torch.Tensor,
-    g: torch.Tensor,
-    geometry: Geometry,
-    *,
-    abs_position: bool = False,
-    abs_image: bool = False,
-) -> torch.Tensor:
-    """Sum over images of f(sum over positions of x * g), [O, I/groups, R, S], by the library."""
-    if abs_image:
-        total = torch.zeros_like(weight)
-        for n in range(x.shape[0]):
-            total += _wgrad(weight, x[n : n + 1], g[n : n + 1], geometry).abs_()
-        return total
-    if abs_position:
-        x, g = x.abs(), g.abs()
-    return torch.ops.aten.convolution_backward(
-        g,
-        x,
-        weight,
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        False,
-        (0, 0),
-        geometry.groups,
-        (False, True, False),
-    )[1]
-
-
-def _by_wgrad(
-    weight: torch.Tensor,
-    x: torch.Tensor,
-    g: torch.Tensor,
-    geometry: Geometry,
-    magnitude: str,
-    granularity: str,
-    wgrad: Wgrad,
-) -> torch.Tensor:
-    """The combinations that factor into weight gradients; summed, not averaged, over images."""
-    if magnitude == "position":  # weight granularity only
-        return weight.abs() * wgrad(weight, x, g, geometry, abs_position=True)
-    if magnitude == "image" and granularity == "weight":
-        return weight.abs() * wgrad(weight, x, g, geometry, abs_image=True)
-    if magnitude == "image":
-        total = torch.zeros((), dtype=weight.dtype, device=weight.device)
-        for n in range(x.shape[0]):
-            gradient = wgrad(weight, x[n : n + 1], g[n : n + 1], geometry)
-            total = total + _unit_sum(weight * gradient, granularity).abs()
-        return total
-    total = _unit_sum(weight * wgrad(weight, x, g, geometry), granularity)
-    return total.abs() if magnitude == "set" else total
-
-
-def _filter_position(
-    weight: torch.Tensor, x: torch.Tensor, g: torch.Tensor, geometry: Geometry
-) -> torch.Tensor:
-    total = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-    for n in range(x.shape[0]):
-        a = F.conv2d(
-            x[n : n + 1],
-            weight,
-            None,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            geometry.groups,
-        )
-        total += a.mul_(g[n : n + 1]).abs_().sum((0, 2, 3))
-    return total
 
 
 def _kernel_position(
@@ -232,30 +172,7 @@ def _kernel_position(
         from circuitcore.kernels import score_conv_triton
 
         return score_conv_triton.kernel_position(weight, x, g, geometry)
-    return _kernel_position_torch(weight, x, g, geometry)
-
-
-def _kernel_position_torch(
-    weight: torch.Tensor, x: torch.Tensor, g: torch.Tensor, geometry: Geometry
-) -> torch.Tensor:
-    """One input channel at a time: its maps for every filter are one product, [O, positions]."""
-    filters, channels, rows, columns = weight.shape
-    per_group = filters // geometry.groups
-    total = torch.zeros(filters, channels, dtype=weight.dtype, device=weight.device)
-    for n in range(x.shape[0]):
-        for channel in range(x.shape[1]):
-            group, i = divmod(channel, channels)
-            mine = slice(group * per_group, (group + 1) * per_group)
-            patches = F.unfold(
-                x[n : n + 1, channel : channel + 1],
-                (rows, columns),
-                dilation=geometry.dilation,
-                padding=geometry.padding,
-                stride=geometry.stride,
-            )[0]
-            maps = weight[mine, i].flatten(1) @ patches
-            total[mine, i] += maps.mul_(g[n, mine].flatten(1)).abs_().sum(1)
-    return total
+    return library.kernel_position(weight, x, g, geometry)
 
 
 def _geometry(

@@ -15,7 +15,7 @@ from circuitcore.kernels.compilers import tl, triton
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot import AotCase
-    from circuitcore.kernels.score_conv import Geometry
+    from circuitcore.kernels.score_conv_torch import Geometry
 
 PROGRAMS = 512  # images are split into chunks until a launch has about this many
 

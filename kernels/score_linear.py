@@ -56,10 +56,24 @@ def score_linear(
             f"weight {tuple(weight.shape)} does not fit x {tuple(x.shape)} and g {tuple(g.shape)}"
         )
     dtype = torch.promote_types(weight.dtype, left.dtype)
-    weight, left, right = weight.to(dtype), left.to(dtype), right.to(dtype)
+    weight = weight.detach().to(dtype).contiguous()
+    return _score_linear(weight, left.to(dtype), right.to(dtype), form, impl)
+
+
+@torch.library.custom_op("circuitcore::score_linear", mutates_args=())
+def _score_linear(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, form: str, impl: str
+) -> torch.Tensor:
     if choose(impl, weight) == "triton":
         return _launch(weight, left, right, form)
     return score_from_factors(weight, left, right, form)
+
+
+@_score_linear.register_fake
+def _(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, form: str, impl: str
+) -> torch.Tensor:
+    return torch.empty_like(weight)
 
 
 def linear_factors(
@@ -76,7 +90,7 @@ def linear_factors(
         raise ValueError(f"x {tuple(x.shape)} and g {tuple(g.shape)} must be [N, I] and [N, O]")
     double = torch.float64 in (x.dtype, g.dtype)
     dtype = torch.float64 if double else torch.float32
-    left, right = g.to(dtype) / x.shape[0], x.to(dtype)
+    left, right = g.detach().to(dtype) / x.shape[0], x.detach().to(dtype)
     form = FORMS[magnitude]
     if form == "abs":
         left, right = left.abs(), right.abs()
@@ -121,6 +135,7 @@ class LinearTile:
         return f"{self.rows}x{self.columns}w{self.num_warps}"
 
 
+NO_FUSION = {"enable_fp_fusion": False}  # sums are rounded as the reference's are
 TILE = LinearTile()  # reads a column of right once for 8 rows: 0.5 N bytes a weight from the cache
 
 
@@ -193,7 +208,7 @@ def _launch(
         BR=tile.rows,
         BC=tile.columns,
         num_warps=tile.num_warps,
-        enable_fp_fusion=False,  # the sums are rounded as the reference's are
+        **NO_FUSION,
     )
     return out
 
@@ -214,5 +229,6 @@ def aot_cases(arch: str) -> list[AotCase]:
             num_warps=TILE.num_warps,
             num_stages=3,
             divisible=(*pointers, "R", "C"),
+            options=dict(NO_FUSION),
         )
     ]
