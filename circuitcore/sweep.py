@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from circuitcore.accuracy import SLACK, Judge, choose_level
+from circuitcore.compact import compact
 from circuitcore.document import Accuracy, Level, Stage
 from circuitcore.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.kernels.dispatch import choose
@@ -51,21 +52,8 @@ def circuit_override(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) 
     zero = torch.zeros((), device=prepared.device)
     for name, mask in kept.items():
         whole = weights.get(name, prepared.network.weights[name])
-        weights[name] = torch.where(mask, whole, zero, out=_empty_like(whole))
+        weights[name] = torch.where(mask, whole, zero)
     return Override(weights, target.biases)
-
-
-def _empty_like(weight: Tensor) -> Tensor:
-    """Room for a masked weight; channels-last for a convolution, which makes its output so too.
-
-    Its strides say so even for one input channel, where a copy of the weight's would not.
-    """
-    if weight.dim() == 4:
-        return torch.empty(
-            weight.shape, device=weight.device, dtype=weight.dtype,
-            memory_format=torch.channels_last,
-        )  # fmt: skip
-    return torch.empty_like(weight)
 
 
 @torch.inference_mode()
@@ -96,6 +84,11 @@ def activations(
     chain = _masked_chain(network, override, masks) if masks and from_features else None
     impl = prepared.options.impl
     out = torch.empty(levels, len(split))
+    alone = (
+        compact(network, override, _blank(prepared, split, from_features, dtype))
+        if masks is None
+        else None
+    )
 
     def run(part: slice) -> None:
         if from_features:
@@ -106,7 +99,9 @@ def activations(
         else:
             values = {"input": prepared.batch(split, part)}
         values = {name: value.to(dtype) for name, value in values.items()}
-        if chain is not None and masks is not None:
+        if alone is not None:
+            result = alone.run(values, tally)
+        elif chain is not None and masks is not None:
             (x,) = values.values()
             result = masked_chain(x, chain, masks.ts, impl=impl)
             if tally is not None:
@@ -124,6 +119,20 @@ def activations(
         size = min(prepared.chunk(levels * prepared.image_bytes), CONV_CHUNK)
     prepared.in_chunks(split, size, run)
     return out
+
+
+def _blank(
+    prepared: Prepared, split: Split, from_features: bool, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Zeros in place of one image's values, to compact a circuit with."""
+    if from_features:
+        shapes = {name: stored.shape[1:] for name, stored in split.features.items()}
+    else:
+        shapes = {"input": split.pixels.shape[1:]}
+    return {
+        name: torch.zeros((1, *shape), device=prepared.device, dtype=dtype)
+        for name, shape in shapes.items()
+    }
 
 
 def _masked_chain(
