@@ -1,0 +1,71 @@
+"""Sweep a network small enough for Triton's interpreter, from the command line's entry.
+
+    python sweep_tiny.py IMAGES LAUNCHES ARGUMENT...
+
+runs ``circuitcore sweep ARGUMENT...`` with the tiny network in place of the bundled one and writes
+to the file LAUNCHES which Triton kernels the interpreter ran, and how often.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from circuitcore import prepare
+from circuitcore.cli.main import main
+from circuitcore.images import Preprocessing, choose_images, decode_all, to_input
+from circuitcore.kernels.compilers import interpreted
+from circuitcore.models import Model
+from circuitcore.network import trace
+from circuitcore.weightfile import tensors_sha256
+
+CATEGORIES = ("left", "middle", "right")
+SPLITS = (2, 4, 4)  # scoring, extraction and held-out images a category
+
+
+def tiny_model(root: Path) -> Model:
+    """Two convolutions and two Linear layers; the last is fitted to the images, the rest random."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4 * 3 * 3, 10), nn.ReLU(), nn.Linear(10, len(CATEGORIES)),
+    ).eval()  # fmt: skip
+    own = Preprocessing(None, None, (0.5,), (0.25,), 1)
+    with torch.no_grad():
+        files = choose_images(root, list(enumerate(CATEGORIES)), *SPLITS)
+        pixels = to_input(decode_all(root, files, own), own, torch.device("cpu"))
+        hidden = module[:-1](pixels)
+        target = nn.functional.one_hot(torch.tensor([file.category for file in files])).float() * 8
+        solved = torch.linalg.lstsq(nn.functional.pad(hidden, (0, 1), value=1.0), target).solution
+        module[-1].weight.copy_(solved[:-1].T)
+        module[-1].bias.copy_(solved[-1])
+    return Model("tiny", trace(module), tensors_sha256(module.state_dict()), CATEGORIES, own)
+
+
+def count_launches() -> Counter[str]:
+    """Counts, by kernel, every launch the interpreter runs from now on."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launches: Counter[str] = Counter()
+    execute = GridExecutor.__call__
+
+    def counted(self, *arguments, **options):
+        launches[self.fn.__name__] += 1
+        return execute(self, *arguments, **options)
+
+    GridExecutor.__call__ = counted
+    return launches
+
+
+if __name__ == "__main__":
+    images, written, *arguments = sys.argv[1:]
+    launches = count_launches() if interpreted() else Counter()
+    prepare.load_model = lambda options: tiny_model(Path(images))
+    try:
+        main(["sweep", *arguments])
+    finally:
+        Path(written).write_text(json.dumps(launches))
