@@ -3,7 +3,9 @@
 Each control gets its own best bias on the extraction set, as the circuit did, and is judged on the
 held-out set: ``random`` (as many weights a layer, drawn at random), ``weight-magnitude`` (as many
 of the largest weights a layer), ``other-category`` (the circuit of the next category, applied to
-this unit), ``complement`` (every weight the circuit does not keep).
+this unit), ``complement`` (every weight the circuit does not keep), ``empty`` (no weight at all:
+the activation is a constant, so whatever CSA is left comes from the free bias against the other
+logits of the unpruned network).
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class ControlRow(BaseModel):
 def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
     """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
 
-    Cost: a forward pass over extraction and held-out images for each of five masks a category.
+    Cost: a forward pass over extraction and held-out images for each of six masks a category.
     """
     opened, prepared = prepared_run(run, progress, **engine)
     stored = [read_circuit(path) for path in opened.units().values()]
@@ -73,7 +75,7 @@ def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
 def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
     network = prepared.network
     weights = {**network.weights, **target_row(network, unit).weights}
-    drawn, largest, rest = {}, {}, {}
+    drawn, largest, rest, empty = {}, {}, {}, {}
     for layer, mask in kept.items():
         seed = (prepared.options.seed * 1_000_003 + unit) * 1009 + network.layers().index(layer)
         generator = torch.Generator().manual_seed(seed)
@@ -81,7 +83,9 @@ def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[st
         drawn[layer] = _highest(noise, mask)
         largest[layer] = _highest(weights[layer].abs().flatten(), mask)
         rest[layer] = ~mask
-    return {"random": drawn, "weight-magnitude": largest, "complement": rest}
+        empty[layer] = torch.zeros_like(mask)
+    every = {"random": drawn, "weight-magnitude": largest, "complement": rest}
+    return {**every, "empty": empty}
 
 
 def _highest(values: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torchvision.models
 from torch import Tensor, nn
 
 from circuitcore.errors import InputError, UsageError, nearest
+from circuitcore.forward import forward
 from circuitcore.images import Preprocessing
-from circuitcore.network import Network, trace
+from circuitcore.network import Network
 from circuitcore.options import Options
+from circuitcore.trace import trace
 from circuitcore.weightfile import read_header, read_weights, tensors_sha256
 
 
@@ -214,6 +217,15 @@ def _file(path: Path, options: Options) -> Model:
     return Model(f"file:{path.name}", network, sha256, categories, preprocessing)
 
 
+def _check_trace(module: nn.Module, network: Network, shape: Sequence[int], name: str) -> None:
+    """Refuse a module from outside torchvision that computes what its steps do not."""
+    image = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = forward(network, {"input": image}, [network.last])[0]
+        if not torch.allclose(logits, module(image), rtol=1e-3, atol=1e-4):
+            raise InputError(f"{name}: its forward does something its layers do not show; refused")
+
+
 def _timm(name: str) -> Model:
     try:
         import timm
@@ -232,9 +244,11 @@ def _timm(name: str) -> Model:
         ) from None
     own = timm.data.resolve_model_data_config(module)
     crop = own["input_size"][-1]
+    network = trace(module)
+    _check_trace(module, network, own["input_size"], f"timm:{name}")
     return Model(
         f"timm:{name}",
-        trace(module),
+        network,
         tensors_sha256({k: v for k, v in module.state_dict().items() if v.is_floating_point()}),
         None,
         Preprocessing(

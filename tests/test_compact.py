@@ -9,7 +9,7 @@ from torch import nn
 
 from circuitcore.compact import compact
 from circuitcore.forward import Override, Tally, forward
-from circuitcore.network import trace
+from circuitcore.trace import trace
 
 BUILDERS = {
     "alexnet": (lambda: torchvision.models.alexnet(num_classes=5), 72),

@@ -11,9 +11,9 @@ from torch import nn
 from circuitcore.errors import InputError
 from circuitcore.forward import Masks, forward
 from circuitcore.levels import stage_levels
-from circuitcore.network import trace
 from circuitcore.options import Options
 from circuitcore.scores import contributions
+from circuitcore.trace import trace
 
 
 def lively(module, seed=0):

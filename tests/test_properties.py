@@ -18,12 +18,12 @@ from circuitcore.forward import Masks, forward
 from circuitcore.kernels.masked_conv2d import masked_conv2d
 from circuitcore.kernels.masked_linear import masked_linear
 from circuitcore.levels import stage_levels
-from circuitcore.network import trace
 from circuitcore.options import Options
 from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 from circuitcore.scores import contributions
 from circuitcore.sweep import activations, circuit_override
+from circuitcore.trace import trace
 
 FEW = {"levels": "0,0.3,0.7,0.9,0.98"}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from circuitcore.kernels.levels import raw_scores
-from circuitcore.network import trace
 from circuitcore.options import Options
 from circuitcore.scores import contributions, layer_scores
+from circuitcore.trace import trace
 
 CATEGORY = 3
 CLOSE = 1e-5  # relative to the layer's highest score: float32 products, summed over positions
