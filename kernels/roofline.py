@@ -2,17 +2,20 @@
 
     time >= max(bytes / bandwidth, 2 x multiply-adds / matrix rate, popcounts / popcount rate)
 
-Bytes are device-memory traffic with every operand read, and every result written, once.  The
+Bytes are device-memory traffic with every operand read, and every result written, once a pass
+(all operations but `level_selection` are one pass).  The
 multiply-adds of masked layers are those of the dense product at every level: what compaction and
 nesting leave out comes off this, and depends on the circuit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from circuitcore.kernels.targets import Target
 
+KEY_DIGITS, SCORE_DIGITS = 4, 2  # of `levels_trie`: 16 bits each of (score, |weight|)
 ITEM_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -62,22 +65,33 @@ ALEXNET_FC = {
 ALEXNET_WEIGHTS = sum(layer.weights for layer in (ALEXNET_CONV | ALEXNET_FC).values())
 
 
-def scoring(layer: Layer, images: int, item: int, *, stored: bool) -> Work:
-    """Scores of one layer.
-
-    Convolutions read the weight and write a score each (``stored``); Linear layers read the
-    weight twice (range, levels) and write one byte, recomputing the scores in both passes.
-    """
+def scoring(layer: Layer, images: int, item: int) -> Work:
+    """One layer's scores, written out: weight and factors read, a float32 score written."""
     factors = images * (layer.inputs + layer.outputs * layer.positions) * item
-    products = images * layer.positions * layer.weights
-    if stored:
-        return Work(layer.weights * (item + 4) + factors, products)
-    return Work(layer.weights * (2 * item + 1) + 2 * factors, 2 * products)
+    return Work(layer.weights * (item + 4) + factors, images * layer.positions * layer.weights)
 
 
-def level_selection(weights: int) -> Work:
-    """Exact levels of ``weights`` given scores: score and weight read twice, one byte written."""
-    return Work(weights * (2 * (4 + 4) + 1))
+def level_selection(layers: Iterable[Layer], images: int, digits: int = KEY_DIGITS) -> Work:
+    """Exact levels of a stage's layers: a range pass, one pass a digit of the key, a byte pass.
+
+    A Linear layer's scores are recomputed from their factors, so every pass reads the weight: four
+    times where no level cuts among equal scores (``digits=2``), six where one does.  Two reads
+    would need the thresholds after the first: but the ranks are joint, so the layers' ranges must
+    be known before any score can be placed, and which counters a digit needs (65,536 a node; all
+    32 bits of a score at once would be 16 GiB) follows from the digit before.  A convolution's
+    scores are given: every pass reads those, the passes that may meet a tie the weight too.  One
+    byte a weight is written.
+    """
+    moved = products = 0
+    for layer in layers:
+        passes = digits + 2
+        if layer.positions == 1:
+            factors = images * (layer.inputs + layer.outputs) * 4
+            moved += passes * (layer.weights * 4 + factors) + layer.weights
+            products += passes * images * layer.weights
+        else:
+            moved += layer.weights * (4 * passes + 4 * (digits - SCORE_DIGITS + 1) + 1)
+    return Work(moved, products)
 
 
 def masked_layer(layer: Layer, levels: int, images: int, item: int) -> Work:
@@ -115,7 +129,8 @@ def alexnet_microseconds(
     levels: int = 32,
     masks: int = 64,
 ) -> dict[str, float]:
-    """{layer: microseconds} of ``operation`` on AlexNet; what has no layers is under "network".
+    """{layer: microseconds} of ``operation`` on AlexNet; overlap is of the "network", levels of a
+    stage ("fc", "conv").
 
     Scoring takes ``scoring_images``, masked layers ``images`` images at ``levels`` levels in one
     launch, overlap ``masks`` circuits.  Raises ValueError for an operation it does not know.
@@ -125,16 +140,17 @@ def alexnet_microseconds(
     match operation:
         case "score_linear":
             works = {
-                name: scoring(layer, scoring_images, item, stored=False)
-                for name, layer in ALEXNET_FC.items()
+                name: scoring(layer, scoring_images, item) for name, layer in ALEXNET_FC.items()
             }
         case "score_conv":
             works = {
-                name: scoring(layer, scoring_images, item, stored=True)
-                for name, layer in ALEXNET_CONV.items()
+                name: scoring(layer, scoring_images, item) for name, layer in ALEXNET_CONV.items()
             }
         case "levels":
-            works = {"network": level_selection(ALEXNET_WEIGHTS)}
+            works = {
+                "fc": level_selection(ALEXNET_FC.values(), scoring_images),
+                "conv": level_selection(ALEXNET_CONV.values(), scoring_images),
+            }
         case "masked_linear":
             works = {n: masked_layer(v, levels, images, item) for n, v in ALEXNET_FC.items()}
         case "masked_conv2d":

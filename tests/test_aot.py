@@ -18,7 +18,7 @@ from circuitcore.kernels.budget import (
     worse,
     write_budget,
 )
-from circuitcore.kernels.roofline import ALEXNET_WEIGHTS, alexnet_microseconds
+from circuitcore.kernels.roofline import ALEXNET_FC, ALEXNET_WEIGHTS, alexnet_microseconds
 from circuitcore.kernels.targets import TARGETS, target
 
 RECORD = CompiledKernel(
@@ -150,6 +150,9 @@ def test_roofline_of_alexnet():
     busy = alexnet_microseconds("masked_linear", "bf16", h100, images=1000, levels=32)
     assert busy["fc6"] == pytest.approx(2 * 32e3 * 4096 * 9216 / 989.4e12 * 1e6, rel=0.01)
     assert alexnet_microseconds("overlap", "u32", h100)["network"] > 0
+    levels = alexnet_microseconds("levels", "fp32", h100)
+    read = sum(layer.weights for layer in ALEXNET_FC.values())
+    assert levels["fc"] == pytest.approx(read * (6 * 4 + 1) / 3.35e12 * 1e6, rel=0.01)
     with pytest.raises(ValueError, match="roofline"):
         alexnet_microseconds("sorting", "fp32", h100)
 

@@ -1,0 +1,156 @@
+"""What an operation launches and allocates, counted, against what `roofline` and `cost` state."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from triton.runtime.interpreter import GridExecutor
+
+from circuitcore.kernels import levels_trie, overlap, roofline, score_conv_triton
+from circuitcore.kernels import masked_conv2d as conv
+from circuitcore.kernels import masked_linear as linear
+from circuitcore.kernels.levels import LayerScores, assign_levels, score_range
+from circuitcore.kernels.masked_linear_triton import TILE_LEVELS
+from circuitcore.kernels.score_conv import score_conv
+from circuitcore.kernels.score_linear import linear_factors, score_linear
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """``launches`` by kernel; ``made``: (numel, dtype) of every tensor an operation asks for."""
+    seen = SimpleNamespace(launches=Counter(), made=[])
+    execute = GridExecutor.__call__
+
+    def counted(self, *arguments, **options):
+        seen.launches[self.fn.__name__] += 1
+        return execute(self, *arguments, **options)
+
+    def recorded(make):
+        def made(*arguments, **options):
+            new = make(*arguments, **options)
+            if new.numel():  # the interpreter makes empty ones
+                seen.made.append((new.numel(), new.dtype))
+            return new
+
+        return made
+
+    monkeypatch.setattr(GridExecutor, "__call__", counted)
+    for owner, names in (
+        (torch, ("empty", "zeros", "empty_like", "zeros_like")),
+        (torch.Tensor, ("new_empty", "new_zeros")),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, recorded(getattr(owner, name)))
+    return seen
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def levels_of(*shape):
+    return torch.arange(torch.Size(shape).numel()).remainder(5).to(torch.uint8).view(shape)
+
+
+def test_score_linear_reads_once_and_writes_once(seen):
+    score_linear(draw(9, 20), draw(3, 20), draw(3, 9), impl="triton")
+    assert seen.launches == {"score_linear_kernel": 1}
+    assert seen.made == [(9 * 20, torch.float32)]
+    work = roofline.scoring(roofline.Layer(9, 20, 1, 20), images=3, item=4)
+    assert work.moved == 4 * (9 * 20 + 9 * 20 + 3 * 20 + 3 * 9)  # weight, scores, x, g
+    assert work.multiply_adds == 3 * 9 * 20
+
+
+@pytest.mark.parametrize(("tied", "digits"), [(False, 2), (True, 4)])
+def test_levels_passes_over_the_weights(tied, digits, seen):
+    x, g = torch.ones(2, 30), torch.ones(2, 7)  # scores are |weight|, equal in 16 bits
+    if tied:
+        g[:] = 0  # every score is 0, and |weight| decides
+    layers = []
+    steps = torch.arange(420).view(2, 7, 30) * 2**-20
+    for weight in 1 + steps:
+        left, right, form = linear_factors(x, g)
+        layers.append(LayerScores(weight, left=left, right=right, form=form))
+    seen.made.clear()
+    for layer in layers:
+        score_range(layer, impl="triton")
+    assign_levels(layers, [0, 100, 333], impl="triton")
+    passes = Counter(
+        levels_range_kernel=len(layers),
+        levels_histogram_kernel=digits * len(layers),
+        levels_byte_kernel=len(layers),
+    )
+    assert seen.launches == passes
+    assert (roofline.KEY_DIGITS, roofline.SCORE_DIGITS) == (
+        levels_trie.KEY_DIGITS, levels_trie.SCORE_DIGITS,
+    )  # fmt: skip
+    shape = roofline.Layer(7, 30, 1, 30)
+    work = roofline.level_selection([shape, shape], images=2, digits=digits)
+    reads = passes.total() // len(layers)
+    assert work.moved == 2 * (reads * 4 * (7 * 30 + 2 * 30 + 2 * 7) + 7 * 30)
+    assert work.multiply_adds == 2 * reads * 2 * 7 * 30
+    # of a weight's size only the level bytes are written: no score is
+    assert not [n for n, dtype in seen.made if dtype == torch.float32]
+    assert [n for n, dtype in seen.made if dtype == torch.uint8] == [7 * 30, 7 * 30]
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel", "size"),
+    [
+        ({"magnitude": "position"}, "score_conv_wgrad_kernel", 4 * 2 * 9),
+        ({"magnitude": "image"}, "score_conv_wgrad_kernel", 4 * 2 * 9),
+        ({"magnitude": "signed"}, "score_conv_wgrad_kernel", 4 * 2 * 9),
+        ({"granularity": "kernel"}, "score_conv_map_kernel", 4 * 2),
+    ],
+)
+def test_score_conv_holds_no_map_and_no_gradient_of_an_image(
+    options, kernel, size, seen, monkeypatch
+):
+    monkeypatch.setattr(score_conv_triton, "PROGRAMS", 1)
+    weight, x = draw(4, 2, 3, 3), draw(5, 2, 6, 6)
+    score_conv(weight, x, draw(5, 4, 4, 4), impl="triton", **options)
+    assert seen.launches == {kernel: 1}  # all five images
+    assert seen.made == [(size, torch.float32)]  # one partial sum of the scores' own size
+
+
+@pytest.mark.parametrize(
+    ("impl", "kernel"),
+    [
+        ("triton:plain", "masked_linear_plain_kernel"),
+        ("triton:packed", "masked_linear_packed_kernel"),
+    ],
+)
+def test_masked_linear_is_one_launch_for_all_levels(impl, kernel, seen):
+    x, weight, ts = draw(6, 20), draw(9, 20), [0, 1, 3, 2, 1]
+    linear.masked_linear(x, weight, levels_of(9, 20), ts, draw(9), relu=True, impl=impl)
+    assert seen.launches == {kernel: 1}
+    outputs = sum(n for n, dtype in seen.made if dtype == torch.float32)
+    assert outputs <= (len(ts) + TILE_LEVELS) * 6 * 9  # no masked copy of the weight a level
+    shape = linear.masked_shape(x, weight, ts)
+    assert shape.multiply_adds() == 5 * 6 * 9 * 20
+    programs = -(-len(ts) // TILE_LEVELS)  # each reads weights and level bytes once
+    moved = programs * 9 * 20 * (4 + 1) + 4 * (6 * 20 + 5 * 6 * 9)
+    assert shape.moved_bytes("plain") == moved
+
+
+def test_masked_conv2d_is_one_launch_for_all_levels(seen):
+    x, weight, ts = draw(2, 3, 5, 5), draw(4, 3, 3, 3), [0, 2, 3]
+    conv.masked_conv2d(x, weight, levels_of(4, 3, 3, 3), ts, relu=False, impl="triton")
+    assert seen.launches == {"masked_conv2d_kernel": 1}
+    outputs = sum(n for n, dtype in seen.made if dtype == torch.float32)
+    assert outputs <= (len(ts) + TILE_LEVELS) * 2 * 4 * 3 * 3 + 4  # and a bias of zeros
+    shape = conv.masked_shape(x, weight, ts, [1, 1, 0, 0, 1, 1, 1])
+    assert shape.multiply_adds() == 3 * (2 * 9) * (4 * 3 * 9)
+
+
+def test_overlap_reads_each_mask_once(seen, monkeypatch):
+    packed = levels_of(3, 5000)
+    step = overlap.CONFIG.words * 4
+    monkeypatch.setattr(overlap, "BLOCK_BYTES", 3 * step)  # one step of columns a launch
+    overlap.overlap_counts(packed, impl="triton")
+    assert seen.launches == {"overlap_pairs_kernel": -(-5000 // step)}
+    assert max(n for n, _ in seen.made) <= 3 * 3 * 3  # counts alone
+    assert overlap.overlap_cost(3, 5000) == (3 * 5000, 6 * 1250)
+    work = roofline.overlap(3, 8 * 5000)
+    assert (work.moved, work.popcounts) == overlap.overlap_cost(3, 5000)
