@@ -1,66 +1,22 @@
-"""The figures of a report as SVG text, to be inlined in a page that sets their colours.
-
-Colours are names of CSS variables, so that a figure follows the page into dark mode; text stays
-text; the same document gives the same bytes (no dates, ids from a fixed salt).
-"""
+"""The figures of a report as SVG text, to be inlined in a page (`figure_style` says how)."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from circuitcore.document import Category, Stage, Sweep
+from circuitcore.figure_style import CONV, FC, INK, MARK, MUTED, PAPER, figure_of, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# stand-ins that become CSS variables in the SVG
-COLOURS = {
-    "#0a0b0c": "--ink",
-    "#1a1b1c": "--muted",
-    "#2a2b2c": "--grid",
-    "#3a3b3c": "--fc",
-    "#4a4b4c": "--conv",
-    "#5a5b5c": "--mark",
-    "#6a6b6c": "--paper",
-}
-INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
 STAGE_COLOUR = {"fc": FC, "conv": CONV}
 MOST_PANELS = 24  # of single curves; more categories than that get a band of quantiles
 LOWEST_DRAWN = -0.25  # a circuit that is all false alarms can have a CSA far below 0
@@ -68,57 +24,10 @@ MOST_LABELS = 40  # of an overlap matrix
 FEWEST_TO_CLUSTER = 3
 
 
-def clean(name: str) -> str:
-    """A category name on one line of XML: control characters and line ends escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-@contextmanager
-def _figure(width: float, height: float, name: str, **layout: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure in the report's style and a function that gives its SVG."""
-    style: dict[Any, Any] = {
-        **matplotlib.rcParamsDefault,
-        **STYLE,
-        "svg.hashsalt": f"circuitcore-{name}",
-    }
-    style.pop("backend", None)
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs missing from a font that is not used anyway
-        matplotlib.rcParams.update(style)
-        figure = Figure(figsize=(width, height), layout="constrained", **layout)
-        FigureCanvasSVG(figure)
-
-        def svg() -> str:
-            return _svg(figure, name)
-
-        yield figure, svg
-
-
-def _svg(figure: Figure, name: str) -> str:
-    out = io.StringIO()
-    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(out, format="svg", metadata=metadata)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    for stand_in, variable in COLOURS.items():
-        text = text.replace(stand_in, f"var({variable})")
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", text)
-    width, height = figure.get_size_inches() * 72
-    limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
-    return re.sub(
-        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg class="figure" role="img" viewBox="\1"{limit} '
-        r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
-        text,
-        count=1,
-    )
-
-
 def sparsity_and_accuracy(document: Sweep) -> str:
     """Figure 1a: how much is pruned, and held-out CSA and hit rate pruned against unpruned."""
     found = [(c, c.circuit) for c in document.categories if c.circuit is not None]
-    with _figure(9.6, 3.7, "fig1a") as (figure, svg):
+    with figure_of(9.6, 3.7, "fig1a") as (figure, svg):
         left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
         pruned = np.array([circuit.pruned for _, circuit in found])
         _histogram(left, pruned, FC)
@@ -147,7 +56,7 @@ def sparsity_and_accuracy(document: Sweep) -> str:
 
 def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
     """Figure 1b: pairwise overlap of circuits, float [pairs], with the chance level marked."""
-    with _figure(9.6, 3.0, "fig1b") as (figure, svg):
+    with figure_of(9.6, 3.0, "fig1b") as (figure, svg):
         axes = figure.subplots()
         _histogram(axes, overlaps, FC, include=mean_chance)
         axes.set(xlabel="overlap of two circuits (intersection over union)", ylabel="pairs")
@@ -168,10 +77,10 @@ def curves(categories: Sequence[Category]) -> str:
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, MOST_PANELS).astype(int)]
     columns = min(5, max(len(shown), 1))
     rows = max(-(-len(shown) // columns), 1)
-    with _figure(1.92 * max(columns, 3), 1.75 * rows + 0.75, "curves") as (figure, svg):
+    with figure_of(1.92 * max(columns, 3), 1.75 * rows + 0.75, "curves") as (figure, svg):
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, category in zip(grid, shown, strict=False):
-            axes.set_title(_short(category.category), parse_math=False)
+            axes.set_title(short(category.category), parse_math=False)
             for stage in category.stages:
                 _curve(axes, stage)
         for place, axes in enumerate(grid):
@@ -192,7 +101,7 @@ def curve_bands(categories: Sequence[Category]) -> str:
 
     Past its stop a category has no levels; the band is of those that still have one.
     """
-    with _figure(9.6, 3.2, "bands") as (figure, svg):
+    with figure_of(9.6, 3.2, "bands") as (figure, svg):
         for axes, name in zip(figure.subplots(1, 2, sharey=True), ("fc", "conv"), strict=True):
             at: dict[int, list[tuple[float, float]]] = {}
             for stage in (s for c in categories for s in c.stages if s.stage == name):
@@ -224,7 +133,7 @@ def overlap_matrix(names: Sequence[str], overlap: np.ndarray) -> str:
     order = cluster_order(overlap)
     labelled = len(names) <= MOST_LABELS
     side = 3.2 + 0.28 * min(len(names), 16)
-    with _figure(side + 1.6, side, "matrix") as (figure, svg):
+    with figure_of(side + 1.6, side, "matrix") as (figure, svg):
         axes = figure.subplots()
         image = overlap[np.ix_(order, order)]
         axes.imshow(image, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest")
@@ -232,7 +141,7 @@ def overlap_matrix(names: Sequence[str], overlap: np.ndarray) -> str:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         ticks = range(len(names)) if labelled else []
-        labels = [_short(names[i]) for i in order] if labelled else []
+        labels = [short(names[i]) for i in order] if labelled else []
         axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
         axes.set_yticks(ticks, labels, parse_math=False)
         if len(names) <= 12:
@@ -331,8 +240,3 @@ def _blues() -> ListedColormap:
     shades = np.tile(np.array([0.23, 0.47, 0.76, 1.0]), (256, 1))
     shades[:, 3] = np.linspace(0.03, 0.92, 256)
     return ListedColormap(shades)
-
-
-def _short(name: str) -> str:
-    name = clean(name)
-    return name if len(name) <= 22 else name[:21] + "…"

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.stats import t as student
 
-from circuitcore import figures
+from circuitcore import figure_style, figures
 from circuitcore.document import Sweep
 from circuitcore.overlap import matrix
 from circuitcore.store import open_run, write_atomically
@@ -175,5 +175,5 @@ def _template() -> jinja2.Template:
     environment.filters["number"] = lambda v, d=3: "NA" if v is None else f"{v:.{d}f}"
     environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
     environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
-    environment.filters["clean"] = lambda v: figures.clean(str(v))
+    environment.filters["clean"] = lambda v: figure_style.clean(str(v))
     return environment.get_template("report.html.j2")

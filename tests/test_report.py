@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_up import NAMES, SCRIPT, sweep
 
-from circuitcore import figures
+from circuitcore import figure_style, figures
 from circuitcore.report import interval, render
 
 
@@ -88,7 +88,7 @@ def test_the_same_run_gives_the_same_bytes(text):
 
 
 def test_figures_take_their_colours_from_the_page(text):
-    assert not any(stand_in in text for stand_in in figures.COLOURS)
+    assert not any(stand_in in text for stand_in in figure_style.COLOURS)
     assert "var(--fc)" in text and "prefers-color-scheme: dark" in text
 
 

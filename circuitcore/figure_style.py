@@ -1,0 +1,107 @@
+"""How the report's figures look, and how they become SVG text for a page that sets their colours.
+
+Colours are names of CSS variables, so that a figure follows the page into dark mode; text stays
+text; the same document gives the same bytes (no dates, ids from a fixed salt).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# stand-ins that become CSS variables in the SVG
+COLOURS = {
+    "#0a0b0c": "--ink",
+    "#1a1b1c": "--muted",
+    "#2a2b2c": "--grid",
+    "#3a3b3c": "--fc",
+    "#4a4b4c": "--conv",
+    "#5a5b5c": "--mark",
+    "#6a6b6c": "--paper",
+}
+INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+def clean(name: str) -> str:
+    """A category name on one line of XML: control characters and line ends escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+@contextmanager
+def figure_of(width: float, height: float, name: str, **layout: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure in the report's style and a function that gives its SVG."""
+    style: dict[Any, Any] = {
+        **matplotlib.rcParamsDefault,
+        **STYLE,
+        "svg.hashsalt": f"circuitcore-{name}",
+    }
+    style.pop("backend", None)
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glyphs missing from a font that is not used anyway
+        matplotlib.rcParams.update(style)
+        figure = Figure(figsize=(width, height), layout="constrained", **layout)
+        FigureCanvasSVG(figure)
+
+        def svg() -> str:
+            return as_svg(figure, name)
+
+        yield figure, svg
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """The figure as SVG text: colours by variable, ids that start with ``name``."""
+    out = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(out, format="svg", metadata=metadata)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    for stand_in, variable in COLOURS.items():
+        text = text.replace(stand_in, f"var({variable})")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", text)
+    width, height = figure.get_size_inches() * 72
+    limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
+    return re.sub(
+        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
+        rf'<svg class="figure" role="img" viewBox="\1"{limit} '
+        r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+    )
+
+
+def short(name: str) -> str:
+    """A category name of at most 22 characters, on one line."""
+    name = clean(name)
+    return name if len(name) <= 22 else name[:21] + "…"
