@@ -19,7 +19,7 @@ from circuitcore.cli.main import main
 from circuitcore.images import Preprocessing, choose_images, decode_all, to_input
 from circuitcore.kernels.compilers import interpreted
 from circuitcore.models import Model
-from circuitcore.network import trace
+from circuitcore.trace import trace
 from circuitcore.weightfile import tensors_sha256
 
 CATEGORIES = ("left", "middle", "right")
