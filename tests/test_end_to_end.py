@@ -369,3 +369,11 @@ def test_full_size_alexnet_on_a_folder_of_pngs(tmp_path) -> None:
     assert stages["conv"]["relevant_weights"] == 2_468_544
     assert category["unpruned"]["extraction"]["csa"] == 1
     assert [round(v["pruned"], 6) for v in stages["fc"]["levels"]] == [0, 0.5, 0.9]
+
+
+def test_levels_out_of_order_are_sorted_and_it_says_so(tmp_path) -> None:
+    arguments = ["sweep", "Trouser", "--levels", "0.9,0.5,0.5", "--out", tmp_path / "run"]
+    done = run(*arguments, "--format", "json")
+    assert "sorted" in done.stderr and "repeated" in done.stderr and "unpruned" in done.stderr
+    levels = json.loads(done.stdout)["categories"][0]["stages"][0]["levels"]
+    assert [round(level["pruned"], 3) for level in levels] == [0, 0.5, 0.9]
