@@ -139,16 +139,6 @@ class Options(BaseModel):
         own = self.fc_levels if stage == "fc" else self.conv_levels
         return parse_levels(own or self.levels).fractions
 
-    def level_notes(self) -> list[str]:
-        """What was done to the level lists given: sorted, repeats dropped, level 0 added."""
-        given = {
-            "levels": self.levels,
-            "fc-levels": self.fc_levels,
-            "conv-levels": self.conv_levels,
-        }
-        notes = {name: parse_levels(text).note for name, text in given.items() if text}
-        return [f"--{name} {given[name]}: {note}" for name, note in notes.items() if note]
-
     def stage_threshold(self, stage: str) -> float:
         """The stage's threshold, a fraction of the reference CSA."""
         own = self.fc_threshold if stage == "fc" else self.conv_threshold

@@ -50,8 +50,6 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
     running again goes on from there.
     """
     device = pick(options)
-    for message in options.level_notes():
-        progress.note(message)
     inputs = read_inputs(options)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
