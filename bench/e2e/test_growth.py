@@ -1,0 +1,104 @@
+"""How the work of a category grows with levels and with images: counted, not timed.
+
+On the bundled network and its images, so it takes seconds and gives the same numbers everywhere
+the CPU path runs.  A power of 1 is linear; what keeps it from 1 is written beside each table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from circuitcore.circuit import is_dense, judges, unpruned_baseline
+from circuitcore.forward import Tally
+from circuitcore.levels import stage_levels
+from circuitcore.options import Options
+from circuitcore.prepare import prepare, read_inputs
+from circuitcore.progress import Silent
+from circuitcore.scores import contributions
+from circuitcore.sweep import sweep_stage
+
+LEVELS = (8, 16, 32, 64, 128)
+IMAGES = (5, 10, 20, 40)
+CATEGORIES = (0, 1, 6, 8)  # T-shirt, Trouser, Shirt, Bag
+WHY = {
+    "levels": (
+        "below 1 for the fc stage: level 0 is not run, and levels inside the zone of tied zero "
+        "scores share what they keep; the conv stage runs each level anew on fewer channels"
+    ),
+    "images": (
+        "1 where every level is run; where the stop rule ends a sweep, the level it ends at moves "
+        "with the images, since accuracy comes in steps of one over the target's images"
+    ),
+}
+
+
+def work(screen: str, stop: str, **options: Any) -> tuple[int, int, int]:
+    """(fc, conv, one unpruned pass) multiply-adds, summed over the categories."""
+    chosen = Options(screen=screen, stop=stop, device="cpu", heldout_images=5, **options)
+    prepared = prepare(read_inputs(chosen), chosen, Silent())
+    tallies = {"fc": Tally(), "conv": Tally()}
+    for unit in CATEGORIES:
+        judge, _ = judges(prepared, unit)
+        found = contributions(prepared.network, prepared.scoring_images(unit), unit)
+        fixed: dict[str, Tensor] = {}
+        start = judge.unpruned
+        for stage, tally in tallies.items():
+            assigned = stage_levels(prepared.network, stage, found, unit, chosen)
+            swept = sweep_stage(
+                prepared,
+                unit,
+                assigned,
+                judge,
+                fixed=fixed,
+                start=start,
+                reference=unpruned_baseline(prepared, unit).extraction_biased.csa,
+                dense=is_dense(prepared),
+                tally=tally,
+            )
+            fixed, start = assigned.kept(swept.level), swept.activation
+    once = prepared.forward_multiply_adds * len(prepared.extraction) * len(CATEGORIES)
+    return tallies["fc"].multiply_adds, tallies["conv"].multiply_adds, once
+
+
+def table(what: str, sizes: Sequence[int], rows: Sequence[tuple[int, int, int]]) -> str:
+    """Multiply-adds in millions, FPE, and the local power of growth of each stage."""
+    lines = [f"  {what:>7}  fc, millions  conv, millions    FPE  power fc  power conv"]
+    for k, (size, (fc, conv, once)) in enumerate(zip(sizes, rows, strict=True)):
+        line = f"  {size:7}  {fc / 1e6:12.1f}  {conv / 1e6:14.1f}  {(fc + conv) / once:5.2f}"
+        if k:
+            for now, before in zip(rows[k][:2], rows[k - 1][:2], strict=True):
+                step = math.log(size / sizes[k - 1])
+                line += f"  {math.log(now / before) / step if now and before else math.nan:8.2f}"
+        lines.append(line)
+    return "\n".join([*lines, f"  not linear because: {WHY[what]}"])
+
+
+@pytest.mark.parametrize("stop", ["first-crossing", "sparsest-above"])
+@pytest.mark.parametrize("screen", ["off", "on"])
+def test_levels(screen, stop, capsys):
+    rows = [work(screen, stop, levels=str(count)) for count in LEVELS]
+    show(capsys, f"--screen {screen} --stop {stop}", table("levels", LEVELS, rows))
+    for (count, (fc, conv, once)), (_, more) in pairwise(zip(LEVELS, rows, strict=True)):
+        assert 0 < fc + conv <= (count - 1) * 2 * once  # never more than every level run whole
+        if screen == "off":
+            assert more[0] >= fc and more[1] >= conv
+
+
+@pytest.mark.parametrize("screen", ["off", "on"])
+def test_images(screen, capsys):
+    stop = "first-crossing"
+    rows = [work(screen, stop, extraction_images=count) for count in IMAGES]
+    show(capsys, f"--screen {screen} --stop {stop}", table("images", IMAGES, rows))
+    for _, _, once in rows:
+        assert once > 0
+
+
+def show(capsys, title: str, text: str) -> None:
+    with capsys.disabled():
+        print(f"\n{len(CATEGORIES)} categories of the bundled network, {title}\n{text}")
