@@ -118,6 +118,15 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
     return shapes
 
 
+def mapped_mask(path: Path, layer: str) -> np.ndarray:
+    """One layer's bit-packed mask as a memory map of the unit file: nothing is read until used."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    begin, end = header[f"mask.{layer}"]["data_offsets"]
+    return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+
+
 def packed_masks(path: Path, layers: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """The bit-packed masks of a unit file by layer, uint8, as they lie on disk."""
     try:

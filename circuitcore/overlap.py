@@ -7,16 +7,19 @@ layer; whole-network densities would understate it where layers differ.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
 import torch
 
-from circuitcore.circuitfile import packed_masks, read_record, read_shapes
+from circuitcore.circuitfile import mapped_mask, read_record, read_shapes
 from circuitcore.document import Overlap
-from circuitcore.kernels.overlap import overlap_counts
+from circuitcore.kernels.overlap import overlap_counts_mapped
 from circuitcore.store import Run, write_table
 
 FILE = "overlap.parquet"
@@ -49,17 +52,22 @@ class LayerOverlap:
 
 
 def layer_overlaps(run: Run) -> tuple[list[str], dict[str, LayerOverlap]]:
-    """Names of the circuits and pairwise counts by layer; a layer's masks are held at once."""
-    files = [p for p in run.units().values() if read_record(p)[1].circuit is not None]
-    names = [read_record(path)[1].category for path in files]
+    """Names of the circuits and pairwise counts by layer; masks are read once, in blocks.
+
+    On the device the run was made on, where it is there, else on the CPU.
+    """
+    records = [(path, read_record(path)[1]) for path in run.units().values()]
+    files = [path for path, record in records if record.circuit is not None]
+    names = [record.category for _, record in records if record.circuit is not None]
+    device = "cuda" if run.manifest["device"] != "cpu" and torch.cuda.is_available() else "cpu"
     if not files:
         return [], {}
     shapes = read_shapes(files[0])
     last = next(n for n in reversed(shapes) if n == run.manifest["model"]["last"])
     found = {}
     for name, shape in shapes.items():
-        packed = torch.from_numpy(np.stack([packed_masks(path, [name])[name] for path in files]))
-        intersection, kept = (t.cpu().numpy() for t in overlap_counts(packed))
+        masks = [mapped_mask(path, name) for path in files]
+        intersection, kept = (t.numpy() for t in overlap_counts_mapped(masks, device=device))
         if name == last:
             intersection = np.diag(np.diag(intersection))
         relevant = int(np.prod(shape, dtype=np.int64))
@@ -81,11 +89,29 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
 
 
 def matrix(run: Run) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, overlap and chance level of the whole network, float64 [K, K]."""
-    names, layers = layer_overlaps(run)
-    if not layers:
-        return [], np.zeros((0, 0)), np.zeros((0, 0))
-    return names, *jaccard(layers)
+    """Names, overlap and chance level of the whole network, float64 [K, K], 1 on the diagonal.
+
+    From ``overlap.parquet`` where it is of the circuits there are now; else that is made anew.
+    """
+    table = None
+    if (run.folder / FILE).exists():
+        table = pyarrow.parquet.read_table(run.folder / FILE)
+        if (table.schema.metadata or {}).get(b"circuits") != _circuits(run):
+            table = None
+    table = pairs(run) if table is None else table
+    names = json.loads(table.schema.metadata[b"names"])
+    whole = table.filter(pc.equal(table["layer"], ""))
+    both = []
+    for column in ("overlap", "chance"):
+        square = np.eye(len(names))
+        square[np.triu_indices(len(names), k=1)] = whole[column].to_numpy()
+        both.append(np.triu(square) + np.triu(square, k=1).T)
+    return names, both[0], both[1]
+
+
+def _circuits(run: Run) -> bytes:
+    """Which finished categories a table of pairs is of."""
+    return " ".join(path.stem for path in run.units().values()).encode()
 
 
 def pairs(run: Run) -> pa.Table:
@@ -119,6 +145,7 @@ def pairs(run: Run) -> pa.Table:
         + [("overlap", pa.float64()), ("chance", pa.float64())]
     )
     table = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
+    table = table.replace_schema_metadata({"names": json.dumps(names), "circuits": _circuits(run)})
     write_table(run.folder / FILE, table)
     return table
 
