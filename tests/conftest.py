@@ -1,11 +1,13 @@
 """Shared by the tests: the float64 reference, and the bundled network and images it runs on."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see the command line's main
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 
 
