@@ -28,12 +28,13 @@ IMAGES = (5, 10, 20)
 CATEGORIES = (1, 6)  # Trouser is easy, Shirt is hard
 WHY = {
     "levels": (
-        "below 1 for the fc stage: level 0 is not run, and levels inside the zone of tied zero "
-        "scores share what they keep; the conv stage runs each level anew on fewer channels"
+        "n levels cost n - 1 passes, and the one left out is the densest (conv above 1, towards "
+        "1); the first fc layer may run as differences between levels, which add up to one pass "
+        "however many levels there are (fc below 1, until the layers behind it outweigh it)"
     ),
     "images": (
-        "1 where every level is run; where the stop rule ends a sweep, the level it ends at moves "
-        "with the images, since accuracy comes in steps of one over the target's images"
+        "each level's work is the same for every image; but more images move the fc level chosen, "
+        "and with it what the conv stage starts from"
     ),
 }
 
