@@ -2,7 +2,7 @@
 
 Speed depends on what scores and activations look like (zeros, units that die together), so the
 benchmarks run a network that was trained.  ``python bench/e2e/alexnet.py`` makes it, in about three
-minutes on two cores; it is kept in ``CIRCUITCORE_CACHE`` (by default the user's cache folder).
+CPU minutes; it is kept in ``CIRCUITCORE_CACHE`` (by default the user's cache folder).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from circuitcore.bundled import CATEGORIES
 from circuitcore.bundled.fashion_mnist import Split, png_bytes, read_split
 from circuitcore.kernels.dispatch import table_path
 
-LEAST_ACCURACY = 0.75  # on the first TEST_IMAGES of the test split, at both sizes
+LEAST_ACCURACY = 0.75  # on the first TEST_IMAGES of the test split, at the size trained most on
+LEAST_LARGE = 0.70  # at the larger size
 TEST_IMAGES = 500
 
 
@@ -56,7 +57,7 @@ def trained_alexnet(recipe: Recipe | None = None) -> Path:
     """The safetensors file of the trained network, training it first where it is missing.
 
     Raises FileNotFoundError where Fashion-MNIST is not on this machine, AssertionError where
-    training ended below ``LEAST_ACCURACY``.
+    training ended below the least accuracy.
     """
     recipe = recipe or Recipe()
     path = recipe.file()
@@ -69,7 +70,8 @@ def trained_alexnet(recipe: Recipe | None = None) -> Path:
     seconds = time.process_time() - began
     shown = ", ".join(f"{100 * a:.1f} % at {s} pixels" for s, a in found.items())
     print(f"AlexNet on Fashion-MNIST: {shown}, {seconds:.0f} CPU seconds")
-    assert min(found.values()) >= LEAST_ACCURACY, f"trained badly: {shown}"
+    good = found[recipe.pixels] >= LEAST_ACCURACY and found[recipe.large] >= LEAST_LARGE
+    assert good, f"trained badly: {shown}"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     save_file(
