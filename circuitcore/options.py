@@ -177,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "levels": "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95,0.98,0.99,0.995,0.998,0.999",
     },
 }
-NOT_OPTIONS = {"CIRCUITCORE_REQUIRE_GPU"}  # read by the test suite
+NOT_OPTIONS = {"CIRCUITCORE_REQUIRE_GPU", "CIRCUITCORE_CACHE"}  # of tests and tuning tables
 
 
 def resolve(

@@ -228,7 +228,7 @@ def test_sizes_in_words():
 
 def test_the_verbs_are_those_promised():
     promised = """sweep plan score extract evaluate overlap stability controls report export
-        ls doctor verify kernels bench profile worker launch"""
+        ls doctor verify kernels tune bench profile worker launch"""
     assert [v.__name__ for v in (*METHOD_VERBS, *MACHINE_VERBS)] == promised.split()
 
 
