@@ -21,7 +21,7 @@ from circuitcore.forward import forward
 from circuitcore.images import decode
 from circuitcore.network import Network
 from circuitcore.options import Options
-from circuitcore.prepare import UNPRUNED_CHUNK, read_inputs
+from circuitcore.prepare import FORWARD_CHUNK, read_inputs
 from circuitcore.progress import Progress
 
 STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may stop
@@ -110,7 +110,7 @@ def plan(options: Options, wanted: Sequence[str], probe: bool, progress: Progres
                           multiply_adds=heldout, bytes=0, fpe=0.0))  # fmt: skip
 
     budget = memory_budget(options, device)
-    chunk = min(UNPRUNED_CHUNK, count, max(1, budget // (2 * image_bytes)))
+    chunk = min(FORWARD_CHUNK, count, max(1, budget // (2 * image_bytes)))
     weights = 4 * sum(w.numel() for w in network.weights.values())
     activations = min(2 * image_bytes * chunk, budget)
     boundary = _boundary_bytes(network, shape)

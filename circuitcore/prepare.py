@@ -30,7 +30,7 @@ from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 
-UNPRUNED_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
+FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
             f"network ({error}): give --resize and --crop"
         ) from None
     dtype = DTYPES[resolve_dtype(options)]
-    chunk = int(min(max(memory // (2 * image_bytes), 1), UNPRUNED_CHUNK))
+    chunk = int(min(max(memory // (2 * image_bytes), 1), FORWARD_CHUNK))
     progress.start("unpruned network", sum(len(p) for p in pixels.values()))
     splits = {
         name: _unpruned(

@@ -22,10 +22,9 @@ from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked_linear import masked_chain, masked_chain_multiply_adds
 from circuitcore.levels import StageLevels
 from circuitcore.network import Network
-from circuitcore.prepare import Prepared, Split
+from circuitcore.prepare import FORWARD_CHUNK, Prepared, Split
 
 FC_LEVELS_AT_ONCE = 8
-CONV_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def activations(
     if from_features:
         size = prepared.chunk(levels * prepared.feature_bytes)
     else:
-        size = min(prepared.chunk(levels * prepared.image_bytes), CONV_CHUNK)
+        size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
     prepared.in_chunks(split, size, run)
     return out
 
