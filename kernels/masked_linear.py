@@ -12,12 +12,16 @@ input it would read holds: NaN and infinities never leak through a mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from circuitcore.kernels.cost import MaskedShape
 from circuitcore.kernels.dispatch import architecture, choose, masked_path
+
+if TYPE_CHECKING:
+    from circuitcore.kernels.masked_linear_chain_cpu import Survey
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
@@ -47,23 +51,34 @@ def masked_linear(
 
 
 def masked_chain(
-    x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int], *, impl: str = "auto"
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    *,
+    impl: str = "auto",
+    survey: Survey | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Run a chain of masked Linear layers at every level: ``[T, N, O]``, or ``[T, N]`` for O = 1.
 
     ``layers`` holds ``(weight [O, I], level uint8 [O, I], bias [O] or None, relu)`` from input to
     output; ``x`` is ``[N, I]``.  Equals `masked_linear` applied layer by layer, but a unit that no
     surviving weight reads is not computed and a unit that reads nothing is its constant act(bias).
+    ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
+    bytes.  ``count`` is told the multiply-adds executed.
     """
     width = x.shape[-1]
     for weight, level, bias, _ in layers:
         _check(x.new_empty(0, width), weight, level, ts, bias)
         width = weight.shape[0]
     chosen = choose(impl, x, cpu=_cpu_path(x))
+    if chosen == "numba":
+        out = _chain_cpu(x, layers, ts, survey, count)
+        return out[..., 0] if out.shape[-1] == 1 else out
+    if count is not None:
+        count(_dense(layers, ts, len(x)))
     if chosen == "torch":
         out = masked_chain_reference(x, layers, ts)
-    elif chosen == "numba":
-        out = _chain_cpu(x, layers, ts)
     else:
         out = x
         for weight, level, bias, relu in layers:
@@ -71,14 +86,31 @@ def masked_chain(
     return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
 
 
-def masked_chain_multiply_adds(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
-    """Multiply-adds that `masked_chain` executes on the CPU for ``batch`` inputs.
+def chain_survey(x: torch.Tensor, layers: Sequence[Layer], impl: str = "auto") -> Survey | None:
+    """What `masked_chain` needs to know of the level bytes; None where it does not compact."""
+    if choose(impl, x, cpu=_cpu_path(x)) != "numba":
+        return None
+    from circuitcore.kernels.masked_linear_chain_cpu import survey_chain
 
-    Depends on the levels alone.  For the plan step by step: `masked_linear_chain_cpu.plan_chain`.
+    return survey_chain(layers)
+
+
+def masked_chain_multiply_adds(
+    layers: Sequence[Layer], ts: Sequence[int], batch: int, survey: Survey | None
+) -> int:
+    """Multiply-adds that `masked_chain` will execute for ``batch`` finite inputs.
+
+    ``survey``: of `chain_survey`; None where nothing is compacted.
     """
+    if survey is None:
+        return _dense(layers, ts, batch)
     from circuitcore.kernels.masked_linear_chain_cpu import plan_chain
 
-    return plan_chain(layers, ts, batch).multiply_adds
+    return plan_chain(layers, ts, batch, survey=survey).multiply_adds
+
+
+def _dense(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
+    return len(ts) * batch * sum(weight.numel() for weight, *_ in layers)
 
 
 @torch.library.custom_op("circuitcore::masked_linear", mutates_args=())
@@ -168,12 +200,20 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
     return out
 
 
-def _chain_cpu(x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int]) -> torch.Tensor:
+def _chain_cpu(
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    survey: Survey | None = None,
+    count: Callable[[int], None] | None = None,
+) -> torch.Tensor:
     from circuitcore.kernels.masked_linear_chain_cpu import plan_chain, run_chain
 
     if not _finite(x):
+        if count is not None:
+            count(_dense(layers, ts, len(x)))
         return masked_chain_reference(x, layers, ts, squeeze=False)
-    done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0]))
+    done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0], survey=survey), count)
     out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
     for k, t in enumerate(ts):
         out[k] = done[t] if t in done else masked_chain_reference(x, layers, [t], squeeze=False)[0]

@@ -14,7 +14,7 @@ product of the compacted matrix cheaper, the level is computed afresh.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,12 +63,18 @@ class Survivors:
 
 
 @dataclass
-class ChainPlan:
-    """What `run_chain` will do: its steps, from the sparsest level to the densest."""
+class Survey:
+    """What survives in a chain at every level; depends on the level bytes alone."""
 
     layers: list[Survivors]
     inputs: np.ndarray  # [I] inputs by the level below which they are read, densest last
     read: np.ndarray  # [I] that level
+
+
+@dataclass
+class ChainPlan(Survey):
+    """What `run_chain` will do: its steps, from the sparsest level to the densest."""
+
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -81,13 +87,8 @@ class ChainPlan:
         return self.inputs[: int((self.read > t).sum())]
 
 
-def plan_chain(
-    layers: Sequence[Layer], ts: Sequence[int], batch: int, *, shared: bool = True
-) -> ChainPlan:
-    """Count what survives and choose each step's path; depends on the levels alone.
-
-    ``shared=False``: the first layer too has an input of its own at every level.
-    """
+def survey_chain(layers: Sequence[Layer]) -> Survey:
+    """Count what survives at every level: two passes over the level bytes."""
     cpu.use_torch_threads()
     levels = [np.ascontiguousarray(layer[1].numpy()) for layer in layers]
     tops = []
@@ -106,7 +107,24 @@ def plan_chain(
         order = np.argsort(255 - varies, kind="stable")
         survivors.insert(0, Survivors(needed, tops[k], order, varies, count.sum(0)))
         needed = read.max(0)
-    plan = ChainPlan(survivors, np.argsort(255 - needed, kind="stable"), needed)
+    return Survey(survivors, np.argsort(255 - needed, kind="stable"), needed)
+
+
+def plan_chain(
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    batch: int,
+    *,
+    shared: bool = True,
+    survey: Survey | None = None,
+) -> ChainPlan:
+    """Choose each step's path from what survives; depends on the levels alone.
+
+    ``shared=False``: the first layer too has an input of its own at every level.  ``survey``:
+    that of these layers, where it was made before.
+    """
+    survey = survey or survey_chain(layers)
+    plan = ChainPlan(survey.layers, survey.inputs, survey.read)
     sparse = layers[0][0].dtype == torch.float32
     sparser = 0
     for t in sorted(set(ts), reverse=True):
@@ -124,11 +142,17 @@ def plan_chain(
     return plan
 
 
-def run_chain(x: torch.Tensor, layers: Sequence[Layer], plan: ChainPlan) -> dict[int, torch.Tensor]:
+def run_chain(
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    plan: ChainPlan,
+    count: Callable[[int], None] | None = None,
+) -> dict[int, torch.Tensor]:
     """Execute a plan: level -> ``[N, O]``.
 
     ``x`` is finite.  A level at which a hidden unit is not is left out: a compacted matrix would
-    multiply it with pruned weights.
+    multiply it with pruned weights.  ``count`` is told the multiply-adds executed, taken from the
+    operands and not from the plan.
     """
     cpu.use_torch_threads()
     runner = _Runner(x, layers, plan)
@@ -143,6 +167,8 @@ def run_chain(x: torch.Tensor, layers: Sequence[Layer], plan: ChainPlan) -> dict
             h = None
         if h is not None and step.layer == len(layers) - 1:
             out[step.level] = runner.output(step, h)
+    if count is not None:
+        count(runner.executed)
     return out
 
 
@@ -155,6 +181,7 @@ class _Runner:
         self.layers = [(w.contiguous(), v.contiguous(), b, r) for w, v, b, r in layers]
         self.plan = plan
         self.batch = x.shape[0]
+        self.executed = 0  # multiply-adds
         self.scratch = torch.empty(self._largest(), dtype=x.dtype)  # fresh pages cost a gather
         self.width = cost.batch_tile(self.batch)
         self.tiles = -(-self.batch // self.width)
@@ -196,7 +223,9 @@ class _Runner:
     def first(self, step: Step) -> torch.Tensor:
         bias = self._bias(0)[self.plan.layers[0].rows(step.level)]
         if step.path == "difference":
-            self.sparse.add(self.differences[step.level], self.x_tiles, self.sums)
+            bucket = self.differences[step.level]
+            self.sparse.add(bucket, self.x_tiles, self.sums)
+            self.executed += self.sparse.nonzeros(bucket) * self.batch
             return self._activated(self.sums, bias, self.layers[0][3], step.rows)
         sums = self._product(step, self.x[: step.columns])
         if self.differences:  # a denser level may add to these sums
@@ -212,7 +241,9 @@ class _Runner:
             units = self.plan.layers[k - 1].constants(t)
             constant = self._bias(k - 1)[units]
             constant = torch.relu(constant) if self.layers[k - 1][3] else constant
-            bias = torch.addmv(bias, self._gathered(k, t, rows, units), constant)
+            reads = self._gathered(k, t, rows, units)
+            bias = torch.addmv(bias, reads, constant)
+            self.executed += reads.numel()
         return _act(self._product(step, h), bias, self.layers[k][3])
 
     def _product(self, step: Step, h: torch.Tensor) -> torch.Tensor:
@@ -220,7 +251,9 @@ class _Runner:
         k, t = step.layer, step.level
         rows, columns = self.plan.layers[k].rows(t), self.plan.columns(k, t)
         if step.path == "dense":
-            return self._gathered(k, t, rows, columns) @ h
+            matrix = self._gathered(k, t, rows, columns)
+            self.executed += matrix.numel() * h.shape[1]
+            return matrix @ h
         weight, level = self.layers[k][:2]
         bucket = np.full(256, 255, np.uint8)
         bucket[t + 1 :] = 0
@@ -228,6 +261,7 @@ class _Runner:
         survivors = Sparse(weight.numpy(), level.numpy(), rows, needed, bucket, columns)
         sums = np.zeros((self.tiles, rows.size, self.width), np.float32)
         survivors.add(0, self._tiles(h), sums)
+        self.executed += survivors.nonzeros(0) * self.batch
         return self._activated(sums, torch.zeros(rows.size), False, rows.size)
 
     def _gathered(self, k: int, t: int, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:

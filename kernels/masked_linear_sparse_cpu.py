@@ -67,6 +67,11 @@ class Sparse:
             COLUMN_BLOCK,
         )
 
+    def nonzeros(self, bucket: int) -> int:
+        """Weights in a bucket."""
+        first, last = self.pointer[bucket, :, :1], self.pointer[bucket, :, -1:]
+        return int((last - first).sum())
+
     def add(self, bucket: int, x: Array, out: Array) -> None:
         """out += (the weights of a bucket) x, both in tiles of images."""
         add_sparse(out.shape[2])(self.pointer[bucket], self.place, self.value, x, out, COLUMN_BLOCK)

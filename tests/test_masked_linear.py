@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from circuitcore.kernels import cost, masked_linear_chain_cpu, masked_linear_sparse_cpu
 from circuitcore.kernels.masked_linear import (
+    chain_survey,
     masked_chain,
     masked_chain_multiply_adds,
     masked_chain_reference,
@@ -248,6 +249,9 @@ def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
         monkeypatch.setattr(cost, "SPARSE_MULTIPLY_ADD", price)
         monkeypatch.setattr(cost, "SEGMENT", price)
         done.clear()
-        masked_chain(x, layers, ts, impl="numba")
-        assert sum(done) == masked_chain_multiply_adds(layers, ts, len(x))
+        counted = []
+        masked_chain(x, layers, ts, impl="numba", count=counted.append)
+        survey = chain_survey(x, layers, "numba")
+        planned = masked_chain_multiply_adds(layers, ts, len(x), survey)
+        assert sum(done) == sum(counted) == planned
         assert sum(done) < len(ts) * len(x) * sum(w.numel() for w, *_ in layers)

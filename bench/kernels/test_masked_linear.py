@@ -14,6 +14,7 @@ import torch
 
 from circuitcore.kernels.levels import LayerScores, assign_levels
 from circuitcore.kernels.masked_linear import (
+    chain_survey,
     masked_chain,
     masked_chain_multiply_adds,
     masked_linear,
@@ -106,7 +107,8 @@ def test_fully_connected_stage(race, device, images, dtype):
     ours = "masked_chain (this)"
     dense = images * len(ts) * sum(w.numel() for w, *_ in layers)
     cpu = device.type == "cpu"
-    executed = masked_chain_multiply_adds(layers, ts, images) if cpu else dense
+    survey = chain_survey(x, layers) if cpu else None
+    executed = masked_chain_multiply_adds(layers, ts, images, survey)
     result = race(
         {
             ours: keep("ours", masked_chain),
