@@ -29,6 +29,7 @@ from circuitcore.models import Model, load_model
 from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
+from circuitcore.spans import span
 
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 
@@ -155,15 +156,16 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
     memory = memory_budget(options, device)
     wanted = [("extraction", True), ("heldout", False)]
     progress.start("decoding images", sum(len(inputs.split(name)) for name, _ in wanted))
-    pixels = {
-        name: decode_all(
-            inputs.root,
-            inputs.split(name),
-            inputs.model.preprocessing,
-            lambda done: progress.advance(1),
-        )
-        for name, _ in wanted
-    }
+    with span("stage", "decode"):
+        pixels = {
+            name: decode_all(
+                inputs.root,
+                inputs.split(name),
+                inputs.model.preprocessing,
+                lambda done: progress.advance(1),
+            )
+            for name, _ in wanted
+        }
     shape = pixels["extraction"].shape[1:]
     if pixels["heldout"].shape[1:] != shape:
         raise InputError("extraction and held-out images differ in size: give --crop")
@@ -179,12 +181,13 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
     dtype = DTYPES[resolve_dtype(options)]
     chunk = int(min(max(memory // (2 * image_bytes), 1), FORWARD_CHUNK))
     progress.start("unpruned network", sum(len(p) for p in pixels.values()))
-    splits = {
-        name: _unpruned(
-            network, pixels[name], inputs.split(name), inputs, options, chunk, cached, progress
-        )
-        for name, cached in wanted
-    }
+    with span("stage", "unpruned"):
+        splits = {
+            name: _unpruned(
+                network, pixels[name], inputs.split(name), inputs, options, chunk, cached, progress
+            )
+            for name, cached in wanted
+        }
     extraction = splits["extraction"]
     check_assignment(
         extraction.logits.argmax(1).numpy(),

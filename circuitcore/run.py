@@ -20,6 +20,7 @@ from circuitcore.options import Options
 from circuitcore.overlap import pairs
 from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
 from circuitcore.progress import Progress
+from circuitcore.spans import span
 from circuitcore.store import (
     Run,
     configuration,
@@ -54,11 +55,12 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
     try:
-        run = create_run(folder, inputs, options, device)
-        if not inputs.mapping.rule.startswith("by name"):
-            progress.note(f"folders matched to output units {inputs.mapping.rule}")
-        _extract_all(run, inputs, options, chosen, progress)
-        return finish(run)
+        with span("run", "sweep"):
+            run = create_run(folder, inputs, options, device)
+            if not inputs.mapping.rule.startswith("by name"):
+                progress.note(f"folders matched to output units {inputs.mapping.rule}")
+            _extract_all(run, inputs, options, chosen, progress)
+            return finish(run)
     except OSError as error:
         raise PartialError(
             f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
@@ -70,10 +72,11 @@ def finish(run: Run) -> Sweep:
     """Write what is derived from the unit files: curves, overlap, report; return the document."""
     from circuitcore.report import write_report  # matplotlib takes a second to import
 
-    write_curves(run, run.records())
-    pairs(run)
-    write_report(run.folder)
-    return run.document()
+    with span("stage", "report"):
+        write_curves(run, run.records())
+        pairs(run)
+        write_report(run.folder)
+        return run.document()
 
 
 def _extract_all(
@@ -98,8 +101,8 @@ def _extract_all(
     for category in missing:
         try:
             stage = (stored_fc or {}).get(category.index)
-            found = extract_circuit(prepared, category.index, category.name, stage)
-            commit(run, found)
+            with span("category", category.name, category.index):
+                commit(run, extract_circuit(prepared, category.index, category.name, stage))
         except DeviceError:
             raise
         except CircuitcoreError as error:
@@ -115,9 +118,10 @@ def _extract_all(
 def commit(run: Run, found: Extracted) -> None:
     """Write one category's file; its presence is the commit."""
     path = run.path(found.record.index)
-    write_circuit(path, path.stem, found.record, found.kept)
-    failure = run.folder / "failed" / f"{path.stem}.json"
-    failure.unlink(missing_ok=True)
+    with span("stage", "commit"):
+        write_circuit(path, path.stem, found.record, found.kept)
+        failure = run.folder / "failed" / f"{path.stem}.json"
+        failure.unlink(missing_ok=True)
 
 
 def _record_failure(run: Run, category: Category, error: Exception) -> None:
@@ -144,7 +148,8 @@ def worker(folder: Path, shard: int, shards: int, progress: Progress, **changes:
     run = create_run(folder, inputs, options, pick(options))
     names = [c["index"] for c in run.manifest.get("wanted", run.manifest["categories"])]
     mine = [c for c in inputs.categories if c.index in names][shard::shards]
-    return _extract_all(run, inputs, options, mine, progress)
+    with span("run", "worker", shard):
+        return _extract_all(run, inputs, options, mine, progress)
 
 
 def extract(
@@ -189,8 +194,9 @@ def extract(
         f"{len(stored)}, then the conv stage again, at most {again} forward passes each"
     )
     run = create_run(target, inputs, options, pick(options))
-    _extract_all(run, inputs, options, chosen, progress, stored)
-    return finish(run)
+    with span("run", "extract"):
+        _extract_all(run, inputs, options, chosen, progress, stored)
+        return finish(run)
 
 
 def prepared_run(folder: Path, progress: Progress, **changes: Any) -> tuple[Run, Prepared]:

@@ -1,0 +1,74 @@
+"""The ranges a profiler sees nest as the work does, also where it fails."""
+
+import pytest
+
+from circuitcore import spans
+from circuitcore.errors import InputError, PartialError
+from circuitcore.options import Options
+from circuitcore.progress import Silent
+from circuitcore.run import sweep
+
+
+class Listener:
+    """Stands in for the NVTX domain of a process under a profiler: keeps the tree of ranges."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple] = []
+        self.seen: list[tuple] = []  # (kind, name, payload, the ranges around it)
+
+    def get_event_attributes(self, message, color, category, payload):
+        return category, message, payload, color
+
+    def push_range(self, attributes) -> None:
+        self.seen.append((*attributes[:3], tuple(self.open)))
+        self.open.append(attributes[:2])
+
+    def pop_range(self) -> None:
+        self.open.pop()
+
+    def around(self, kind, name):
+        """(payload, ranges around) of each range of this kind and name."""
+        return [(each[2], each[3]) for each in self.seen if each[:2] == (kind, name)]
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    listener = Listener()
+    monkeypatch.setattr(spans, "_domain", listener)
+    return listener
+
+
+def small(folder) -> Options:
+    return Options(
+        scoring_images=1, extraction_images=2, heldout_images=2, levels="0,0.5", threshold=0.1,
+        device="cpu", out=folder,
+    )  # fmt: skip
+
+
+def test_a_run_holds_its_categories_and_they_their_stages(listener, tmp_path):
+    sweep(small(tmp_path), ["Trouser", "Bag"], Silent())
+    run = ("run", "sweep")
+    assert listener.around(*run) == [(None, ())]
+    for name, unit in (("Trouser", 1), ("Bag", 8)):
+        assert listener.around("category", name) == [(unit, (run,))]
+        inside = [each for each in listener.seen if ("category", name) in each[3]]
+        assert ("stage", "commit", None, (run, ("category", name))) in inside
+    for stage in ("unpruned", "report"):
+        assert listener.around("stage", stage) == [(None, (run,))]
+    assert listener.around("stage", "decode")
+    assert listener.open == []
+
+
+def test_a_category_that_fails_closes_its_range(listener, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise InputError("no scores")
+
+    monkeypatch.setattr("circuitcore.run.extract_circuit", fail)
+    with pytest.raises(PartialError, match="2 of 2"):
+        sweep(small(tmp_path), ["Trouser", "Bag"], Silent())
+    assert listener.around("category", "Bag") == [(8, (("run", "sweep"),))]
+    assert listener.open == []
+
+
+def test_without_a_profiler_a_range_is_the_shared_nothing():
+    assert spans.span("level", "fc", 1) is spans.span("kernel", "fc", 2)
