@@ -50,7 +50,7 @@ class Judge:
         """Accuracy of one activation [N] with a given bias."""
         said = self.predicted(activation, bias)
         hits = int((said & self.is_target).sum())
-        return self._record(hits, int((said & ~self.is_target).sum()), bias)
+        return self.record(hits, int((said & ~self.is_target).sum()), bias)
 
     def fitted(self, activations: Tensor, how: str = "exact") -> list[Accuracy]:
         """Accuracy of each row of ``activations`` [L, N] with its bias fitted on these images.
@@ -65,11 +65,12 @@ class Judge:
             ]
         best = best_bias(activations, self.margin_max, self.is_target, norm=self.norm)
         return [
-            self._record(int(h), int(f), float(b))
+            self.record(int(h), int(f), float(b))
             for h, f, b in zip(best.hits, best.false_alarms, best.bias, strict=True)
         ]
 
-    def _record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
+    def record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
+        """Accuracy of so many hits and false alarms, at a bias."""
         targets = int(self.is_target.sum())
         others = self.is_target.numel() - targets
         hit, false, target, other = map(torch.tensor, (hits, false_alarms, targets, others))

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitcore.accuracy import SLACK, Judge, ratio
+from circuitcore.accuracy import Judge, choose_level, ratio
 from circuitcore.document import Accuracy, Category, Circuit, Cost, HeldOut, Level, Stage, Unpruned
+from circuitcore.execute import activations
 from circuitcore.forward import Tally
 from circuitcore.levels import StageLevels, stage_levels
 from circuitcore.network import STAGES
 from circuitcore.prepare import Prepared
 from circuitcore.scores import contributions
-from circuitcore.sweep import Swept, activations, circuit_override, sweep_stage
+from circuitcore.sweep import Swept, run_level, sweep_stage
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
 
@@ -40,9 +41,10 @@ class Extracted:
 def is_dense(prepared: Prepared) -> bool:
     """Whether every level is evaluated, rather than only as far as the stop rule looks."""
     options = prepared.options
+    if options.reference == "peak" or options.bias == "sgd":  # neither has bounds to stop by
+        return True
     if options.screen == "auto":
-        few = len(prepared.extraction) <= DENSE_UP_TO
-        return few or options.reference == "peak"
+        return len(prepared.extraction) <= DENSE_UP_TO
     return options.screen == "off"
 
 
@@ -112,15 +114,13 @@ def extract_circuit(
                     dense=is_dense(prepared),
                     tally=tally,
                 )
-            result = _certified(prepared, unit, assigned, result, judge, kept, tally)
             swept[stage] = result
             kept |= assigned.kept(result.level)
             start = result.activation
         kept = {name: kept[name] for name in network.layers()}
         last = list(swept.values())[-1]
         fitted = Accuracy(**{k: getattr(last.chosen, k) for k in Accuracy.model_fields})
-        override = circuit_override(prepared, unit, kept)
-        heldout = activations(prepared, prepared.heldout, override, certify=True)[0]
+        heldout = activations(prepared, prepared.heldout, unit, kept)
     circuit = _circuit(options.seed, unit, kept, swept, fitted, heldout, heldout_judge, unpruned)
     stages = [result.record for result in swept.values()]
     record = _record(prepared, unit, name, unpruned, stages, circuit, tally, began)
@@ -137,9 +137,6 @@ def _rechosen(
     tally: Tally,
 ) -> Swept:
     """The fc stage from its stored curve: choose again, then run the chosen level alone."""
-    from circuitcore.accuracy import choose_level
-    from circuitcore.forward import Masks
-
     options = prepared.options
     curve = [level.csa for level in stored.levels]
     if options.reference == "peak":
@@ -149,42 +146,11 @@ def _rechosen(
     t = stored.levels[chosen].level
     activation = judge.unpruned
     if t:
-        masks = Masks(assigned.levels, [t])
-        override = circuit_override(prepared, unit, {})
-        activation = activations(prepared, prepared.extraction, override, masks, tally=tally)[0]
+        activation = run_level(prepared, unit, assigned, t, {}, tally)
     record = stored.model_copy(
         update={"reference_csa": reference, "threshold_csa": threshold, "chosen": chosen}
     )
     return Swept(record, t, activation)
-
-
-def _certified(
-    prepared: Prepared,
-    unit: int,
-    assigned: StageLevels,
-    result: Swept,
-    judge: Judge,
-    fixed: Mapping[str, Tensor],
-    tally: Tally,
-) -> Swept:
-    """The chosen level run again in float32, stepped back while it misses the threshold there."""
-    if prepared.dtype == torch.float32:
-        return result
-    record = result.record
-    levels = list(record.levels)
-    for chosen in range(record.chosen, -1, -1):
-        t = levels[chosen].level
-        override = circuit_override(prepared, unit, {**fixed, **assigned.kept(t)})
-        activation = activations(
-            prepared, prepared.extraction, override, certify=True, tally=tally
-        )[0]
-        fitted = judge.fitted(activation[None], prepared.options.bias)[0]
-        exact = {**fitted.model_dump(), "csa_lo": fitted.csa, "csa_hi": fitted.csa}
-        levels[chosen] = levels[chosen].model_copy(update=exact)
-        if fitted.csa >= record.threshold_csa - SLACK or chosen == 0:
-            break
-    certified = record.model_copy(update={"levels": levels, "chosen": chosen})
-    return Swept(certified, t, activation)
 
 
 def _circuit(

@@ -11,70 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitcore.forward import Override, Tally, forward
-from circuitcore.network import Network, Step, apply_step
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One step on the channels that are alive.
-
-    ``index`` int64: channels of the full output that this piece gives; ``weight``, ``bias`` of a
-    layer on them; ``extra`` [out, H, W]: a bias that differs from place to place; ``fill``: for
-    each input of an addition, (blank map, places in ``index`` it fills, which of its channels
-    do); ``spatial``: height and width of the output.
-    """
-
-    step: Step
-    index: Tensor
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    extra: Tensor | None = None
-    norm: tuple[Tensor, ...] = ()
-    columns: tuple[Tensor, ...] = ()
-    fill: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
-    multiply_adds: int = 0
-    spatial: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Compacted:
-    """A compacted network: ``pieces`` in order; ``constant`` where no image changes the result."""
-
-    network: Network
-    pieces: tuple[Piece, ...]
-    constant: Tensor | None
-    multiply_adds: int = field(default=0)  # of one image
-
-    def run(self, values: Mapping[str, Tensor], tally: Tally | None = None) -> Tensor:
-        """Target activations [N] from the same values the network was compacted for."""
-        count = next(iter(values.values())).shape[0]
-        if self.constant is not None:
-            return self.constant.expand(count)
-        if tally is not None:
-            tally.multiply_adds += self.multiply_adds * count
-        alive = dict(values)
-        last_use = {n: k for k, piece in enumerate(self.pieces) for n in piece.step.inputs}
-        for k, piece in enumerate(self.pieces):
-            inputs = [alive[name] for name in piece.step.inputs]
-            alive[piece.step.name] = _run_piece(self.network, piece, inputs)
-            for name in set(piece.step.inputs):
-                if last_use[name] == k:
-                    del alive[name]
-        return alive[self.pieces[-1].step.name][:, 0]
+from circuitcore.compacted import Compacted, Piece
+from circuitcore.forward import Override, forward
+from circuitcore.network import Network, Step
 
 
 def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -> Compacted:
     """Compact ``network`` under ``override`` (pruned weights are zeros, one target row at the end).
 
     ``blank``: the values runs will start from, for one image [1, ...], of any content: ``input``,
-    or the cached boundary values.  Cost: one image, and one pass over the weights.
+    or the cached boundary values.  The weights that are left are not gathered yet: the result says
+    what running it costs and what it reads.  Cost: one image, and one pass over the weights.
     """
     steps = [s for s in network.steps if s.name not in blank]
     steps = _reachable(steps, network.last)
@@ -99,7 +52,7 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
         piece = replace(piece, spatial=tuple(fixed[step.name].shape[2:]))
         index[step.name] = piece.index
         pieces.append(piece)
-    return Compacted(network, tuple(pieces), None, sum(p.multiply_adds for p in pieces))
+    return Compacted(network, tuple(pieces), None)
 
 
 def _reachable(steps: list[Step], last: str) -> list[Step]:
@@ -217,83 +170,30 @@ def _layer_piece(
     part = None if bias is None else bias[kept]
     blank = fixed[step.inputs[0]].clone()
     blank[:, source] = 0  # what the other channels add is the same for every image
+    constant_input = bool(blank.any())
     per_channel = math.prod(fixed[step.name].shape[2:])
     if step.op == "linear":
-        rows = weight[kept]
-        constant = F.linear(blank, rows, part)[0]
-        taken = rows if len(source) == weight.shape[1] else rows[:, source]
         cost = len(kept) * len(source)
-        return Piece(step, kept, weight=taken, bias=constant, multiply_adds=cost)
+        if constant_input:
+            part = F.linear(blank, weight[kept], part)[0]
+        return Piece(step, kept, source, bias=part, multiply_adds=cost)
     groups, taps = step.settings["groups"], math.prod(weight.shape[2:])
     if groups == 1:
-        taken = _channels_last(weight[kept][:, source])
         cost = len(kept) * len(source) * taps * per_channel
-        columns: tuple[Tensor, ...] = ()
-        settings = step.settings
-        varying = weight[kept]
-    elif weight.shape[1] == 1 and weight.shape[0] == groups:  # depthwise: a channel reads itself
+        if not constant_input:
+            return Piece(step, kept, source, bias=part, multiply_adds=cost)
+        constant = F.conv2d(blank, weight[kept], part, **step.settings)[0]
+        if bool((constant == constant[:, :1, :1]).all()):
+            same = constant[:, 0, 0].clone()
+            return Piece(step, kept, source, bias=same, multiply_adds=cost)
+        return Piece(step, kept, source, extra=constant, multiply_adds=cost)
+    if weight.shape[1] == 1 and weight.shape[0] == groups:  # depthwise: a channel reads itself
         place = torch.full((groups,), -1, device=kept.device)
         place[source] = torch.arange(len(source), device=kept.device)
-        taken, columns = _channels_last(weight[kept]), (place[kept],)
-        settings = {**step.settings, "groups": len(kept)}
+        step = replace(step, settings={**step.settings, "groups": len(kept)})
         cost = len(kept) * taps * per_channel
-        return Piece(replace(step, settings=settings), kept, weight=taken, bias=part,
-                     columns=columns, multiply_adds=cost)  # fmt: skip
-    else:  # whole groups, with the channels that are missing filled in
-        taken, columns = _channels_last(weight), (source, kept)
-        cost = weight.numel() * per_channel
-        fill = ((fixed[step.inputs[0]], source, source),)
-        return Piece(step, kept, weight=taken, bias=bias, columns=columns, fill=fill,
-                     multiply_adds=cost)  # fmt: skip
-    if not bool(blank.any()):
-        return Piece(step, kept, weight=taken, bias=part, multiply_adds=cost)
-    constant = F.conv2d(blank, varying, part, **settings)[0]
-    if bool((constant == constant[:, :1, :1]).all()):
-        return Piece(step, kept, weight=taken, bias=constant[:, 0, 0].clone(), multiply_adds=cost)
-    return Piece(step, kept, weight=taken, extra=constant, multiply_adds=cost)
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    """A copy whose strides say channels-last even for one input channel: so will its outputs."""
-    out = torch.empty(
-        weight.shape,
-        dtype=weight.dtype,
-        device=weight.device,
-        memory_format=torch.channels_last,
-    )
-    return out.copy_(weight)
-
-
-def _run_piece(network: Network, piece: Piece, inputs: list[Tensor]) -> Tensor:
-    step = piece.step
-    if not len(piece.index):
-        return inputs[0].new_empty((inputs[0].shape[0], 0, *piece.spatial))
-    if step.op == "linear":
-        return F.linear(inputs[0], piece.weight, piece.bias)  # type: ignore[arg-type]
-    if step.op == "conv":
-        x = inputs[0]
-        if piece.fill:  # grouped
-            blank, places, _ = piece.fill[0]
-            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
-            whole[:, places] = x
-            out = F.conv2d(whole, piece.weight, piece.bias, **step.settings)  # type: ignore[arg-type]
-            return out[:, piece.index]
-        if piece.columns:  # depthwise
-            x = x[:, piece.columns[0]]
-        out = F.conv2d(x, piece.weight, piece.bias, **step.settings)  # type: ignore[arg-type]
-        return out if piece.extra is None else out.add_(piece.extra)
-    if step.op == "batchnorm":
-        mean, var, scale, shift = piece.norm
-        eps = step.settings["eps"]
-        return F.batch_norm(inputs[0], mean, var, scale, shift, False, 0.0, eps)
-    if step.op == "relu":
-        return torch.relu(inputs[0])
-    if step.op == "add":
-        total: Tensor | None = None
-        for x, (blank, target, taken) in zip(inputs, piece.fill, strict=True):
-            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
-            whole[:, target] = x[:, taken]
-            total = whole if total is None else total.add_(whole)
-        assert total is not None
-        return total
-    return apply_step(network, step, inputs)
+        return Piece(step, kept, source, bias=part, columns=(place[kept],), multiply_adds=cost)
+    # whole groups, with the channels that are missing filled in
+    cost = weight.numel() * per_channel
+    fill = ((fixed[step.inputs[0]], source, source),)
+    return Piece(step, kept, source, bias=bias, fill=fill, multiply_adds=cost)

@@ -22,11 +22,11 @@ from circuitcore.accuracy import ratio
 from circuitcore.circuit import judges
 from circuitcore.circuitfile import read_circuit
 from circuitcore.document import Accuracy
+from circuitcore.execute import activations
 from circuitcore.forward import target_row
 from circuitcore.prepare import Prepared
 from circuitcore.progress import Progress
 from circuitcore.run import prepared_run
-from circuitcore.sweep import activations, circuit_override
 
 
 class ControlRow(BaseModel):
@@ -104,10 +104,9 @@ def _row(
     circuit: Mapping[str, Tensor],
 ) -> ControlRow:
     judge, heldout_judge = judges(prepared, unit)
-    override = circuit_override(prepared, unit, mask)
-    on_extraction = activations(prepared, prepared.extraction, override, certify=True)
-    extraction = judge.fitted(on_extraction, prepared.options.bias)[0]
-    on_heldout = activations(prepared, prepared.heldout, override, certify=True)[0]
+    on_extraction = activations(prepared, prepared.extraction, unit, mask)
+    extraction = judge.fitted(on_extraction[None], prepared.options.bias)[0]
+    on_heldout = activations(prepared, prepared.heldout, unit, mask)
     heldout = heldout_judge.at(on_heldout, extraction.bias)
     unpruned = heldout_judge.at(heldout_judge.unpruned, 0.0)
     both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)

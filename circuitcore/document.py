@@ -30,10 +30,12 @@ class Accuracy(Record):
 
 
 class Level(Accuracy):
-    """One level of a stage's curve, on ``images`` of the extraction set.
+    """One level of a stage's curve, judged on ``images`` of the extraction set.
 
     ``level``: its place in the grid; ``pruned``: fraction of the stage's relevant weights;
-    ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated.
+    ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated.  Else ``csa`` (and what goes
+    with it) is what is expected of the images not evaluated: ``csa_hi`` holds whatever they would
+    do, ``csa_lo`` if they moved no further since they were last evaluated than `screen` allows.
     """
 
     level: int
@@ -45,7 +47,12 @@ class Level(Accuracy):
 
 
 class Stage(Record):
-    """One stage's curve; ``chosen`` is a position in ``levels``; others are not invented."""
+    """One stage's curve; ``chosen`` is a position in ``levels``; others are not invented.
+
+    ``planned_multiply_adds``: known before the stage ran, where every level was evaluated;
+    ``multiply_adds``: executed; ``recomputed``: runs of an image at a level repeated in float32
+    because its decision lay within the error of a lower precision.
+    """
 
     stage: Literal["fc", "conv"]
     relevant_weights: int
@@ -54,6 +61,9 @@ class Stage(Record):
     threshold_csa: float
     chosen: int
     levels: list[Level]
+    planned_multiply_adds: int | None = None
+    multiply_adds: int = 0
+    recomputed: int = 0
 
 
 class Unpruned(Record):

@@ -24,6 +24,10 @@ class Tally:
 
     multiply_adds: int = 0
 
+    def add(self, multiply_adds: int) -> None:
+        """Count some more."""
+        self.multiply_adds += multiply_adds
+
 
 @dataclass(frozen=True)
 class Masks:

@@ -7,7 +7,7 @@ Anything else is refused with the name of the layer, never run wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,21 +92,21 @@ class Network:
 
         They are equal at every level of the fc stage: computed once, they are its inputs.
         """
-        after = self._dependent("linear")
+        after = self.behind(self.layers("fc"))
         before = {"input"} | {s.name for s in self.steps if s.name not in after}
         wanted = {i for s in self.steps if s.name in after for i in s.inputs if i in before}
         return tuple(n for n in ["input", *(s.name for s in self.steps)] if n in wanted)
 
     def after_boundary(self) -> set[str]:
         """Names of the boundary values and of all steps behind them."""
-        return {*self.boundary(), *self._dependent("linear")}
+        return {*self.boundary(), *self.behind(self.layers("fc"))}
 
     def fc_chain(self) -> list[tuple[str, bool]] | None:
         """The fc layers as a chain from the boundary: (layer, whether a ReLU follows), if they are.
 
         None where anything but Linear and ReLU stands between them, or a value is read twice.
         """
-        after = self._dependent("linear")
+        after = self.behind(self.layers("fc"))
         chain: list[tuple[str, bool]] = []
         value = self.boundary()[0] if len(self.boundary()) == 1 else None
         for step in self.steps:
@@ -121,11 +121,11 @@ class Network:
             value = step.name
         return chain
 
-    def _dependent(self, op: str) -> set[str]:
-        """Names of the steps that are, or come after, a step of this kind."""
+    def behind(self, names: Collection[str]) -> set[str]:
+        """Names of the steps that are, or come after, one of these."""
         found: set[str] = set()
         for step in self.steps:
-            if step.op == op or any(i in found for i in step.inputs):
+            if step.name in names or any(i in found for i in step.inputs):
                 found.add(step.name)
         return found
 

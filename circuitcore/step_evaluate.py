@@ -13,11 +13,11 @@ from circuitcore.circuitfile import read_circuit
 from circuitcore.device import pick
 from circuitcore.document import Accuracy
 from circuitcore.errors import InputError
+from circuitcore.execute import activations
 from circuitcore.prepare import Prepared, prepare, read_inputs
 from circuitcore.progress import Progress
 from circuitcore.run import prepared_run
 from circuitcore.store import open_run
-from circuitcore.sweep import activations, circuit_override
 
 
 class EvaluateRow(BaseModel):
@@ -69,8 +69,7 @@ def _row(
 ) -> EvaluateRow:
     judge = judges(prepared, unit)[1]
     kept = {layer: mask.to(prepared.device) for layer, mask in kept.items()}
-    override = circuit_override(prepared, unit, kept)
-    activation = activations(prepared, prepared.heldout, override, certify=True)[0]
+    activation = activations(prepared, prepared.heldout, unit, kept)
     circuit, unpruned = judge.at(activation, bias), judge.at(judge.unpruned, 0.0)
     return EvaluateRow(
         category=name,

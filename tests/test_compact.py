@@ -43,7 +43,9 @@ def compare(network, override, images):
         expected = forward(
             network, {"input": images}, [network.last], override=override, tally=whole
         )[0][:, 0]
-        compacted = compact(network, override, {"input": torch.zeros_like(images[:1])})
+        compacted = compact(network, override, {"input": torch.zeros_like(images[:1])}).gathered(
+            override
+        )
         found = compacted.run({"input": images}, less)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert less.multiply_adds <= whole.multiply_adds
@@ -113,12 +115,12 @@ def test_borders(seed, stride, padding, dilation, groups, density, units) -> Non
 
 def test_the_bundled_network_at_every_level() -> None:
     """Real scores, real levels: compacted equals uncompacted, and the work falls with the level."""
+    from circuitcore.execute import circuit_override
     from circuitcore.levels import stage_levels
     from circuitcore.options import Options
     from circuitcore.prepare import prepare, read_inputs
     from circuitcore.progress import Silent
     from circuitcore.scores import contributions
-    from circuitcore.sweep import circuit_override
 
     options = Options(extraction_images=4, heldout_images=4)
     prepared = prepare(read_inputs(options), options, Silent())
@@ -129,7 +131,7 @@ def test_the_bundled_network_at_every_level() -> None:
     assigned = {s: stage_levels(prepared.network, s, found, 1, options) for s in ("fc", "conv")}
     for t in range(32):
         kept = assigned["fc"].kept(t) | assigned["conv"].kept(t)
-        override = circuit_override(prepared, 1, kept)
+        override = circuit_override(prepared.network, 1, kept)
         double = Override(
             {k: v.double() for k, v in override.weights.items()},
             {k: v.double() for k, v in override.biases.items()},

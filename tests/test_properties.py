@@ -14,7 +14,8 @@ from torch import nn
 from circuitcore.accuracy import Judge
 from circuitcore.circuit import extract_circuit
 from circuitcore.circuitfile import read_circuit, write_circuit
-from circuitcore.forward import Masks, forward
+from circuitcore.execute import activations
+from circuitcore.forward import Masks, forward, target_row
 from circuitcore.kernels.masked_conv2d import masked_conv2d
 from circuitcore.kernels.masked_linear import masked_linear
 from circuitcore.levels import stage_levels
@@ -22,7 +23,6 @@ from circuitcore.options import Options
 from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 from circuitcore.scores import contributions
-from circuitcore.sweep import activations, circuit_override
 from circuitcore.trace import trace
 
 FEW = {"levels": "0,0.3,0.7,0.9,0.98"}
@@ -69,8 +69,11 @@ def test_level_zero_is_the_unpruned_network(prepared):
         assert assigned.pruned[0] == 0
         assert all(bool((level > 0).all()) for level in assigned.levels.values())
         levels |= assigned.levels
-    override = circuit_override(prepared, 4, {})
-    row = activations(prepared, prepared.extraction, override, Masks(levels, [0]))[0]
+    values = {"input": prepared.batch(prepared.extraction, slice(None))}
+    row = forward(
+        prepared.network, values, [prepared.network.last],
+        override=target_row(prepared.network, 4), masks=Masks(levels, [0]),
+    )[0].flatten()  # fmt: skip
     unpruned = prepared.extraction.logits[:, 4]
     torch.testing.assert_close(row, unpruned, rtol=1e-5, atol=1e-5)
     record = extract_circuit(prepared, 4, "Coat").record
@@ -308,8 +311,7 @@ def test_a_circuit_from_disk_gives_the_activations_it_was_saved_with(
     assert stored.record == found.record
     assert list(stored.kept) == list(found.kept)
     assert all(torch.equal(stored.kept[layer], found.kept[layer]) for layer in found.kept)
-    override = circuit_override(prepared, unit, stored.kept)
-    again = activations(prepared, prepared.heldout, override, certify=True)[0]
+    again = activations(prepared, prepared.heldout, unit, stored.kept)
     assert torch.equal(again, found.heldout)
 
     # and so does the plain network with its weights set to 0 by hand

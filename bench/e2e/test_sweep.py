@@ -17,9 +17,9 @@ from torch import Tensor
 from circuitcore.circuit import extract_circuit, is_dense, judges, unpruned_baseline
 from circuitcore.forward import Tally, forward
 from circuitcore.levels import StageLevels, stage_levels
-from circuitcore.prepare import Prepared
+from circuitcore.prepare import FORWARD_CHUNK, Prepared
 from circuitcore.scores import contributions
-from circuitcore.sweep import CONV_CHUNK, sweep_stage
+from circuitcore.sweep import sweep_stage
 
 UNIT = 4  # Coat: neither the easiest category nor the hardest
 NAIVE, IN_PLACE = "naive", "in place"
@@ -148,7 +148,7 @@ def test_conv_stage(race, alexnet_prepared, images_per_category, benchmark, caps
             values = {"input": prepared.batch(prepared.extraction, part)}
             forward(prepared.network, values, [prepared.network.last])
 
-        prepared.in_chunks(prepared.extraction, CONV_CHUNK, run)
+        prepared.in_chunks(prepared.extraction, FORWARD_CHUNK, run)
 
     more = {limit: (unpruned, len(assigned.pruned) - 1.0)}
     fixed, start = fc.kept(chosen.level), chosen.activation

@@ -1,0 +1,147 @@
+"""A compacted network, run: smaller dense convolutions and products on what is alive.
+
+`circuitcore.compact` decides what that is; here the weights are gathered and images go through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitcore.forward import Override, Tally
+from circuitcore.network import Network, Step, apply_step
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step on the channels that are alive.
+
+    ``index`` int64: channels of the full output that this piece gives; ``source`` int64: channels
+    of the full input a layer reads; ``weight`` of a layer on them, None until gathered; ``bias``;
+    ``extra`` [out, H, W]: a bias that differs from place to place; ``columns``: where a grouped
+    convolution's channels come from; ``fill``: for each input of an addition, (blank map, places in
+    ``index`` it fills, which of its channels do); ``spatial``: height and width of the output.
+    """
+
+    step: Step
+    index: Tensor
+    source: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    extra: Tensor | None = None
+    norm: tuple[Tensor, ...] = ()
+    columns: tuple[Tensor, ...] = ()
+    fill: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
+    multiply_adds: int = 0
+    spatial: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """A compacted network: ``pieces`` in order; ``constant`` where no image changes the result."""
+
+    network: Network
+    pieces: tuple[Piece, ...]
+    constant: Tensor | None
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one image, as planned."""
+        return sum(piece.multiply_adds for piece in self.pieces)
+
+    def gathered(self, override: Override) -> Compacted:
+        """With the surviving weights of ``override``, which it was compacted under, ready to run.
+
+        Cost: one copy of the weights that are left.
+        """
+        weights = {**self.network.weights, **override.weights}
+        pieces = tuple(
+            piece
+            if piece.source is None
+            else replace(piece, weight=_surviving(weights[piece.step.name], piece))
+            for piece in self.pieces
+        )
+        return replace(self, pieces=pieces)
+
+    def run(self, values: Mapping[str, Tensor], tally: Tally | None = None) -> Tensor:
+        """Target activations [N] from the same values the network was compacted for.
+
+        ``tally`` receives the multiply-adds executed, taken from the operands.
+        """
+        count = next(iter(values.values())).shape[0]
+        if self.constant is not None:
+            return self.constant.expand(count)
+        alive = dict(values)
+        last_use = {n: k for k, piece in enumerate(self.pieces) for n in piece.step.inputs}
+        for k, piece in enumerate(self.pieces):
+            inputs = [alive[name] for name in piece.step.inputs]
+            alive[piece.step.name] = _run_piece(self.network, piece, inputs, tally or Tally())
+            for name in set(piece.step.inputs):
+                if last_use[name] == k:
+                    del alive[name]
+        return alive[self.pieces[-1].step.name][:, 0]
+
+
+def _surviving(weight: Tensor, piece: Piece) -> Tensor:
+    assert piece.source is not None
+    if piece.step.op == "linear":
+        rows = weight[piece.index]
+        return rows if len(piece.source) == weight.shape[1] else rows[:, piece.source]
+    if piece.step.settings["groups"] == 1:
+        return _channels_last(weight[piece.index][:, piece.source])
+    return _channels_last(weight if piece.fill else weight[piece.index])
+
+
+def _run_piece(network: Network, piece: Piece, inputs: list[Tensor], tally: Tally) -> Tensor:
+    step = piece.step
+    if not len(piece.index):
+        return inputs[0].new_empty((inputs[0].shape[0], 0, *piece.spatial))
+    if step.op == "linear":
+        assert piece.weight is not None
+        tally.multiply_adds += inputs[0].shape[0] * piece.weight.numel()
+        return F.linear(inputs[0], piece.weight, piece.bias)
+    if step.op == "conv":
+        x = inputs[0]
+        assert piece.weight is not None
+        if piece.fill:  # grouped
+            blank, places, _ = piece.fill[0]
+            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
+            whole[:, places] = x
+            out = F.conv2d(whole, piece.weight, piece.bias, **step.settings)
+            tally.multiply_adds += out.numel() * piece.weight[0].numel()
+            return out[:, piece.index]
+        if piece.columns:  # depthwise
+            x = x[:, piece.columns[0]]
+        out = F.conv2d(x, piece.weight, piece.bias, **step.settings)
+        tally.multiply_adds += out.numel() * piece.weight[0].numel()
+        return out if piece.extra is None else out.add_(piece.extra)
+    if step.op == "batchnorm":
+        mean, var, scale, shift = piece.norm
+        eps = step.settings["eps"]
+        return F.batch_norm(inputs[0], mean, var, scale, shift, False, 0.0, eps)
+    if step.op == "relu":
+        return torch.relu(inputs[0])
+    if step.op == "add":
+        total: Tensor | None = None
+        for x, (blank, target, taken) in zip(inputs, piece.fill, strict=True):
+            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
+            whole[:, target] = x[:, taken]
+            total = whole if total is None else total.add_(whole)
+        assert total is not None
+        return total
+    return apply_step(network, step, inputs)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """A copy whose strides say channels-last even for one input channel: so will its outputs."""
+    out = torch.empty(
+        weight.shape,
+        dtype=weight.dtype,
+        device=weight.device,
+        memory_format=torch.channels_last,
+    )
+    return out.copy_(weight)

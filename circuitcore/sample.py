@@ -1,0 +1,21 @@
+"""How many false alarms a random sample leaves possible (Clopper and Pearson, 1934)."""
+
+from __future__ import annotations
+
+import math
+
+SAMPLE = 512  # images of a sample
+
+
+def false_alarm_limit(found: int, drawn: int, unseen: int, risk: float) -> int:
+    """Most false alarms among ``unseen`` images, ``drawn`` of them taken at random, ``found`` seen.
+
+    Wrong with probability at most ``risk``: the exact binomial upper limit, which is on the safe
+    side for draws without replacement.
+    """
+    from scipy.stats import beta
+
+    if found == drawn:
+        return unseen
+    rate = float(beta.ppf(1 - risk, found + 1, drawn - found))
+    return min(unseen, math.floor(rate * unseen) + 1)
