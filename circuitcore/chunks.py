@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 import torch
+from torch import Tensor
 
 from circuitcore.errors import DeviceError
 
@@ -48,3 +51,61 @@ def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error)  # torch's CPU allocator has no type of its own
+
+
+class Ahead:
+    """Values of chunks of images, those of the next chunk being loaded while one is worked on.
+
+    ``load(part)``: values by name of the images ``part`` of ``total``, on ``device``.  On a GPU a
+    thread calls it, one chunk at a time, on a stream of its own.  On a CPU loading would take the
+    cores from the work, so a chunk is loaded when it is asked for, unless ``background``.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[slice], dict[str, Tensor]],
+        total: int,
+        device: torch.device,
+        background: bool = False,
+    ) -> None:
+        self._load, self._total, self._device = load, total, device
+        gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if gpu else None
+        self._pool = (
+            ThreadPoolExecutor(1, "load") if background or background is None and gpu else None
+        )
+        self._next: tuple[slice, Future[dict[str, Tensor]]] | None = None
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def take(self, part: slice) -> dict[str, Tensor]:
+        """The values of ``part``; the images after it, as many again, are begun."""
+        if self._pool is None:
+            return self._load(part)
+        begun, self._next = self._next, None
+        if begun is None or begun[0] != part:  # the first, or memory ran out and chunks are smaller
+            begun = (part, self._pool.submit(self._on_stream, part))
+        values = begun[1].result()
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            for value in values.values():
+                value.record_stream(current)  # its memory is not given away before this is done
+        following = slice(part.stop, min(2 * part.stop - part.start, self._total))
+        if following.stop > following.start:
+            self._next = (following, self._pool.submit(self._on_stream, following))
+        return values
+
+    def _on_stream(self, part: slice) -> dict[str, Tensor]:
+        with torch.cuda.stream(self._stream):  # nothing where there is no stream
+            return self._load(part)

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import PIL
@@ -26,11 +30,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from circuitcore.errors import InputError
+from circuitcore.spans import span
 
 SPLITS = ("scoring", "extraction", "heldout")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 LARGEST = 100_000_000  # pixels; more is refused as a decompression bomb
 DECODER = f"pillow-{PIL.__version__}"
+DECODE_AHEAD = 192  # images: three chunks of a forward pass
+MOST_THREADS = 8
+# `decode` refuses by LARGEST; a filter of its own would not hold where threads decode
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -140,16 +149,13 @@ def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     Raises InputError where the file is no whole image or has over 100 million pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                if opened.width * opened.height > LARGEST:
-                    raise InputError(
-                        f"{file}: {opened.width} x {opened.height} pixels, refused: "
-                        f"at most {LARGEST:,}"
-                    )
-                opened.load()
-                image = _converted(opened, preprocessing.channels)
+        with Image.open(file) as opened:
+            if opened.width * opened.height > LARGEST:
+                raise InputError(
+                    f"{file}: {opened.width} x {opened.height} pixels, refused: at most {LARGEST:,}"
+                )
+            opened.load()
+            image = _converted(opened, preprocessing.channels)
     except InputError:
         raise
     except (
@@ -172,32 +178,79 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def decode_all(
-    root: Path,
-    images: Sequence[ImageFile],
-    preprocessing: Preprocessing,
-    progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """Decode every image once: uint8 [images, channels, height, width] in a temporary memory map.
+class Decoding:
+    """Images being decoded by a few threads into a memory map, ahead of whoever reads them.
 
-    The map's file has no name any more, so that it vanishes with the process.  Raises InputError
-    where an image cannot be read or sizes differ (they must not, without a crop).
+    ``pixels``: uint8 [images, channels, height, width]; rows before ``stop`` are whole once
+    `wait(stop)` has returned.  At most ``ahead`` images beyond that are begun.  The map's file has
+    no name any more, so that it vanishes with the process.  ``waited``: seconds spent in `wait`.
+    Raises InputError where an image cannot be read or sizes differ (they must not, without a crop):
+    the first such image in order, whichever thread met it.
     """
-    store: np.ndarray | None = None
-    for row, image in enumerate(images):
-        pixels = decode(root / image.path, preprocessing)
-        if store is None:
-            store = disk_array((len(images), *pixels.shape), np.dtype(np.uint8))
-        if pixels.shape != store.shape[1:]:
+
+    def __init__(
+        self,
+        root: Path,
+        images: Sequence[ImageFile],
+        preprocessing: Preprocessing,
+        ahead: int = DECODE_AHEAD,
+    ) -> None:
+        if not images:
+            raise InputError(f"{root}: no images")
+        self._root, self._images, self._preprocessing = root, images, preprocessing
+        first = decode(root / images[0].path, preprocessing)  # its size is everyone's
+        self.pixels = disk_array((len(images), *first.shape), np.dtype(np.uint8))
+        self.pixels[0] = first
+        self.waited = 0.0
+        self._whole, self._ahead = 1, ahead
+        self._begun: deque[Future[None]] = deque()  # rows from ``_whole`` on
+        # Pillow lets go of Python's lock; torch's count is the cores this process is to use.
+        threads = min(torch.get_num_threads(), MOST_THREADS)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def __enter__(self) -> Decoding:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)  # waits for the images being decoded right now
+
+    def wait(self, stop: int) -> None:
+        """Return once the images before ``stop`` are decoded; those after them are begun."""
+        for row in range(
+            self._whole + len(self._begun), min(stop + self._ahead, len(self._images))
+        ):
+            self._begun.append(self._pool.submit(self._decode, row))
+        began = time.perf_counter()
+        with span("stage", "wait for images"):
+            while self._whole < stop:
+                self._begun[0].result()  # stays in the queue where it raises: so will the next call
+                self._begun.popleft()
+                self._whole += 1
+        self.waited += time.perf_counter() - began
+
+    def _decode(self, row: int) -> None:
+        file = self._root / self._images[row].path
+        with span("stage", "decode", row):
+            pixels = decode(file, self._preprocessing)
+        if pixels.shape != self.pixels.shape[1:]:
+            _, _, height, width = self.pixels.shape
             raise InputError(
-                f"{root / image.path}: {pixels.shape[2]} x {pixels.shape[1]} pixels, the ones "
-                f"before {store.shape[3]} x {store.shape[2]}: give --crop to make them equal"
+                f"{file}: {pixels.shape[2]} x {pixels.shape[1]} pixels, the ones "
+                f"before {width} x {height}: give --crop to make them equal"
             )
-        store[row] = pixels
-        progress(row + 1)
-    if store is None:
-        raise InputError(f"{root}: no images")
-    return store
+        self.pixels[row] = pixels
+
+
+def decode_all(root: Path, images: Sequence[ImageFile], preprocessing: Preprocessing) -> np.ndarray:
+    """Decode every image once: uint8 [images, channels, height, width], as `Decoding` does."""
+    with Decoding(root, images, preprocessing) as decoding:
+        decoding.wait(len(images))
+    return decoding.pixels
 
 
 def disk_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -208,8 +261,11 @@ def disk_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> Tensor:
     """Normalised network input, float32 [images, channels, height, width], from uint8 pixels."""
-    batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    batch = torch.from_numpy(np.ascontiguousarray(pixels))
+    if device.type == "cuda":  # from pinned memory the copy does not hold up the caller
+        batch = batch.pin_memory().to(device, non_blocking=True)
     mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
-    images = (batch.float() / 255 - mean) / std
-    return images.contiguous(memory_format=torch.channels_last)  # convolutions run faster on it
+    # channels-last: convolutions run faster on it; in place: new memory costs more than the sums
+    images = torch.empty(batch.shape, device=device, memory_format=torch.channels_last)
+    return images.copy_(batch).div_(255).sub_(mean).div_(std)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from circuitcore.categories import Category, Mapping, check_assignment, map_folders
-from circuitcore.chunks import in_chunks
+from circuitcore.chunks import Ahead, in_chunks
 from circuitcore.cost import activation_bytes, multiply_adds
 from circuitcore.device import DTYPES, memory_budget, pick, resolve_dtype
 from circuitcore.errors import InputError
 from circuitcore.forward import forward
 from circuitcore.images import (
+    Decoding,
     ImageFile,
     Preprocessing,
     choose_images,
@@ -114,8 +115,8 @@ class Prepared:
             note=self.note,
         )
 
-    def batch(self, split: Split, part: slice) -> Tensor:
-        """Normalised images of a slice of a split, float32 on the device."""
+    def batch(self, split: Split, part: slice | np.ndarray) -> Tensor:
+        """Normalised images of a slice of a split, or of these indices, float32 on the device."""
         return to_input(split.pixels[part], self.preprocessing, self.device)
 
 
@@ -145,8 +146,9 @@ def read_inputs(options: Options) -> Inputs:
 
 
 def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
-    """Decode the images, run the unpruned network once over them, check the category order.
+    """Decode the images and, as they come, run the unpruned network once over them.
 
+    Then the order of the categories is checked.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value on disk.  Raises InputError where images do not fit the network, the assignment
     of folders to units is wrong, or accuracy is near chance.
@@ -154,40 +156,37 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
     device = pick(options)
     network = inputs.model.network.to(device)
     memory = memory_budget(options, device)
-    wanted = [("extraction", True), ("heldout", False)]
-    progress.start("decoding images", sum(len(inputs.split(name)) for name, _ in wanted))
-    with span("stage", "decode"):
-        pixels = {
-            name: decode_all(
-                inputs.root,
-                inputs.split(name),
-                inputs.model.preprocessing,
-                lambda done: progress.advance(1),
-            )
-            for name, _ in wanted
-        }
-    shape = pixels["extraction"].shape[1:]
-    if pixels["heldout"].shape[1:] != shape:
-        raise InputError("extraction and held-out images differ in size: give --crop")
-    try:
-        per_image = multiply_adds(network, shape)
-        image_bytes = activation_bytes(network, shape)
-        feature_bytes = activation_bytes(network, shape, after_boundary=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
-            f"network ({error}): give --resize and --crop"
-        ) from None
+    wanted = {name: inputs.split(name) for name in ("extraction", "heldout")}
+    every = [file for files in wanted.values() for file in files]
     dtype = DTYPES[resolve_dtype(options)]
-    chunk = int(min(max(memory // (2 * image_bytes), 1), FORWARD_CHUNK))
-    progress.start("unpruned network", sum(len(p) for p in pixels.values()))
-    with span("stage", "unpruned"):
-        splits = {
-            name: _unpruned(
-                network, pixels[name], inputs.split(name), inputs, options, chunk, cached, progress
-            )
-            for name, cached in wanted
-        }
+    progress.start("decoding, unpruned network", len(every))
+    with Decoding(inputs.root, every, inputs.model.preprocessing) as decoding:
+        shape = decoding.pixels.shape[1:]
+        try:
+            per_image = multiply_adds(network, shape)
+            image_bytes = activation_bytes(network, shape)
+            feature_bytes = activation_bytes(network, shape, after_boundary=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
+                f"network ({error}): give --resize and --crop"
+            ) from None
+        chunk = int(min(max(memory // (2 * image_bytes), 1), FORWARD_CHUNK))
+        splits: dict[str, Split] = {}
+        for name, files in wanted.items():
+            first = sum(map(len, splits.values()))
+            with span("stage", f"unpruned {name}"):
+                splits[name] = _unpruned(
+                    network,
+                    decoding,
+                    slice(first, first + len(files)),
+                    files,
+                    inputs.model.preprocessing,
+                    chunk,
+                    name == "extraction",
+                    options,
+                    progress,
+                )
     extraction = splits["extraction"]
     check_assignment(
         extraction.logits.argmax(1).numpy(),
@@ -215,21 +214,28 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
 @torch.inference_mode()
 def _unpruned(
     network: Network,
-    pixels: np.ndarray,
+    decoding: Decoding,
+    rows: slice,
     files: Sequence[ImageFile],
-    inputs: Inputs,
-    options: Options,
+    preprocessing: Preprocessing,
     chunk: int,
     cached: bool,
+    options: Options,
     progress: Progress,
 ) -> Split:
+    """The unpruned network on ``rows`` of what is being decoded, each chunk as soon as it is."""
+    device = pick(options)
+    pixels = decoding.pixels[rows]
     names = network.boundary() if cached else ()
     logits = torch.empty(len(files), network.outputs)
     features: dict[str, np.ndarray] = {}
 
+    def load(part: slice) -> dict[str, Tensor]:
+        decoding.wait(rows.start + part.stop)
+        return {"input": to_input(pixels[part], preprocessing, device)}
+
     def run(part: slice) -> None:
-        images = to_input(pixels[part], inputs.model.preprocessing, pick(options))
-        *values, out = forward(network, {"input": images}, [*names, network.last])
+        *values, out = forward(network, chunks.take(part), [*names, network.last])
         logits[part] = out.cpu()
         for name, value in zip(names, values, strict=True):
             if name not in features:
@@ -237,7 +243,8 @@ def _unpruned(
             features[name][part] = value.cpu().numpy()
         progress.advance(part.stop - part.start)
 
-    in_chunks(len(files), chunk, run, fallback=not options.no_fallback, note=progress.note)
+    with Ahead(load, len(files), device) as chunks:
+        in_chunks(len(files), chunk, run, fallback=not options.no_fallback, note=progress.note)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the unpruned network's logits are NaN or infinite on these images")
     labels = torch.tensor([file.category for file in files])

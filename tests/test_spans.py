@@ -1,5 +1,7 @@
 """The ranges a profiler sees nest as the work does, also where it fails."""
 
+import threading
+
 import pytest
 
 from circuitcore import spans
@@ -13,8 +15,12 @@ class Listener:
     """Stands in for the NVTX domain of a process under a profiler: keeps the tree of ranges."""
 
     def __init__(self) -> None:
-        self.open: list[tuple] = []
+        self._stacks: dict[int, list[tuple]] = {}  # by thread
         self.seen: list[tuple] = []  # (kind, name, payload, the ranges around it)
+
+    @property
+    def open(self) -> list[tuple]:
+        return self._stacks.setdefault(threading.get_ident(), [])
 
     def get_event_attributes(self, message, color, category, payload):
         return category, message, payload, color
@@ -53,9 +59,11 @@ def test_a_run_holds_its_categories_and_they_their_stages(listener, tmp_path):
         assert listener.around("category", name) == [(unit, (run,))]
         inside = [each for each in listener.seen if ("category", name) in each[3]]
         assert ("stage", "commit", None, (run, ("category", name))) in inside
-    for stage in ("unpruned", "report"):
+    for stage in ("unpruned extraction", "unpruned heldout", "report"):
         assert listener.around("stage", stage) == [(None, (run,))]
-    assert listener.around("stage", "decode")
+    assert ("stage", "unpruned extraction") in listener.around("stage", "wait for images")[0][1]
+    rows = {row for row, around in listener.around("stage", "decode") if run not in around}
+    assert set(range(1, 40)) <= rows  # on threads of their own
     assert listener.open == []
 
 
