@@ -1,14 +1,15 @@
-"""Shared by the tests: the float64 reference, and the bundled network and images it runs on."""
+"""Shared by the tests: the float64 reference, the bundled network and images it runs on, a run."""
 
+import json
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see the command line's main
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("reference", "shared")]
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +23,6 @@ def method() -> ModuleType:
 @pytest.fixture(scope="session")
 def example():
     """The bundled network in float32, its float64 copy, category names and image splits."""
-    from types import SimpleNamespace
-
     import method
 
     from circuitcore.bundled import IMAGES
@@ -36,3 +35,15 @@ def example():
         categories=list(categories),
         splits=method.load_images(IMAGES, categories, own.mean, own.std),
     )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Two categories swept at a few levels: (arguments, document, run folder); copy to change."""
+    from command import call
+
+    folder = tmp_path_factory.mktemp("small") / "run"
+    levels = ["--fc-levels", "0,0.5,0.9,0.99", "--conv-levels", "0,0.5,0.9"]
+    arguments = ["sweep", "Trouser", "Bag", *levels]
+    document = json.loads(call(*arguments, "--out", folder, "--format", "json").stdout)
+    return SimpleNamespace(arguments=arguments, levels=levels, document=document, folder=folder)
