@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:] if arguments is None else list(arguments))
+    signal.alarm(0)  # of _terminated: the exit was not lost, and may take its time from here on
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -123,6 +124,8 @@ def run(arguments: list[str]) -> int:
             raise KeyboardInterrupt
         return done if isinstance(done, int) else 0
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # which click ends with a code of its own
+            return _reader_gone()
         return stop.code if isinstance(stop.code, int) else BUG
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; the same command goes on where it stopped", INTERRUPTED)
