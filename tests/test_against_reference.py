@@ -6,6 +6,7 @@ weights are counted, and from there on float64 follows the product's masks: two 
 score do not carry the same activation.  Activations agree to 1e-4 of the unpruned one's spread.
 """
 
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,10 +76,20 @@ def crossed(masks, other):
     return np.concatenate([(masks[k] ^ other[k]).reshape(-1).numpy() for k in other])
 
 
-def rounding_of(example, method, reference, category, stage):
+@pytest.fixture(scope="module")
+def rounding(example, method):
+    """`method.rounding` on the scoring images of a category, the last one's kept."""
+
+    @lru_cache(1)
+    def of(category):
+        images, labels = example.splits["scoring"]
+        return method.rounding(example.double, images[labels == category], category)
+
+    return of
+
+
+def rounding_of(bounds, example, method, reference, stage):
     """By how much float32 may move the normalised score of each weight of a stage."""
-    images, labels = example.splits["scoring"]
-    bounds = method.rounding(example.double, images[labels == category], category)
     parts = []
     for layer in method.layers(example.double, stage):
         scores = reference["scores"][layer]
@@ -89,7 +100,7 @@ def rounding_of(example, method, reference, category, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_category_agrees(category, both, example, method, prepared):
+def test_category_agrees(category, both, rounding, example, method, prepared):
     reference, product, rows = vars(both(category)).values()
     record = product.record
     same_circuit = not crossed(product.kept, reference["masks"]).any()
@@ -137,7 +148,8 @@ def test_category_agrees(category, both, example, method, prepared):
             activation, at = level["activation"], level["at"]
             if apart.any():
                 threshold = ranking.keys[ranking.order[level["units"] - 1]]
-                bound = rounding_of(example, method, reference, category, stage)[apart].max()
+                bounds = rounding_of(rounding(category), example, method, reference, stage)
+                bound = bounds[apart].max()
                 assert np.all(np.abs(ranking.keys[apart] - threshold) <= bound)
             if apart.any() or not same_fixed:
                 activation = method.activations(
