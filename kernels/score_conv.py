@@ -165,9 +165,7 @@ def _kernel_position(
     if chosen == "numba":
         from circuitcore.kernels import score_conv_cpu
 
-        return score_conv_cpu.kernel_position(
-            weight, x, g, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
-        )
+        return score_conv_cpu.kernel_position(weight, x, g, geometry)
     if chosen == "triton":
         from circuitcore.kernels import score_conv_triton
 

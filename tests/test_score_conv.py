@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -97,6 +98,58 @@ def test_depthwise_and_non_contiguous_arguments() -> None:
     g = torch.cat([g, g])[::2].flip(0)[: len(x)]
     for granularity in GRANULARITIES:
         check((weight, x, g), granularity=granularity, groups=5, padding=(1, 1))
+
+
+# channels and filters a group, groups: lanes full or not of channels, of filters, of pairs of both
+LANES = [(16, 3, 1), (21, 2, 2), (3, 18, 1), (2, 16, 2), (1, 1, 20), (2, 3, 9)]
+
+
+@pytest.mark.parametrize("channels, filters, groups", LANES)
+def test_kernels_in_lanes_at_few_or_all_of_many_positions(
+    channels: int, filters: int, groups: int
+) -> None:
+    geometry = {"stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}
+    weight, x, g = make(2, channels, filters, (19, 41), (3, 2), groups, **geometry)
+    random = torch.Generator().manual_seed(1)
+    for share in (0.0, 0.3, 1.0):
+        some = g * (torch.rand(g.shape, generator=random) < share)
+        check((weight, x, some), granularity="kernel", groups=groups, **geometry)
+
+
+@pytest.mark.parametrize("channels, filters, groups", LANES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("argument", ["weight", "x", "g"])
+def test_what_is_not_finite_reaches_the_scores(
+    argument: str, value: float, channels: int, filters: int, groups: int
+) -> None:
+    weight, x, g = make(2, channels, filters, (7, 9), groups=groups)
+    g[:, :, ::2] = 0
+    target = {"weight": weight, "x": x, "g": g}[argument]
+    target[-1, -1, 2, 1] = value
+    if value == 1e300:  # 0 times a map that overflows is NaN
+        (x if argument == "weight" else weight).mul_(1e20)
+    options = {"granularity": "kernel", "groups": groups}
+    for dtype in (torch.float64, torch.float32):
+        arguments = [t.to(dtype) for t in (weight, x, g)]
+        exact = op.score_conv_reference(*arguments, **options)
+        assert not exact.isfinite().all()
+        torch.testing.assert_close(op.score_conv(*arguments, **options), exact, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels, filters, groups", LANES)
+def test_any_number_of_threads_gives_the_same_bits(
+    channels: int, filters: int, groups: int
+) -> None:
+    arguments = [t.float() for t in make(3, channels, filters, (20, 30), groups=groups)]
+    threads, scores = numba.get_num_threads(), []
+    try:
+        for number in (1, threads, threads):
+            numba.set_num_threads(number)
+            scores.append(op.score_conv(*arguments, granularity="kernel", groups=groups))
+    finally:
+        numba.set_num_threads(threads)
+    for again in scores[1:]:
+        assert torch.equal(again, scores[0])
 
 
 def test_signed_is_the_weight_times_its_gradient() -> None:
