@@ -7,6 +7,8 @@ warm memory favour none; quantiles are reported, not means.  On a GPU time is ta
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import platform
@@ -162,6 +164,7 @@ def peak_memory(device) -> Callable[[Callable[[], Any]], int]:
             before = torch.cuda.memory_allocated()
             function()
             return torch.cuda.max_memory_allocated() - before
+        _give_back()
         try:
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again at VmRSS
         except OSError:
@@ -171,6 +174,12 @@ def peak_memory(device) -> Callable[[Callable[[], Any]], int]:
         return _status("VmHWM") - before
 
     return measure
+
+
+def _give_back() -> None:
+    """Freed memory that malloc keeps resident would be taken again unseen: back to the system."""
+    with contextlib.suppress(AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(name: str) -> int:
