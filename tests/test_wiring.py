@@ -11,11 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sweep_tiny
+from command import call, masks
 from PIL import Image
+from sweep_tiny import tiny_model
+
+import circuitcore.prepare
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
-CHILD = Path(__file__).parent / "wiring" / "sweep_tiny.py"
+CHILD = Path(sweep_tiny.__file__)
 COUNTS = ("--scoring-images", "2", "--extraction-images", "4", "--heldout-images", "4")
 GRID = ("--fc-levels", "0,0.4,0.8", "--conv-levels", "0,0.3,0.7", "--threshold", "0.5")
 
@@ -35,43 +40,50 @@ def images(tmp_path_factory):
     return root
 
 
-def sweep(images, folder, impl, *options):
-    """(document, masks by layer, launches by kernel) of one category."""
-    launches = folder / "launches.json"
-    command = [sys.executable, "-P", str(CHILD), str(images), str(launches), "middle"]
-    command += ["--images", str(images), "--out", str(folder / "run"), "--device", "cpu"]
-    command += [*COUNTS, *GRID, *options, "--impl", impl, "--format", "json"]
-    interpret = "1" if impl == "triton" else "0"
-    environment = os.environ | {"TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    from circuitcore.circuitfile import packed_masks
-    from circuitcore.store import open_run
+SWEEPS = {
+    "weights": ((), "score_conv_wgrad_kernel"),
+    "kernels": (("--granularity", "kernel", "--stop", "sparsest-above"), "score_conv_map_kernel"),
+}
 
-    (unit,) = open_run(folder / "run").units().values()
-    return json.loads(done.stdout), packed_masks(unit), json.loads(launches.read_text())
+
+def arguments(images, folder, impl, options):
+    return ["middle", "--images", str(images), "--out", str(folder / "run"), "--device", "cpu",
+            *COUNTS, *GRID, *options, "--impl", impl, "--format", "json"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def interpreted(images, tmp_path_factory):
+    """By name in SWEEPS: (document, masks by layer, launches by kernel) of one category."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    folders = {name: tmp_path_factory.mktemp(name) for name in SWEEPS}
+    children = {
+        name: subprocess.Popen(
+            [sys.executable, "-P", CHILD, images, folders[name] / "launches.json",
+             *arguments(images, folders[name], "triton", options)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name, (options, _) in SWEEPS.items()
+    }  # fmt: skip
+    found = {}
+    for name, child in children.items():
+        said, error = child.communicate(timeout=600)
+        assert child.returncode == 0, error[-3000:]
+        launches = json.loads((folders[name] / "launches.json").read_text())
+        found[name] = json.loads(said), masks(folders[name] / "run"), launches
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "scoring"),
-    [
-        ((), "score_conv_wgrad_kernel"),
-        (("--granularity", "kernel", "--stop", "sparsest-above"), "score_conv_map_kernel"),
-    ],
-    ids=["weights", "kernels"],
-)
-def test_triton_finds_the_circuit_of_torch(options, scoring, images, tmp_path):
-    found = {}
-    for impl in ("triton", "torch"):
-        (tmp_path / impl).mkdir()
-        found[impl] = sweep(images, tmp_path / impl, impl, *options)
-    document, masks, launches = found["triton"]
-    expected, expected_masks, none = found["torch"]
-    assert none == {}
-    assert masks.keys() == expected_masks.keys()
-    for layer, bits in masks.items():
-        assert np.array_equal(bits, expected_masks[layer]), layer
+@pytest.mark.parametrize("name", list(SWEEPS))
+def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path, monkeypatch):
+    options, scoring = SWEEPS[name]
+    document, ours_by_layer, launches = interpreted[name]
+    monkeypatch.setattr(circuitcore.prepare, "load_model", lambda options: tiny_model(images))
+    said = call("sweep", *arguments(images, tmp_path, "torch", options))
+    expected, theirs_by_layer = json.loads(said.stdout), masks(tmp_path / "run")
+    assert ours_by_layer.keys() == theirs_by_layer.keys()
+    for layer, bits in ours_by_layer.items():
+        assert np.array_equal(bits, theirs_by_layer[layer]), layer
     (ours,), (theirs,) = document["categories"], expected["categories"]
     assert ours["circuit"]["kept_weights"] == theirs["circuit"]["kept_weights"]
     assert 0 < ours["circuit"]["pruned"] < 1
