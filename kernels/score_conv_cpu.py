@@ -5,8 +5,8 @@ kernels (eight in float64) are the lanes of a vector, and their maps are compute
 at a time, from the first tap to the last in registers, where |g| |map| is summed: no map is stored.
 What the lanes are depends on the layer (`kernel_position`):
 
-    channels   of one filter share g: positions where g is 0 (70 % behind a ReLU and a max pooling)
-               are never visited
+    channels   of one filter share g: positions where g is 0 (most, behind ReLU and max pooling) are
+               never visited
     filters    share x: for the few channels of a first layer
     pairs      of a channel and one of its filters share nothing: for depthwise layers
 

@@ -3,9 +3,9 @@
 The contender is the approach of the code that came before: a grouped convolution makes one map per
 kernel (250,048 an image), which is multiplied by the gradient, made absolute and summed.
 
-g is 0 at 70 % of the positions, as behind a ReLU and a max pooling.  The fused kernel leaves these
-out where the input channels fill its vectors; conv1 has three, so there the vectors hold filters
-and every position is computed.
+g is made 0 at 70 % of the positions: ReLU and max pooling make most of it 0 in a network.  The
+fused kernel leaves these out where the input channels fill its vectors; conv1 has three, so there
+the vectors hold filters and every position is computed.
 """
 
 from __future__ import annotations
