@@ -19,6 +19,7 @@ from torch import Tensor
 
 from circuitcore.compacted import Compacted, Piece
 from circuitcore.forward import Override, forward
+from circuitcore.kernels.survivors import columns_read, rows_reading
 from circuitcore.network import Network, Step
 
 
@@ -35,7 +36,7 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
     fixed = dict(zip(names, forward(network, blank, names, override=override), strict=True))
     fixed |= blank
     weights = {s.name: override.weights.get(s.name, network.weights.get(s.name)) for s in steps}
-    reads = {n: w.flatten(2).ne(0).any(2) if w.dim() == 4 else w.ne(0)
+    reads = {n: w.flatten(2).ne(0).any(2) if w.dim() == 4 else w
              for n, w in weights.items() if w is not None}  # fmt: skip
     varies = {n: torch.ones(v.shape[1], dtype=torch.bool, device=v.device)
               for n, v in blank.items()}  # fmt: skip
@@ -75,6 +76,8 @@ def _varies(
     """Which output channels depend on the image."""
     first = varies[step.inputs[0]]
     if step.op in ("conv", "linear"):
+        if step.settings.get("groups", 1) == 1:
+            return rows_reading(reads[step.name], first)
         pattern = _groups(step, reads[step.name])
         return (pattern & first.view(pattern.shape[0], 1, -1)).any(2).flatten()
     if step.op == "add":
@@ -99,6 +102,9 @@ def _needed(
     for step in reversed(steps):
         wanted = needed[step.name] & varies[step.name]
         if step.op in ("conv", "linear"):
+            if step.settings.get("groups", 1) == 1:
+                needed[step.inputs[0]] |= columns_read(reads[step.name], wanted)
+                continue
             pattern = _groups(step, reads[step.name])
             read = (pattern & wanted.view(pattern.shape[0], -1, 1)).any(1).flatten()
             needed[step.inputs[0]] |= read
@@ -175,14 +181,14 @@ def _layer_piece(
     if step.op == "linear":
         cost = len(kept) * len(source)
         if constant_input:
-            part = F.linear(blank, weight[kept], part)[0]
+            part = F.linear(blank, weight, bias)[0, kept]
         return Piece(step, kept, source, bias=part, multiply_adds=cost)
     groups, taps = step.settings["groups"], math.prod(weight.shape[2:])
     if groups == 1:
         cost = len(kept) * len(source) * taps * per_channel
         if not constant_input:
             return Piece(step, kept, source, bias=part, multiply_adds=cost)
-        constant = F.conv2d(blank, weight[kept], part, **step.settings)[0]
+        constant = F.conv2d(blank, weight, bias, **step.settings)[0, kept]
         if bool((constant == constant[:, :1, :1]).all()):
             same = constant[:, 0, 0].clone()
             return Piece(step, kept, source, bias=same, multiply_adds=cost)

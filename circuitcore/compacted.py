@@ -77,9 +77,14 @@ class Compacted:
             return self.constant.expand(count)
         alive = dict(values)
         last_use = {n: k for k, piece in enumerate(self.pieces) for n in piece.step.inputs}
+        fresh = {p.step.name for p in self.pieces if p.step.op in ("conv", "linear", "batchnorm")}
         for k, piece in enumerate(self.pieces):
             inputs = [alive[name] for name in piece.step.inputs]
-            alive[piece.step.name] = _run_piece(self.network, piece, inputs, tally or Tally())
+            name = piece.step.inputs[0]
+            if piece.step.op == "relu" and last_use[name] == k and name in fresh:
+                alive[piece.step.name] = inputs[0].relu_()
+            else:
+                alive[piece.step.name] = _run_piece(self.network, piece, inputs, tally or Tally())
             for name in set(piece.step.inputs):
                 if last_use[name] == k:
                     del alive[name]
@@ -89,7 +94,7 @@ class Compacted:
 def _surviving(weight: Tensor, piece: Piece) -> Tensor:
     assert piece.source is not None
     if piece.step.op == "linear":
-        rows = weight[piece.index]
+        rows = weight if len(piece.index) == len(weight) else weight[piece.index]
         return rows if len(piece.source) == weight.shape[1] else rows[:, piece.source]
     if piece.step.settings["groups"] == 1:
         return _channels_last(weight[piece.index][:, piece.source])

@@ -23,6 +23,7 @@ from circuitcore.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked_linear import (
     chain_survey,
+    compacted_chain,
     masked_chain,
     masked_chain_multiply_adds,
 )
@@ -55,14 +56,44 @@ def activations(prepared: Prepared, split: Split, unit: int, kept: Kept) -> Tens
     Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
     masked and the split has them, else from the images.
     """
-    network = prepared.network
-    features = bool(split.features) and not set(kept) & set(network.layers("conv"))
+    features = bool(split.features) and not set(kept) & set(prepared.network.layers("conv"))
+    network, kept = shrunk(prepared.network, unit, kept)
     override = circuit_override(network, unit, kept)
     found = compact(network, override, blank(split, network, features)).gathered(override)
     everything = np.arange(len(split))
     return run_chunks(
         prepared, split, everything, network, features, 1, lambda values: found.run(values)[None]
     )[0]
+
+
+def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
+    """The network with the masked fc layers compacted, and the masks that are left to apply.
+
+    What follows then scans convolutions and the fc units that survive, not the fc layers whole.
+    Both as given where the fc layers are not one masked chain.
+    """
+    chain = network.fc_chain() or ()
+    if not chain or not {name for name, _ in chain} <= set(kept):
+        return network, kept
+    target = target_row(network, unit)
+    layers = [
+        (
+            target.weights.get(name, network.weights[name]),
+            kept[name].view(torch.uint8),
+            target.biases.get(name, network.biases.get(name)),
+            relu,
+        )
+        for name, relu in chain
+    ]
+    left = compacted_chain(layers, 0)
+    if left is None:
+        return network, kept
+    small = {name: layer for (name, _), layer in zip(chain, left, strict=True)}
+    weights = {name: weight for name, (weight, _) in small.items()}
+    biases = {name: b for name, b in network.biases.items() if name not in small}
+    biases |= {name: bias for name, (_, bias) in small.items() if bias is not None}
+    network = replace(network, weights={**network.weights, **weights}, biases=biases)
+    return network, {name: mask for name, mask in kept.items() if name not in small}
 
 
 def blank(split: Split, network: Network, features: bool) -> dict[str, Tensor]:
@@ -155,8 +186,10 @@ class Executor:
 class ChainExecutor(Executor):
     """Fully connected layers that form one masked chain: all levels in one pass."""
 
-    def __init__(self, *arguments) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments)
+    def __init__(
+        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    ) -> None:
+        super().__init__(prepared, unit, assigned, fixed, tally)
         self.chain = cache(self._chain)
         some = next(iter(self.split.features.values()))
         x = self.prepared.network.weights[self.prepared.network.last].new_empty(0, some.shape[1])
@@ -201,30 +234,18 @@ class ChainExecutor(Executor):
 
 
 class CompactExecutor(Executor):
-    """Any layers, level by level: each level's circuit compacted, then run on the images."""
+    """Any layers, level by level: each level's circuit compacted, then run on the images.
 
-    def __init__(self, *arguments) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments)
+    The fixed fc circuit is compacted once, so that no level scans it again.
+    """
+
+    def __init__(
+        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    ) -> None:
+        super().__init__(prepared, unit, assigned, fixed, tally)
         self.plan = cache(self._plan)
-        self.shrunk = cache(self._shrunk)
+        self.shrunk = cache(lambda precise: shrunk(self.network(precise), unit, self.fixed))
         self.ready: tuple[tuple[int, bool], Compacted] | None = None
-
-    def _shrunk(self, precise: bool) -> tuple[Network, Kept]:
-        """The network with the fixed fc circuit compacted, so that no level scans it again."""
-        network = self.network(precise)
-        if not self.fixed or network.fc_chain() is None or not self.split.features:
-            return network, self.fixed
-        override = circuit_override(network, self.unit, self.fixed)
-        found = compact(network, override, blank(self.split, network, True)).gathered(override)
-        if found.constant is not None:
-            return network, self.fixed
-        layers = {p.step.name: p for p in found.pieces if p.weight is not None}
-        weights = {n: p.weight for n, p in layers.items() if p.weight is not None}
-        biases = {name: p.bias for name, p in layers.items() if p.bias is not None}
-        kept = {name: b for name, b in network.biases.items() if name not in layers}
-        return replace(
-            network, weights={**network.weights, **weights}, biases={**kept, **biases}
-        ), {}
 
     def _override(self, t: int, precise: bool) -> tuple[Network, Override]:
         network, fixed = self.shrunk(precise)

@@ -178,7 +178,10 @@ class Screening:
                 recomputed += len(images)
                 self._see([t], images, precise=True)
                 continue
-            images = next_images(self.judge, known, found, rule.below, batch)
+            if later:  # levels that share a pass: one whole pass costs less than several small ones
+                images = np.flatnonzero(~known.looked)
+            else:
+                images = next_images(self.judge, known, found, rule.below, batch)
             self._see([t, *(s for s in later if not self._failed(s))], images)
             batch *= 2
         recomputed += self.judged[t].recomputed if t in self.judged else 0

@@ -19,6 +19,7 @@ import torch
 
 from circuitcore.kernels.cost import MaskedShape
 from circuitcore.kernels.dispatch import architecture, choose, masked_path
+from circuitcore.kernels.masked import check_masked, finite
 
 if TYPE_CHECKING:
     from circuitcore.kernels.masked_linear_chain_cpu import Survey
@@ -46,7 +47,7 @@ def masked_linear(
     ``impl`` forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or
     levels that do not fit together.
     """
-    _check(x, weight, level, ts, bias)
+    check_masked(x, weight, level, ts, bias, axes="O, I", inputs="N, I")
     return _masked_linear(x, weight, level, list(ts), bias, relu, impl)
 
 
@@ -69,7 +70,8 @@ def masked_chain(
     """
     width = x.shape[-1]
     for weight, level, bias, _ in layers:
-        _check(x.new_empty(0, width), weight, level, ts, bias)
+        empty = x.new_empty(0, width)
+        check_masked(empty, weight, level, ts, bias, axes="O, I", inputs="N, I")
         width = weight.shape[0]
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
@@ -109,6 +111,21 @@ def masked_chain_multiply_adds(
     return plan_chain(layers, ts, batch, survey=survey).multiply_adds
 
 
+def compacted_chain(
+    layers: Sequence[Layer], t: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]] | None:
+    """The layers that a mask ``level > t`` leaves of a chain, (weight, bias) each, smaller.
+
+    The first layer keeps all its columns.  Equals the masked chain up to the order of summation.
+    None where the output is constant, or on a device where nothing compacts chains.
+    """
+    if layers[0][0].device.type != "cpu":
+        return None
+    from circuitcore.kernels import masked_linear_compact_cpu
+
+    return masked_linear_compact_cpu.compacted_chain(layers, t)
+
+
 def _dense(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
     return len(ts) * batch * sum(weight.numel() for weight, *_ in layers)
 
@@ -126,7 +143,7 @@ def _masked_linear(
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
         return _linear_cpu(x, (weight, level, bias, relu), ts)
-    if chosen == "triton" and x.dtype != torch.float64 and _finite(x):
+    if chosen == "triton" and x.dtype != torch.float64 and finite(x):
         return _linear_triton(x, weight, level, ts, bias, relu, impl)
     return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
 
@@ -192,7 +209,7 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
     step = {s.level: s for s in plan.steps}
     out = x.new_empty(len(ts), x.shape[1], layer[0].shape[0])
     for k, t in enumerate(ts):
-        if _finite(x[k]):
+        if finite(x[k]):
             one = ChainPlan(plan.layers, plan.inputs, plan.read, [step[t]])
             out[k] = run_chain(x[k], [layer], one)[t]
         else:
@@ -209,7 +226,7 @@ def _chain_cpu(
 ) -> torch.Tensor:
     from circuitcore.kernels.masked_linear_chain_cpu import plan_chain, run_chain
 
-    if not _finite(x):
+    if not finite(x):
         if count is not None:
             count(_dense(layers, ts, len(x)))
         return masked_chain_reference(x, layers, ts, squeeze=False)
@@ -218,11 +235,6 @@ def _chain_cpu(
     for k, t in enumerate(ts):
         out[k] = done[t] if t in done else masked_chain_reference(x, layers, [t], squeeze=False)[0]
     return out
-
-
-def _finite(x: torch.Tensor) -> bool:
-    """Whether all of x is finite; a sum that overflows says no, which costs time alone."""
-    return bool(torch.isfinite(x.sum(dtype=torch.float32)))
 
 
 def masked_linear_reference(
@@ -262,27 +274,3 @@ def masked_chain_reference(
         out.append(h)
     stacked = torch.stack(out)
     return stacked[..., 0] if squeeze and stacked.shape[-1] == 1 else stacked
-
-
-def _check(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    level: torch.Tensor,
-    ts: Sequence[int],
-    bias: torch.Tensor | None,
-) -> None:
-    if weight.dim() != 2 or level.shape != weight.shape or level.dtype != torch.uint8:
-        raise ValueError(
-            f"weight {tuple(weight.shape)} and level {tuple(level.shape)} {level.dtype}: "
-            "expected [O, I] and uint8 of the same shape"
-        )
-    if x.dim() not in (2, 3) or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x {tuple(x.shape)}: expected [N, I] or [T, N, I], I = {weight.shape[1]}")
-    if x.dim() == 3 and x.shape[0] != len(ts):
-        raise ValueError(f"x holds {x.shape[0]} levels, ts {len(ts)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias {tuple(bias.shape)}: expected [{weight.shape[0]}]")
-    if x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
-        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}: expected one dtype")
-    if not ts or min(ts) < 0 or max(ts) > 255:
-        raise ValueError(f"levels {list(ts)}: expected one or more of 0..255")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from circuitcore.kernels import cost, masked_linear_chain_cpu, masked_linear_sparse_cpu
 from circuitcore.kernels.masked_linear import (
     chain_survey,
+    compacted_chain,
     masked_chain,
     masked_chain_multiply_adds,
     masked_chain_reference,
@@ -255,3 +256,30 @@ def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
         planned = masked_chain_multiply_adds(layers, ts, len(x), survey)
         assert sum(done) == sum(counted) == planned
         assert sum(done) < len(ts) * len(x) * sum(w.numel() for w, *_ in layers)
+
+
+@pytest.mark.parametrize("t", [0, 1, 4, 9])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_compacted_chain_is_the_masked_chain(t, biased):
+    x, layers = chain(20, (90, 80, 70, 3))
+    x = x.double()
+    layers = [(w.double(), v, b.double() if biased else None, r) for w, v, b, r in layers]
+    layers[0][1][:30], layers[1][1][:, 10:20] = 2, 0  # units that do not vary, and unread ones
+    h = x
+    small = compacted_chain(layers, t)
+    assert small is not None
+    for (weight, bias), (*_, relu) in zip(small, layers, strict=True):
+        assert weight.shape[1] == h.shape[1]
+        h = torch.nn.functional.linear(h, weight, bias)
+        h = torch.relu(h) if relu else h
+    want = masked_chain_reference(x, layers, [t])[0]
+    assert h.shape == want.shape
+    order = [int((want - h[:, i : i + 1]).abs().sum(0).argmin()) for i in range(h.shape[1])]
+    torch.testing.assert_close(h, want[:, order])
+    assert sorted(order) == list(range(want.shape[1]))
+
+
+def test_a_chain_that_reads_nothing_has_no_compact_form():
+    _, layers = chain(2, (9, 8, 1))
+    layers[1][1][:] = 0
+    assert compacted_chain(layers, 0) is None
