@@ -273,10 +273,10 @@ def test_a_compacted_chain_is_the_masked_chain(t, biased):
         h = torch.nn.functional.linear(h, weight, bias)
         h = torch.relu(h) if relu else h
     want = masked_chain_reference(x, layers, [t])[0]
-    assert h.shape == want.shape
+    varying = (want != want[0]).any(0).nonzero().flatten().tolist()
     order = [int((want - h[:, i : i + 1]).abs().sum(0).argmin()) for i in range(h.shape[1])]
     torch.testing.assert_close(h, want[:, order])
-    assert sorted(order) == list(range(want.shape[1]))
+    assert set(varying) <= set(order) and len(order) == len(set(order))
 
 
 def test_a_chain_that_reads_nothing_has_no_compact_form():
