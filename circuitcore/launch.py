@@ -6,7 +6,9 @@ only their number.  Doing a category twice is harmless, so jobs need not know of
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,29 @@ class Where:
     cpus: int = 8
 
 
-def work(run: str, shard: int, shards: int) -> int:
-    """One job: a shard of the run, without progress; returns how many categories it did."""
+def work(
+    run: str,
+    shard: int,
+    shards: int,
+    environment: Mapping[str, str] | None = None,
+    memory: int | None = None,
+) -> int:
+    """One job: a shard of the run, without progress; returns how many categories it did.
+
+    ``environment`` is set before torch is imported: the GPU to see and the threads to use.
+    """
+    os.environ.update(environment or {})
     from circuitcore.run import worker
 
-    return worker(Path(run), shard, shards, Silent())
+    changes: dict[str, Any] = {} if memory is None else {"memory": memory}
+    return worker(Path(run), shard, shards, Silent(), **changes)
 
 
 def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> list[int]:
     """Submit one job a shard, wait for all; the number of categories each of them did.
 
-    ``shards``: None is one a GPU of this machine, or 1.  Raises UsageError without submitit, and
+    ``shards``: None is one a GPU of this machine, or 1.  Jobs on a machine without one share its
+    cores and memory.  Raises UsageError without submitit, and
     PartialError naming the jobs that failed: what they committed is kept, launching again goes on.
     """
     if where.cluster not in CLUSTERS:
@@ -67,7 +81,7 @@ def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> l
 
 
 def _submit(submitit: Any, run: Path, count: int, gpus: int, where: Where) -> list[Any]:
-    """One job a shard.  The local executor gives every job GPU 0 unless told which to see."""
+    """One job a shard."""
     logs = run / "logs"
     cluster = None if where.cluster == "auto" else where.cluster
     probe = submitit.AutoExecutor(folder=logs, cluster=cluster)
@@ -80,13 +94,29 @@ def _submit(submitit: Any, run: Path, count: int, gpus: int, where: Where) -> li
             **({"slurm_partition": where.partition} if where.partition else {}),
         )
         return list(probe.map_array(work, [str(run)] * count, range(count), [count] * count))
-    jobs = []
-    for shard in range(count):
-        executor = submitit.LocalExecutor(folder=logs)
-        seen = {"gpus_per_node": 1, "visible_gpus": (shard % gpus,)} if gpus else {}
-        executor.update_parameters(timeout_min=where.timeout, **seen)
-        jobs.append(executor.submit(work, str(run), shard, count))
-    return jobs
+    executor = submitit.LocalExecutor(folder=logs)
+    executor.update_parameters(timeout_min=where.timeout)
+    return [
+        executor.submit(work, str(run), shard, count, *place)
+        for shard, place in enumerate(_places(count, gpus))
+    ]
+
+
+def _places(count: int, gpus: int) -> list[tuple[dict[str, str], int | None]]:
+    """Environment and memory budget of each of ``count`` jobs that run on this machine at once.
+
+    The local executor would give every job GPU 0, or number GPUs as if all were visible here.
+    """
+    threads = str(max((os.cpu_count() or 1) // count, 1))
+    shared = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads} if count > 1 else {}
+    if not gpus:
+        from circuitcore.device import free_host_memory
+
+        each = None if count == 1 else int(0.8 * free_host_memory()) // count
+        return [(dict(shared), each)] * count
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    names = visible.split(",")[:gpus]
+    return [({**shared, "CUDA_VISIBLE_DEVICES": names[i % gpus]}, None) for i in range(count)]
 
 
 def _collected(jobs: list[Any], run: Path) -> list[int]:

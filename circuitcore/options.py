@@ -66,6 +66,7 @@ class Options(BaseModel):
     impl: Literal["auto", "triton", "torch", "numba"] = "auto"
     memory: int | None = Field(None, description="bytes; suffixes K, M, G are accepted")
     no_fallback: bool = False
+    workers: int = Field(1, ge=1)
     max_bad: int = Field(0, ge=0)
     allow_pickle: bool = False
 

@@ -31,6 +31,7 @@ from circuitcore.store import (
     unit_key,
     write_curves,
 )
+from circuitcore.workers import spread
 
 __all__ = ["Run", "extract", "list_runs", "open_run", "sweep", "worker"]
 
@@ -47,8 +48,8 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
     """The main job: score, sweep, extract and evaluate the wanted categories (all by default).
 
     Categories whose file is in the run folder are not computed again.  Raises what `read_inputs`,
-    `prepare` and `create_run` raise, and PartialError where a category failed or a disk is full;
-    running again goes on from there.
+    `prepare`, `create_run` and `spread` raise, and PartialError where a category failed or a disk
+    is full; running again goes on from there.
     """
     device = pick(options)
     inputs = read_inputs(options)
@@ -59,7 +60,10 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
             run = create_run(folder, inputs, options, device)
             if not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
-            _extract_all(run, inputs, options, chosen, progress)
+            if options.workers > 1:
+                spread(run, options, chosen, options.workers, progress)
+            else:
+                _extract_all(run, inputs, options, chosen, progress)
             return finish(run)
     except OSError as error:
         raise PartialError(
@@ -135,8 +139,15 @@ def _record_failure(run: Run, category: Category, error: Exception) -> None:
     write_atomically(run.folder / "failed" / f"{path.stem}.json", json.dumps(record).encode())
 
 
-def worker(folder: Path, shard: int, shards: int, progress: Progress, **changes: Any) -> int:
-    """One shard of a run: every ``shards``-th category from the ``shard``-th; returns how many.
+def worker(
+    folder: Path,
+    shard: int,
+    shards: int,
+    progress: Progress,
+    wanted: Sequence[str] = (),
+    **changes: Any,
+) -> int:
+    """One shard of a run: every ``shards``-th wanted category from the ``shard``-th; how many.
 
     Two workers on one category do the same work twice and commit the same file: no lock is needed.
     """
@@ -146,8 +157,7 @@ def worker(folder: Path, shard: int, shards: int, progress: Progress, **changes:
     options = run.options(**changes)
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, pick(options))
-    names = [c["index"] for c in run.manifest.get("wanted", run.manifest["categories"])]
-    mine = [c for c in inputs.categories if c.index in names][shard::shards]
+    mine = select(inputs.categories, wanted)[shard::shards]
     with span("run", "worker", shard):
         return _extract_all(run, inputs, options, mine, progress)
 

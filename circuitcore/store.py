@@ -34,6 +34,7 @@ from circuitcore.prepare import Inputs
 
 NUMERICS = 1  # raised when the same inputs would give other numbers
 MANIFEST = "manifest.json"
+NOT_KEPT = {"out", "format", "quiet", "device", "gpu", "memory", "workers"}  # of a call, not a run
 ORPHAN = ".tmp"
 
 
@@ -206,7 +207,7 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
                 {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
             ],
             "configuration": config,
-            "options": options.model_dump(mode="json", exclude={"out", "format", "quiet"}),
+            "options": options.model_dump(mode="json", exclude=NOT_KEPT),
             "device": str(device),
             "shared_fpe": 1.0,
             "versions": {

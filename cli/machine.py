@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitcore.cli.method import RunFolder
+from circuitcore.cli.method import RunFolder, Wanted
 from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
 
 FAILED = 3
@@ -203,6 +203,7 @@ profile.passes_on = True  # type: ignore[attr-defined]
 @takes((*ENGINE_ONLY, "quiet"))
 def worker(
     run: RunFolder,
+    wanted: Wanted = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
     ] = "0/1",
@@ -216,7 +217,7 @@ def worker(
     from circuitcore.run import worker as work
 
     with progress(given.quiet) as shown:
-        done = work(run, index, count, shown, **given.changes(run))
+        done = work(run, index, count, shown, wanted or (), **given.changes(run))
     emit(f"{done} categories\n")
 
 

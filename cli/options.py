@@ -111,6 +111,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("memory", ENGINE, "most memory to use, such as 8G", "what is free", "SIZE"),
     Flag("no_fallback", ENGINE, "fail where memory runs out rather than take smaller chunks",
          switch=True),
+    Flag("workers", ENGINE, "processes that share the categories, one a GPU in turn; without a "
+         "GPU they share the cores", "1", "N"),
     Flag("max_bad", ENGINE, "unreadable images to put up with", "0", "N"),
     Flag("allow_pickle", ENGINE, "read .pt files, which can run code", switch=True),
     Flag("preset", WHERE, "a named set of options", "",

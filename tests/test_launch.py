@@ -1,6 +1,8 @@
 """Launching: one job a shard, each seeing its own GPU, and only numbers come back."""
 
 import json
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -59,22 +61,67 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_local_jobs_see_one_gpu_each(monkeypatch, folder):
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, "0 1 0 1"),
+        ("", "0 1 0 1"),
+        ("2,5", "2 5 2 5"),
+        ("GPU-8f,GPU-1c", "GPU-8f GPU-1c " * 2),
+    ],
+)
+def test_local_jobs_see_one_gpu_each(monkeypatch, folder, visible, seen):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     fake = FakeSubmitit("local")
     monkeypatch.setitem(sys.modules, "submitit", fake)
     monkeypatch.setattr(launching, "_gpus", lambda: 2)
     assert launch(folder, 4, Where(timeout=60), Silent()) == [3, 2, 2, 2]
-    assert [p["visible_gpus"] for p in fake.parameters] == [(0,), (1,), (0,), (1,)]
     assert {p["timeout_min"] for p in fake.parameters} == {60}
-    assert [call[1:] for call in fake.calls] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [call[1:3] for call in fake.calls] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [call[3]["CUDA_VISIBLE_DEVICES"] for call in fake.calls] == seen.split()
 
 
-def test_without_a_gpu_there_is_one_job_that_asks_for_none(monkeypatch, folder):
+def test_without_a_gpu_there_is_one_job_that_has_all_cores(monkeypatch, folder):
     fake = FakeSubmitit("local")
     monkeypatch.setitem(sys.modules, "submitit", fake)
     monkeypatch.setattr(launching, "_gpus", lambda: 0)
     assert launch(folder, None, Where(), Silent()) == [3]
     assert fake.parameters == [{"timeout_min": 1440}]
+    assert fake.calls == [(str(folder), 0, 1, {}, None)]
+
+
+def test_without_a_gpu_jobs_share_cores_and_memory(monkeypatch, folder):
+    fake = FakeSubmitit("local")
+    monkeypatch.setitem(sys.modules, "submitit", fake)
+    monkeypatch.setattr(launching, "_gpus", lambda: 0)
+    monkeypatch.setattr(launching.os, "cpu_count", lambda: 9)
+    monkeypatch.setattr("circuitcore.device.free_host_memory", lambda: 100 << 30)
+    launch(folder, 4, Where(), Silent())
+    assert [call[3] for call in fake.calls] == [
+        {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    ] * 4
+    assert [call[4] for call in fake.calls] == [20 << 30] * 4
+
+
+def test_a_job_sets_its_environment_before_it_works(monkeypatch, folder):
+    found = {}
+
+    def worker(run, shard, shards, progress, **changes):
+        found.update(gpu=os.environ["CUDA_VISIBLE_DEVICES"], call=(run, shard, shards, changes))
+        return 5
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr("circuitcore.run.worker", worker)
+    assert launching.work(str(folder), 1, 3, {"CUDA_VISIBLE_DEVICES": "2"}, 1000) == 5
+    assert found == {"gpu": "2", "call": (folder, 1, 3, {"memory": 1000})}
+
+
+def test_nothing_before_a_job_imports_torch():
+    code = "import circuitcore.launch, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_slurm_gets_one_array(monkeypatch, folder):

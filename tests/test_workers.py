@@ -1,0 +1,111 @@
+"""``sweep --workers``: processes that share a run's categories, and one of them that dies."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command import call, masks
+
+from circuitcore import workers
+from circuitcore.bundled import IMAGES
+from circuitcore.options import Options
+from circuitcore.store import open_run
+
+SMALL = (
+    "--scoring-images", "1", "--extraction-images", "3", "--heldout-images", "3",
+    "--levels", "0,0.4", "--threshold", "0.3", "--device", "cpu", "--quiet",
+)  # fmt: skip
+CATEGORIES = ("Trouser", "Bag")
+HERE = Path("/proc/self/task")
+needs_children = pytest.mark.skipif(not HERE.exists(), reason="Linux lists a process's children")
+
+
+def begin(folder, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "circuitcore.cli.main", "sweep", *CATEGORIES, *SMALL]
+    return subprocess.Popen(
+        [*command, "--out", str(folder), *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code: int) -> str:
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == code, said[-3000:]
+    assert "Traceback" not in said
+    return said
+
+
+def children(process, count: int) -> list[int]:
+    """Process numbers of the workers, as soon as there are ``count``."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        found = [int(pid) for pid in listed.read_text().split()]
+        if len(found) == count:
+            return found
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    raise AssertionError("no workers")
+
+
+@needs_children
+@pytest.mark.slow
+def test_one_that_is_killed_takes_nothing_of_the_others(tmp_path):
+    folder, alone = tmp_path / "workers", tmp_path / "alone"
+    process = begin(folder, "--workers", "2")
+    os.kill(children(process, 2)[0], signal.SIGKILL)
+    said = finish(process, code=4)
+    assert "1 of 2 workers failed" in said and "worker-0 on cpu: killed by signal 9" in said
+    (path,) = open_run(folder).units().values()
+    written = path.stat().st_mtime_ns
+    call("sweep", *CATEGORIES, *SMALL, "--workers", 2, "--out", folder)
+    assert path.stat().st_mtime_ns == written
+    call("sweep", *CATEGORIES, *SMALL, "--out", alone)
+    found, expected = masks(folder), masks(alone)
+    assert found.keys() == expected.keys() and len(found) > 2
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+@needs_children
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_workers_too(number, code, tmp_path):
+    process = begin(tmp_path, "--workers", "2")
+    pids = children(process, 2)
+    process.send_signal(number)
+    finish(process, code)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_what_fails_every_worker_is_said_as_by_one(tmp_path):
+    """An image that cannot be decoded is met by the workers, not by the process that starts them"""
+    images = tmp_path / "images"
+    shutil.copytree(IMAGES, images)
+    bad = sorted((images / "val" / "Bag").iterdir())[0]
+    bad.write_bytes(b"no image")
+    said = [
+        call("sweep", *CATEGORIES, *SMALL, "--images", images, "--out", tmp_path / f"{count}",
+             "--workers", count, code=3).stderr
+        for count in (1, 2)
+    ]  # fmt: skip
+    assert f"{bad}: not a readable image" in said[0]
+    assert said[1] == said[0]
+
+
+def test_devices_go_round_and_memory_is_shared(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    monkeypatch.setattr("circuitcore.device.free_host_memory", lambda: 5000)
+    assert workers._devices(Options(), 2) == [("cuda:0", None), ("cuda:1", None)]
+    assert workers._devices(Options(), 3) == [("cuda:0", 400), ("cuda:1", None), ("cuda:0", 400)]
+    assert workers._devices(Options(gpu=1), 2) == [("cuda:1", 400)] * 2
+    assert workers._devices(Options(device="cpu"), 4) == [("cpu", 1000)] * 4
+    assert workers._devices(Options(device="cpu", memory=8 << 20), 2) == [("cpu", 4 << 20)] * 2
