@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,11 +127,11 @@ def mapped_mask(path: Path, layer: str) -> np.ndarray:
     return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
 
 
-def packed_masks(path: Path, layers: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def packed_masks(path: Path) -> dict[str, np.ndarray]:
     """The bit-packed masks of a unit file by layer, uint8, as they lie on disk."""
     try:
         with safe_open(path, "np") as file:
-            wanted = [f"mask.{n}" for n in layers] if layers is not None else list(file.keys())
-            return {name.removeprefix("mask."): file.get_tensor(name) for name in wanted}
+            names = list(file.keys())
+            return {name.removeprefix("mask."): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged: {error}") from None

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from circuitcore.kernels.cost import MaskedShape
 from circuitcore.kernels.dispatch import architecture, choose, masked_path
+from circuitcore.kernels.masked import all_finite, check_masked
 from circuitcore.kernels.masked_conv2d_cpu import masked_conv2d_cpu
 
 Pair = tuple[int, int]
@@ -49,7 +50,8 @@ def masked_conv2d(
     forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or levels
     that do not fit together.
     """
-    _check(x, weight, level, ts, bias, groups)
+    axes, inputs = "O, I / groups, R, S", "N, I, H, W"
+    check_masked(x, weight, level, ts, bias, axes=axes, inputs=inputs, groups=groups)
     options = [*stride, *padding, *dilation, groups]
     return _masked_conv2d(x, weight, level, list(ts), bias, options, relu, impl)
 
@@ -77,7 +79,7 @@ def _masked_conv2d(
             stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
             precision="tf32" if tf32 else "ieee", arch=architecture(x.device),
         )  # fmt: skip
-    elif chosen == "numba" and _finite(x):
+    elif chosen == "numba" and all_finite(x):
         out = masked_conv2d_cpu(
             x, weight, level, ts, bias, stride, padding, dilation, options[6], relu
         )
@@ -112,7 +114,7 @@ def _triton_runs(
     forced = "triton" if impl == "triton:packed" else impl  # panels are for linear layers
     shape = masked_shape(x, weight, ts, options)
     path = masked_path("masked_conv2d", shape, architecture(x.device), forced)
-    return path == "plain" and x.dtype != torch.float64 and _finite(x)
+    return path == "plain" and x.dtype != torch.float64 and all_finite(x)
 
 
 def out_size(x: torch.Tensor, weight: torch.Tensor, options: Sequence[int]) -> Pair:
@@ -172,11 +174,6 @@ def masked_conv2d_reference(
     return torch.stack(out)
 
 
-def _finite(x: torch.Tensor) -> bool:
-    """Whether all inputs are finite, in one pass (an overflowing sum only costs speed)."""
-    return bool(torch.isfinite(x.sum(dtype=torch.float32)))
-
-
 def _non_finite_part(
     x: torch.Tensor, masked: torch.Tensor, kept: torch.Tensor, **options: Any
 ) -> torch.Tensor:
@@ -198,33 +195,3 @@ def _non_finite_part(
     part = torch.zeros(plus.shape, dtype=x.dtype, device=x.device)
     part = part.masked_fill(plus, torch.inf).masked_fill(minus, -torch.inf)
     return part.masked_fill(bad, torch.nan)
-
-
-def _check(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    level: torch.Tensor,
-    ts: Sequence[int],
-    bias: torch.Tensor | None,
-    groups: int,
-) -> None:
-    if weight.dim() != 4 or level.shape != weight.shape or level.dtype != torch.uint8:
-        raise ValueError(
-            f"weight {tuple(weight.shape)} and level {tuple(level.shape)} {level.dtype}: "
-            "expected [O, I / groups, R, S] and uint8 of the same shape"
-        )
-    if x.dim() not in (4, 5) or x.shape[-3] != weight.shape[1] * groups:
-        raise ValueError(
-            f"x {tuple(x.shape)}: expected [N, I, H, W] or [T, N, I, H, W] with "
-            f"I = {weight.shape[1] * groups}"
-        )
-    if groups < 1 or weight.shape[0] % groups:
-        raise ValueError(f"groups={groups} does not divide {weight.shape[0]} filters")
-    if x.dim() == 5 and x.shape[0] != len(ts):
-        raise ValueError(f"x holds {x.shape[0]} levels, ts {len(ts)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias {tuple(bias.shape)}: expected [{weight.shape[0]}]")
-    if x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
-        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}: expected one dtype")
-    if not ts or min(ts) < 0 or max(ts) > 255:
-        raise ValueError(f"levels {list(ts)}: expected one or more of 0..255")

@@ -123,8 +123,7 @@ def launch(
         last, weight, level, levels, bias, out,
         positions, per_group, c, h, w, size[0], size[1], groups, 0 if shared else last.stride(0),
         r, s, *stride, *padding, *dilation,
-        RELU=relu, PRECISION=precision, T=form.levels, BM=form.rows, BN=form.batch,
-        BK=form.columns, num_warps=form.num_warps, num_stages=form.num_stages,
+        **form.constexprs(relu, precision), num_warps=form.num_warps, num_stages=form.num_stages,
     )  # fmt: skip
     return out[: len(ts)].movedim(-1, 2)
 
@@ -148,14 +147,7 @@ def aot_cases(arch: str) -> list[AotCase]:
                 config=f"{form.name}-{precision}" if dtype == "fp32" else form.name,
                 dtype=dtype,
                 signature={**pointers, **dict.fromkeys(sizes, "i32")},
-                constexprs={
-                    "RELU": True,
-                    "PRECISION": precision,
-                    "T": form.levels,
-                    "BM": form.rows,
-                    "BN": form.batch,
-                    "BK": form.columns,
-                },  # fmt: skip
+                constexprs=form.constexprs(True, precision),
                 num_warps=form.num_warps,
                 num_stages=form.num_stages,
                 divisible=(*pointers, "units", "C", "x_level"),

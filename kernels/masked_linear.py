@@ -13,13 +13,13 @@ input it would read holds: NaN and infinities never leak through a mask.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from circuitcore.kernels.cost import MaskedShape
 from circuitcore.kernels.dispatch import architecture, choose, masked_path
-from circuitcore.kernels.masked import check_masked, finite
+from circuitcore.kernels.masked import all_finite, check_masked
 
 if TYPE_CHECKING:
     from circuitcore.kernels.masked_linear_chain_cpu import Survey
@@ -97,18 +97,36 @@ def chain_survey(x: torch.Tensor, layers: Sequence[Layer], impl: str = "auto") -
     return survey_chain(layers)
 
 
-def masked_chain_multiply_adds(
+class LayerAtLevel(NamedTuple):
+    """One layer of a chain at one level: how it runs, on how many units, at what cost."""
+
+    level: int
+    layer: int
+    path: str  # dense, sparse, difference, or masked: nothing compacted
+    rows: int
+    columns: int
+    multiply_adds: int
+
+
+def masked_chain_plan(
     layers: Sequence[Layer], ts: Sequence[int], batch: int, survey: Survey | None
-) -> int:
-    """Multiply-adds that `masked_chain` will execute for ``batch`` finite inputs.
+) -> list[LayerAtLevel]:
+    """What `masked_chain` will do for ``batch`` finite inputs, known from the level bytes alone.
 
     ``survey``: of `chain_survey`; None where nothing is compacted.
     """
     if survey is None:
-        return _dense(layers, ts, batch)
+        return [
+            LayerAtLevel(t, k, "masked", *weight.shape, batch * weight.numel())
+            for t in ts
+            for k, (weight, *_) in enumerate(layers)
+        ]
     from circuitcore.kernels.masked_linear_chain_cpu import plan_chain
 
-    return plan_chain(layers, ts, batch, survey=survey).multiply_adds
+    return [
+        LayerAtLevel(s.level, s.layer, s.path, s.rows, s.columns, s.multiply_adds)
+        for s in plan_chain(layers, ts, batch, survey=survey).steps
+    ]
 
 
 def compacted_chain(
@@ -143,7 +161,7 @@ def _masked_linear(
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
         return _linear_cpu(x, (weight, level, bias, relu), ts)
-    if chosen == "triton" and x.dtype != torch.float64 and finite(x):
+    if chosen == "triton" and x.dtype != torch.float64 and all_finite(x):
         return _linear_triton(x, weight, level, ts, bias, relu, impl)
     return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
 
@@ -209,7 +227,7 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
     step = {s.level: s for s in plan.steps}
     out = x.new_empty(len(ts), x.shape[1], layer[0].shape[0])
     for k, t in enumerate(ts):
-        if finite(x[k]):
+        if all_finite(x[k]):
             one = ChainPlan(plan.layers, plan.inputs, plan.read, [step[t]])
             out[k] = run_chain(x[k], [layer], one)[t]
         else:
@@ -226,7 +244,7 @@ def _chain_cpu(
 ) -> torch.Tensor:
     from circuitcore.kernels.masked_linear_chain_cpu import plan_chain, run_chain
 
-    if not finite(x):
+    if not all_finite(x):
         if count is not None:
             count(_dense(layers, ts, len(x)))
         return masked_chain_reference(x, layers, ts, squeeze=False)

@@ -22,6 +22,7 @@ import torch
 
 from circuitcore.kernels import cost
 from circuitcore.kernels import masked_linear_cpu as cpu
+from circuitcore.kernels.masked import all_finite
 from circuitcore.kernels.masked_linear_sparse_cpu import Sparse, to_tiles
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
@@ -163,17 +164,13 @@ def run_chain(
             h = runner.first(step)
         elif h is not None:
             h = runner.later(step, h)
-        if h is not None and step.layer < len(layers) - 1 and not _finite(h):
+        if h is not None and step.layer < len(layers) - 1 and not all_finite(h):
             h = None
         if h is not None and step.layer == len(layers) - 1:
             out[step.level] = runner.output(step, h)
     if count is not None:
         count(runner.executed)
     return out
-
-
-def _finite(h: torch.Tensor) -> bool:
-    return bool(torch.isfinite(h.sum(dtype=torch.float32)))
 
 
 class _Runner:

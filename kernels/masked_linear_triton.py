@@ -40,6 +40,13 @@ class Tile:
     def name(self) -> str:
         return f"{self.rows}x{self.batch}x{self.columns}t{self.levels}w{self.num_warps}"
 
+    def constexprs(self, relu: bool, precision: str) -> dict[str, Any]:
+        """What a masked kernel is compiled for."""
+        return {
+            "RELU": relu, "PRECISION": precision,
+            "T": self.levels, "BM": self.rows, "BN": self.batch, "BK": self.columns,
+        }  # fmt: skip
+
 
 def tile(variant: str, dtype: str, precision: str, *, shared: bool, arch: str) -> Tile:
     """The tile of a launch: none of these spills on any target (`budget.json`).
@@ -172,8 +179,7 @@ def launch_plain(
     masked_linear_plain_kernel[grid](
         x, weight, level, levels, bias, out, n, o, i,
         0 if shared else x.stride(0), x.stride(-2), weight.stride(0), level.stride(0),
-        RELU=relu, PRECISION=precision, T=form.levels, BM=form.rows, BN=form.batch,
-        BK=form.columns, num_warps=form.num_warps, num_stages=form.num_stages,
+        **form.constexprs(relu, precision), num_warps=form.num_warps, num_stages=form.num_stages,
     )  # fmt: skip
     return out[: len(ts)]
 
@@ -237,8 +243,7 @@ def launch_packed(
     masked_linear_packed_kernel[grid](
         columns, packed.weight, packed.level, packed.order, prefix, levels, bias, out, n, o, i,
         0 if shared else columns.stride(0), n, levels.numel(),
-        RELU=relu, PRECISION=precision, T=form.levels, BM=form.rows, BN=form.batch,
-        BK=form.columns, num_warps=form.num_warps, num_stages=form.num_stages,
+        **form.constexprs(relu, precision), num_warps=form.num_warps, num_stages=form.num_stages,
     )  # fmt: skip
     back = sorted(range(len(ts)), key=lambda k: ascending[k])
     return out[torch.tensor(back, device=x.device)]
@@ -276,14 +281,7 @@ def aot_cases(arch: str) -> list[AotCase]:
                         config=named,
                         dtype=dtype,
                         signature={**pointers, **dict.fromkeys(sizes, "i32")},
-                        constexprs={
-                            "RELU": True,
-                            "PRECISION": precision,
-                            "T": form.levels,
-                            "BM": form.rows,
-                            "BN": form.batch,
-                            "BK": form.columns,
-                        },  # fmt: skip
+                        constexprs=form.constexprs(True, precision),
                         num_warps=form.num_warps,
                         num_stages=form.num_stages,
                         divisible=(*pointers, *(s for s in sizes if s != "levels")),
