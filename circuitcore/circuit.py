@@ -15,10 +15,10 @@ from torch import Tensor
 
 from circuitcore.accuracy import Judge, choose_level, ratio
 from circuitcore.document import Accuracy, Category, Circuit, Cost, HeldOut, Level, Stage, Unpruned
-from circuitcore.execute import activations
 from circuitcore.forward import Tally
 from circuitcore.levels import StageLevels, stage_levels
 from circuitcore.network import STAGES
+from circuitcore.passes import activations
 from circuitcore.prepare import Prepared
 from circuitcore.scores import contributions
 from circuitcore.sweep import Swept, run_level, sweep_stage

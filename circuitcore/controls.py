@@ -22,8 +22,8 @@ from circuitcore.accuracy import ratio
 from circuitcore.circuit import judges
 from circuitcore.circuitfile import read_circuit
 from circuitcore.document import Accuracy
-from circuitcore.execute import activations
 from circuitcore.forward import target_row
+from circuitcore.passes import activations
 from circuitcore.prepare import Prepared
 from circuitcore.progress import Progress
 from circuitcore.run import prepared_run

@@ -7,147 +7,36 @@ count the multiply-adds of a run before it runs, from the level bytes and shapes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.chunks import in_chunks
 from circuitcore.compact import compact
 from circuitcore.compacted import Compacted
 from circuitcore.cost import multiply_adds
-from circuitcore.forward import Masks, Override, Tally, forward, target_row
+from circuitcore.forward import Masks, Override, Tally, forward
 from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked_linear import (
     chain_survey,
-    compacted_chain,
     masked_chain,
-    masked_chain_multiply_adds,
+    masked_chain_plan,
 )
 from circuitcore.levels import StageLevels
 from circuitcore.network import Network
-from circuitcore.prepare import FORWARD_CHUNK, Prepared, Split
+from circuitcore.passes import Kept, blank, circuit_override, run_chunks, shrunk
+from circuitcore.prepare import Prepared
 from circuitcore.spans import span
-
-Kept = Mapping[str, Tensor]
-"""Bool by layer, shaped like its relevant weights: which are kept; layers not named are whole."""
-
-
-def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
-    """The network's weights with everything outside ``kept`` set to 0, one target row at the end.
-
-    A last layer of one row already is the target's.
-    """
-    target = target_row(network, unit) if network.outputs > 1 else Override()
-    weights = dict(target.weights)
-    for name, mask in kept.items():
-        whole = weights.get(name, network.weights[name])
-        weights[name] = torch.where(mask, whole, whole.new_zeros(()))
-    return Override(weights, target.biases)
-
-
-@torch.inference_mode()
-def activations(prepared: Prepared, split: Split, unit: int, kept: Kept) -> Tensor:
-    """Target activations float32 [N] of one circuit on a split, on the CPU.
-
-    Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
-    masked and the split has them, else from the images.
-    """
-    features = bool(split.features) and not set(kept) & set(prepared.network.layers("conv"))
-    network, kept = shrunk(prepared.network, unit, kept)
-    override = circuit_override(network, unit, kept)
-    found = compact(network, override, blank(split, network, features)).gathered(override)
-    everything = np.arange(len(split))
-    return run_chunks(
-        prepared, split, everything, network, features, 1, lambda values: found.run(values)[None]
-    )[0]
-
-
-def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
-    """The network with the masked fc layers compacted, and the masks that are left to apply.
-
-    What follows then scans convolutions and the fc units that survive, not the fc layers whole.
-    Both as given where the fc layers are not one masked chain.
-    """
-    chain = network.fc_chain() or ()
-    if not chain or not {name for name, _ in chain} <= set(kept):
-        return network, kept
-    target = target_row(network, unit)
-    layers = [
-        (
-            target.weights.get(name, network.weights[name]),
-            kept[name].view(torch.uint8),
-            target.biases.get(name, network.biases.get(name)),
-            relu,
-        )
-        for name, relu in chain
-    ]
-    left = compacted_chain(layers, 0)
-    if left is None:
-        return network, kept
-    small = {name: layer for (name, _), layer in zip(chain, left, strict=True)}
-    weights = {name: weight for name, (weight, _) in small.items()}
-    biases = {name: b for name, b in network.biases.items() if name not in small}
-    biases |= {name: bias for name, (_, bias) in small.items() if bias is not None}
-    network = replace(network, weights={**network.weights, **weights}, biases=biases)
-    return network, {name: mask for name, mask in kept.items() if name not in small}
-
-
-def blank(split: Split, network: Network, features: bool) -> dict[str, Tensor]:
-    """Zeros in place of one image's values, to compact a circuit with."""
-    some = next(iter(network.weights.values()))
-    shapes = (
-        {name: stored.shape[1:] for name, stored in split.features.items()}
-        if features
-        else {"input": split.pixels.shape[1:]}
-    )
-    return {name: some.new_zeros((1, *shape)) for name, shape in shapes.items()}
-
-
-def run_chunks(
-    prepared: Prepared,
-    split: Split,
-    images: np.ndarray,
-    network: Network,
-    features: bool,
-    levels: int,
-    run: Callable[[dict[str, Tensor]], Tensor],
-) -> Tensor:
-    """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
-
-    The chunks are as large as the memory budget allows for ``levels`` at once.
-    """
-    dtype = next(iter(network.weights.values())).dtype
-    out = torch.empty(levels, len(images))
-
-    def work(part: slice) -> None:
-        at = images[part]
-        if features:
-            values = {
-                name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(prepared.device)
-                for name, stored in split.features.items()
-            }
-        else:
-            values = {"input": prepared.batch(split, at)}
-        out[:, part] = run({name: value.to(dtype) for name, value in values.items()}).float().cpu()
-
-    if features:
-        size = prepared.chunk(levels * prepared.feature_bytes)
-    else:
-        size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
-    fallback = not prepared.options.no_fallback
-    in_chunks(len(images), size, work, fallback=fallback, note=prepared.note)
-    return out
+from circuitcore.stage_plan import LayerPlan, StagePlan, added
 
 
 class Executor:
     """One stage of one category's sweep on the extraction set.
 
     ``look(levels, images, precise)``: target activations float32 [T, n], in the sweep's precision
-    or in float32; ``planned(levels, count)``: multiply-adds of ``look`` on ``count`` images.
+    or in float32; ``plan(levels, count)``: what ``look`` will do on ``count`` images.
     """
 
     def __init__(
@@ -179,7 +68,16 @@ class Executor:
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         raise NotImplementedError
 
+    def plan(self, levels: Sequence[int], count: int) -> StagePlan:
+        return StagePlan(
+            stage=self.assigned.stage, images=count, layers=self._layers(levels, count)
+        )
+
     def planned(self, levels: Sequence[int], count: int) -> int:
+        """Multiply-adds of ``look`` on ``count`` images."""
+        return self.plan(levels, count).multiply_adds
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         raise NotImplementedError
 
 
@@ -221,15 +119,21 @@ class ChainExecutor(Executor):
 
         return self._chunks(images, precise, len(levels), run)
 
-    def planned(self, levels: Sequence[int], count: int) -> int:
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         size = self.prepared.chunk(len(levels) * self.prepared.feature_bytes)
         chain = self.chain(self.exact(False))
+        names = [name for name, _ in self.prepared.network.fc_chain() or ()]
         whole, rest = divmod(count, size)
-        each = [(size, whole), (rest, 1)] if rest else [(size, whole)]
-        return sum(
-            times * masked_chain_multiply_adds(chain, levels, batch, self.survey)
-            for batch, times in each
-            if times
+        plans = [
+            (times, masked_chain_plan(chain, levels, batch, self.survey))
+            for times, batch in ((whole, size), (1, rest))
+            if times and batch
+        ]
+        return added(
+            [
+                (times, [LayerPlan(**{**s._asdict(), "layer": names[s.layer]}) for s in steps])
+                for times, steps in plans
+            ]
         )
 
 
@@ -243,7 +147,7 @@ class CompactExecutor(Executor):
         self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
     ) -> None:
         super().__init__(prepared, unit, assigned, fixed, tally)
-        self.plan = cache(self._plan)
+        self.survivors = cache(self._survivors)
         self.shrunk = cache(lambda precise: shrunk(self.network(precise), unit, self.fixed))
         self.ready: tuple[tuple[int, bool], Compacted] | None = None
 
@@ -251,7 +155,7 @@ class CompactExecutor(Executor):
         network, fixed = self.shrunk(precise)
         return network, circuit_override(network, self.unit, {**fixed, **self.assigned.kept(t)})
 
-    def _plan(self, t: int, precise: bool) -> Compacted:
+    def _survivors(self, t: int, precise: bool) -> Compacted:
         """What survives at a level: no weights yet, so that all levels' plans can be kept."""
         network, override = self._override(t, precise)
         return compact(network, override, blank(self.split, network, self.features))
@@ -263,13 +167,19 @@ class CompactExecutor(Executor):
     def _level(self, t: int, images: np.ndarray, precise: bool) -> Tensor:
         if self.ready is None or self.ready[0] != (t, precise):
             _, override = self._override(t, precise)
-            self.ready = (t, precise), self.plan(t, precise).gathered(override)
+            self.ready = (t, precise), self.survivors(t, precise).gathered(override)
         found = self.ready[1]
         with span("level", self.assigned.stage, t):
             return self._chunks(images, precise, 1, lambda v: found.run(v, self.tally)[None])
 
-    def planned(self, levels: Sequence[int], count: int) -> int:
-        return count * sum(self.plan(t, self.exact(False)).multiply_adds for t in levels)
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        return tuple(
+            LayerPlan(level=t, layer=p.step.name, path="compact", rows=len(p.index),
+                      columns=len(p.source), multiply_adds=count * p.multiply_adds)
+            for t in levels
+            for p in self.survivors(t, self.exact(False)).pieces
+            if p.source is not None
+        )  # fmt: skip
 
 
 class MaskedExecutor(Executor):
@@ -287,13 +197,19 @@ class MaskedExecutor(Executor):
 
         return self._chunks(images, precise, len(levels), run)
 
-    def planned(self, levels: Sequence[int], count: int) -> int:
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         network = self.prepared.network
         each = multiply_adds(network, self.split.pixels.shape[1:])
         each[network.last] //= network.outputs
         run = network.layers("fc") if self.features else network.layers()
         apart = network.behind(set(self.assigned.levels))
-        return count * sum(each[n] * (len(levels) if n in apart else 1) for n in run)
+        return tuple(
+            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
+                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
+            for t in levels
+            for n in run
+            if n in apart or t == levels[0]
+        )  # fmt: skip
 
 
 def executor(

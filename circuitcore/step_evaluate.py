@@ -13,7 +13,7 @@ from circuitcore.circuitfile import read_circuit
 from circuitcore.device import pick
 from circuitcore.document import Accuracy
 from circuitcore.errors import InputError
-from circuitcore.execute import activations
+from circuitcore.passes import activations
 from circuitcore.prepare import Prepared, prepare, read_inputs
 from circuitcore.progress import Progress
 from circuitcore.run import prepared_run

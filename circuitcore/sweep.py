@@ -14,9 +14,10 @@ from torch import Tensor
 
 from circuitcore.accuracy import SLACK, Judge, choose_level
 from circuitcore.document import Level, Stage
-from circuitcore.execute import ChainExecutor, Executor, Kept, executor
+from circuitcore.execute import ChainExecutor, Executor, executor
 from circuitcore.forward import Tally
 from circuitcore.levels import StageLevels
+from circuitcore.passes import Kept
 from circuitcore.prepare import Prepared
 from circuitcore.screen import Judged, Rule, Screening
 from circuitcore.spans import span

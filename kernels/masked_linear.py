@@ -117,7 +117,7 @@ def masked_chain_plan(
     """
     if survey is None:
         return [
-            LayerAtLevel(t, k, "masked", *weight.shape, batch * weight.numel())
+            LayerAtLevel(t, k, "masked", weight.shape[0], weight.shape[1], batch * weight.numel())
             for t in ts
             for k, (weight, *_) in enumerate(layers)
         ]

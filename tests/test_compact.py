@@ -115,9 +115,9 @@ def test_borders(seed, stride, padding, dilation, groups, density, units) -> Non
 
 def test_the_bundled_network_at_every_level() -> None:
     """Real scores, real levels: compacted equals uncompacted, and the work falls with the level."""
-    from circuitcore.execute import circuit_override
     from circuitcore.levels import stage_levels
     from circuitcore.options import Options
+    from circuitcore.passes import circuit_override
     from circuitcore.prepare import prepare, read_inputs
     from circuitcore.progress import Silent
     from circuitcore.scores import contributions

@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_layers import linear_problem as problem
 
 from circuitcore.kernels import cost, masked_linear_chain_cpu, masked_linear_sparse_cpu
 from circuitcore.kernels.masked_linear import (
     chain_survey,
     compacted_chain,
     masked_chain,
-    masked_chain_multiply_adds,
+    masked_chain_plan,
     masked_chain_reference,
     masked_linear,
     masked_linear_reference,
@@ -20,20 +21,6 @@ from circuitcore.kernels.masked_linear import (
 
 IMPLS = ("torch", "auto", "numba")
 EDGES = (1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100)
-
-
-def problem(n, i, o, levels, seed=0, dtype=torch.float32, per_level=False):
-    """Random layer, and float64 truth summed weight by weight over the kept ones."""
-    gen = torch.Generator().manual_seed(seed)
-    ts = sorted(torch.randint(0, 12, (levels,), generator=gen).tolist())
-    shape = (levels, n, i) if per_level else (n, i)
-    x = torch.randn(shape, generator=gen, dtype=torch.float64).to(dtype)
-    weight = torch.randn(o, i, generator=gen, dtype=torch.float64).to(dtype)
-    bias = torch.randn(o, generator=gen, dtype=torch.float64).to(dtype)
-    level = torch.randint(0, 13, (o, i), generator=gen).to(torch.uint8)
-    level[torch.rand(o, generator=gen) < 0.3] = 0  # rows that vanish at once
-    level[:, torch.rand(i, generator=gen) < 0.3] = 1
-    return x, weight, level, ts, bias
 
 
 def truth(x, weight, level, ts, bias, relu):
@@ -88,6 +75,7 @@ def test_other_dtypes(dtype):
 @pytest.mark.parametrize("impl", IMPLS)
 def test_nan_in_pruned_weights_does_not_leak(impl):
     x, weight, level, ts, bias = problem(20, 40, 30, 5)
+    ts.sort()
     clean = masked_linear(x, weight, level, ts, bias, relu=False, impl="torch")
     for k, t in enumerate(ts):
         poisoned = torch.where(level > t, weight, torch.nan)
@@ -253,7 +241,7 @@ def test_the_plan_counts_the_multiply_adds_that_run(monkeypatch):
         counted = []
         masked_chain(x, layers, ts, impl="numba", count=counted.append)
         survey = chain_survey(x, layers, "numba")
-        planned = masked_chain_multiply_adds(layers, ts, len(x), survey)
+        planned = sum(s.multiply_adds for s in masked_chain_plan(layers, ts, len(x), survey))
         assert sum(done) == sum(counted) == planned
         assert sum(done) < len(ts) * len(x) * sum(w.numel() for w, *_ in layers)
 

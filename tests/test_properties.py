@@ -14,12 +14,12 @@ from torch import nn
 from circuitcore.accuracy import Judge
 from circuitcore.circuit import extract_circuit
 from circuitcore.circuitfile import read_circuit, write_circuit
-from circuitcore.execute import activations
 from circuitcore.forward import Masks, forward, target_row
 from circuitcore.kernels.masked_conv2d import masked_conv2d
 from circuitcore.kernels.masked_linear import masked_linear
 from circuitcore.levels import stage_levels
 from circuitcore.options import Options
+from circuitcore.passes import activations
 from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 from circuitcore.scores import contributions

@@ -16,7 +16,7 @@ from circuitcore.kernels.levels import LayerScores, assign_levels
 from circuitcore.kernels.masked_linear import (
     chain_survey,
     masked_chain,
-    masked_chain_multiply_adds,
+    masked_chain_plan,
     masked_linear,
 )
 
@@ -108,7 +108,7 @@ def test_fully_connected_stage(race, device, images, dtype):
     dense = images * len(ts) * sum(w.numel() for w, *_ in layers)
     cpu = device.type == "cpu"
     survey = chain_survey(x, layers) if cpu else None
-    executed = masked_chain_multiply_adds(layers, ts, images, survey)
+    executed = sum(s.multiply_adds for s in masked_chain_plan(layers, ts, images, survey))
     result = race(
         {
             ours: keep("ours", masked_chain),
