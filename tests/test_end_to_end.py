@@ -140,7 +140,7 @@ def test_export_gives_the_activations_back_in_plain_torch(small, tmp_path) -> No
     from circuitcore.bundled.network import SmallAlexNet
     from circuitcore.circuit import judges
     from circuitcore.circuitfile import read_circuit
-    from circuitcore.execute import activations
+    from circuitcore.passes import activations
     from circuitcore.progress import Silent
     from circuitcore.run import prepared_run
 
