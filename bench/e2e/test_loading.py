@@ -1,6 +1,6 @@
 """Decoding under the unpruned forward pass: what it takes off the sum, and how long that waits.
 
-512 JPEGs of ImageNet's usual size (500 x 375 pixels, 65 kB), an AlexNet of random weights.  What
+256 JPEGs of ImageNet's usual size (500 x 375 pixels, 65 kB), an AlexNet of random weights.  What
 waiting is left is the first chunk's decoding, and decoding that is slower than the network.
 """
 
@@ -18,7 +18,7 @@ from circuitcore.forward import forward
 from circuitcore.images import Decoding, ImageFile, Preprocessing, to_input
 from circuitcore.trace import trace
 
-IMAGES, CHUNK = 512, 64
+IMAGES, CHUNK = 256, 64
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
