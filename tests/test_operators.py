@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from masked_layers import draw, levels_of
 
 import circuitcore.kernels.best_bias
 import circuitcore.kernels.masked_conv2d
@@ -14,19 +15,11 @@ OPERATORS = torch.ops.circuitcore
 NO_GRADIENT = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-def draw(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def levels(*shape):
-    return torch.arange(torch.Size(shape).numel()).remainder(5).to(torch.uint8).view(shape)
-
-
 def arguments(impl):
     """{operator: calls} on small tensors, every shape of result an operator has."""
     conv = (draw(4, 2, 3, 3), draw(2, 4, 6, 5), draw(2, 4, 3, 5), [2, 1, 1, 1, 1, 1, 2])
-    linear = (draw(6, 5), levels(6, 5), [0, 2, 3], draw(6), True, impl)
-    filters = (draw(4, 2, 3, 3), levels(4, 2, 3, 3), [1, 3], None, conv[3], False, impl)
+    linear = (draw(6, 5), levels_of(6, 5), [0, 2, 3], draw(6), True, impl)
+    filters = (draw(4, 2, 3, 3), levels_of(4, 2, 3, 3), [1, 3], None, conv[3], False, impl)
     return {
         "score_linear": [(draw(6, 5), draw(2, 6), draw(2, 5), "set", impl)],
         "score_conv": [
@@ -38,7 +31,7 @@ def arguments(impl):
         ],
         "masked_linear": [(draw(4, 5), *linear), (draw(3, 4, 5), *linear)],
         "masked_conv2d": [(draw(2, 4, 6, 5), *filters), (draw(2, 2, 4, 6, 5), *filters)],
-        "overlap": [(levels(3, 70), "torch" if impl == "auto" else impl)],
+        "overlap": [(levels_of(3, 70), "torch" if impl == "auto" else impl)],
         "best_bias": [
             (draw(3, 9).double(), draw(9).double(), torch.arange(9) < 4, "target", by_candidates)
             for by_candidates in (False, True)
@@ -69,7 +62,7 @@ def test_compiled_without_a_break():
         scores = score_linear(weight, x, g)
         return scores, masked_linear(x, weight, level, [1, 3], relu=True)
 
-    weight, x, g, level = draw(6, 5), draw(2, 5), draw(2, 6), levels(6, 5)
+    weight, x, g, level = draw(6, 5), draw(2, 5), draw(2, 6), levels_of(6, 5)
     scores, out = both(weight, x, g, level)
     assert torch.equal(scores, score_linear(weight, x, g))
     assert torch.equal(out, masked_linear(x, weight, level, [1, 3], relu=True))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from masked_layers import close, conv_problem, doubles, linear_problem
 
 from circuitcore.kernels import tune
 from circuitcore.kernels.cost import MaskedShape
@@ -12,21 +13,10 @@ from circuitcore.kernels.masked_linear import masked_linear, masked_linear_refer
 pytestmark = pytest.mark.gpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 
-def linear(n, i, o, levels, dtype, per_level=False):
-    gen = torch.Generator().manual_seed(n + i + o)
-    ts = torch.randint(0, 12, (levels,), generator=gen).tolist()
-    x = torch.randn((levels,) * per_level + (n, i), generator=gen).to(dtype)
-    weight = (torch.randn(o, i, generator=gen) / i**0.5).to(dtype)
-    level = (torch.rand(o, i, generator=gen) ** 2 * 13).to(torch.uint8)
-    return x.cuda(), weight.cuda(), level.cuda(), ts, torch.randn(o, generator=gen).to(dtype).cuda()
-
-
-def close(got, want, dtype):
-    assert got.dtype == dtype and got.shape == want.shape
-    assert (got.double() - want).abs().max() <= TOLERANCE[dtype] * (1 + want.abs().max())
+def on_gpu(problem):
+    return [part.cuda() if isinstance(part, torch.Tensor) else part for part in problem]
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch", "triton:plain", "triton:packed"])
@@ -35,11 +25,12 @@ def close(got, want, dtype):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (17, 33, 65), (128, 256, 192), (300, 1000, 129)])
 @pytest.mark.parametrize("relu", [False, True])
 def test_linear(impl, dtype, per_level, shape, relu):
-    x, weight, level, ts, bias = linear(*shape, 6, dtype, per_level)
+    x, weight, level, ts, bias = on_gpu(linear_problem(*shape, 6, sum(shape), dtype, per_level))
     poisoned = torch.where(level > min(ts), weight, torch.nan)
-    want = masked_linear_reference(x.double(), weight.double(), level, ts, bias.double(), relu=relu)
+    want = masked_linear_reference(*doubles(x, weight, level, ts, bias), relu=relu)
     got = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
-    close(got, want, dtype)
+    assert got.dtype == dtype
+    close(got, want)
     again = masked_linear(x, poisoned, level, ts, bias, relu=relu, impl=impl)
     assert torch.equal(got, again)
 
@@ -57,31 +48,30 @@ def test_linear(impl, dtype, per_level, shape, relu):
     ],
 )
 def test_conv(impl, dtype, per_level, layer):
-    gen = torch.Generator().manual_seed(0)
-    groups, (i, o) = layer.get("groups", 1), layer["io"]
+    groups = layer.get("groups", 1)
     options = {
         name: (layer.get(name, default),) * 2
         for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
     }
-    ts = [0, 3, 4, 9, 12]
-    x = torch.randn((5,) * per_level + (4, i, layer["size"], layer["size"]), generator=gen)
-    weight = torch.randn(o, i // groups, layer["kernel"], layer["kernel"], generator=gen)
-    weight = weight / weight[0].numel() ** 0.5
-    level = torch.randint(0, 13, weight.shape, generator=gen).to(torch.uint8).cuda()
-    bias = torch.randn(o, generator=gen).to(dtype).cuda()
-    x, weight = x.to(dtype).cuda(), weight.to(dtype).cuda()
+    x, weight, level, ts, bias = on_gpu(
+        conv_problem(
+            4, *layer["io"], (layer["size"],) * 2, (layer["kernel"],) * 2, groups, 5,
+            dtype=dtype, per_level=per_level,
+        )
+    )  # fmt: skip
     want = masked_conv2d_reference(
-        x.double(), weight.double(), level, ts, bias.double(), groups=groups, relu=True, **options
+        *doubles(x, weight, level, ts, bias), groups=groups, relu=True, **options
     )
-    poisoned = torch.where(level > 0, weight, torch.nan)
+    poisoned = torch.where(level > min(ts), weight, torch.nan)
     got = masked_conv2d(
         x, poisoned, level, ts, bias, groups=groups, relu=True, impl=impl, **options
     )
-    close(got, want, dtype)
+    assert got.dtype == dtype
+    close(got, want)
 
 
 def test_non_finite_inputs_reach_only_kept_weights():
-    x, weight, level, ts, bias = linear(8, 40, 30, 4, torch.float32)
+    x, weight, level, ts, bias = on_gpu(linear_problem(8, 40, 30, 4))
     x[1, 7], x[2, 8] = torch.nan, torch.inf
     want = masked_linear_reference(x, weight, level, ts, bias, relu=False)
     got = masked_linear(x, weight, level, ts, bias, relu=False, impl="triton")
@@ -89,7 +79,7 @@ def test_non_finite_inputs_reach_only_kept_weights():
 
 
 def test_compiles_whole():
-    x, weight, level, ts, bias = linear(64, 128, 96, 4, torch.float32)
+    x, weight, level, ts, bias = on_gpu(linear_problem(64, 128, 96, 4))
 
     def run(x):
         return masked_linear(x, weight, level, ts, bias, relu=True).sum(0)

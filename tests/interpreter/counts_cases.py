@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from masked_layers import draw, levels_of
 from triton.runtime.interpreter import GridExecutor
 
 from circuitcore.kernels import levels_trie, overlap, roofline, score_conv_triton
@@ -43,14 +44,6 @@ def seen(monkeypatch):
         for name in names:
             monkeypatch.setattr(owner, name, recorded(getattr(owner, name)))
     return seen
-
-
-def draw(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def levels_of(*shape):
-    return torch.arange(torch.Size(shape).numel()).remainder(5).to(torch.uint8).view(shape)
 
 
 def test_score_linear_reads_once_and_writes_once(seen):

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_layers import close, doubles, poison_new_tensors
+from masked_layers import linear_problem as problem
 
 from circuitcore.kernels import masked_linear_triton
 from circuitcore.kernels.masked_linear import (
@@ -15,35 +17,11 @@ from circuitcore.kernels.masked_linear import (
 
 VARIANTS = ("triton:plain", "triton:packed")
 EDGES = (1, 15, 16, 17, 31, 33, 63, 65, 129)
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3}
-
-
-def problem(n, i, o, levels, seed=0, dtype=torch.float32, per_level=False):
-    gen = torch.Generator().manual_seed(seed)
-    ts = torch.randint(0, 12, (levels,), generator=gen).tolist()
-    x = torch.randn((levels,) * per_level + (n, i), generator=gen).to(dtype)
-    weight = (torch.randn(o, i, generator=gen) / i**0.5).to(dtype)
-    level = (torch.rand(o, i, generator=gen) ** 2 * 13).to(torch.uint8)
-    level[:, torch.rand(i, generator=gen) < 0.3] = 1
-    return x, weight, level, ts, torch.randn(o, generator=gen).to(dtype)
-
-
-def poison_new_tensors(monkeypatch):
-    empty = torch.Tensor.new_empty
-
-    def poisoned(self, *size, **options):
-        new = empty(self, *size, **options)
-        return new.fill_(torch.nan) if new.is_floating_point() else new
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
 
 
 def check(got, x, weight, level, ts, bias, relu):
-    doubles = (x.double(), weight.double(), level, ts, None if bias is None else bias.double())
-    want = masked_linear_reference(*doubles, relu=relu)
-    assert got.dtype == x.dtype and got.shape == want.shape
-    bound = TOLERANCE[x.dtype] * (1 + want.abs().max())
-    assert (got.double() - want).abs().max() <= bound
+    assert got.dtype == x.dtype
+    close(got, masked_linear_reference(*doubles(x, weight, level, ts, bias), relu=relu))
 
 
 @pytest.mark.parametrize("impl", VARIANTS)
