@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ class Extracted:
     record: Category
     kept: dict[str, Tensor]
     heldout: Tensor | None
+
+    def measured(self, memory_bytes: int) -> Extracted:
+        """The same with the memory it took on its record."""
+        cost = self.record.cost.model_copy(update={"memory_bytes": memory_bytes})
+        return replace(self, record=self.record.model_copy(update={"cost": cost}))
 
 
 def is_dense(prepared: Prepared) -> bool:
@@ -70,6 +75,14 @@ def unpruned_baseline(prepared: Prepared, unit: int) -> Unpruned:
     )
 
 
+def reference_csa(prepared: Prepared, unit: int) -> float:
+    """The CSA that thresholds are fractions of (before ``peak`` is known)."""
+    judge, options = judges(prepared, unit)[0], prepared.options
+    if options.reference == "unpruned":
+        return judge.at(judge.unpruned, 0.0).csa
+    return judge.fitted(judge.unpruned[None], options.bias)[0].csa
+
+
 def extract_circuit(
     prepared: Prepared, unit: int, name: str, stored_fc: Stage | None = None
 ) -> Extracted:
@@ -82,11 +95,7 @@ def extract_circuit(
     network, options = prepared.network, prepared.options
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(prepared, unit)
-    reference = (
-        unpruned.extraction.csa
-        if options.reference == "unpruned"
-        else unpruned.extraction_biased.csa
-    )
+    reference = reference_csa(prepared, unit)
     tally = Tally()
     if reference <= 0:
         return Extracted(_record(prepared, unit, name, unpruned, [], None, tally, began), {}, None)

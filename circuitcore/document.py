@@ -101,11 +101,16 @@ class Circuit(Record):
 
 
 class Cost(Record):
-    """Scoring, sweeping and certifying one category; multiply-adds leave scoring out."""
+    """Scoring, sweeping and certifying one category; multiply-adds leave scoring out.
+
+    ``memory_bytes``: the most the process held until the category was done, beyond what it held
+    before the run.
+    """
 
     seconds: float
     fpe: float
     multiply_adds: int
+    memory_bytes: int = 0
 
 
 class Category(Record):

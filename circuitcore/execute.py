@@ -69,9 +69,9 @@ class Executor:
         raise NotImplementedError
 
     def plan(self, levels: Sequence[int], count: int) -> StagePlan:
-        return StagePlan(
-            stage=self.assigned.stage, images=count, layers=self._layers(levels, count)
-        )
+        layers = self._layers(levels, count)
+        stage = self.assigned.stage
+        return StagePlan(stage=stage, images=count, levels=tuple(levels), layers=layers)
 
     def planned(self, levels: Sequence[int], count: int) -> int:
         """Multiply-adds of ``look`` on ``count`` images."""

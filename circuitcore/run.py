@@ -16,12 +16,14 @@ from circuitcore.circuitfile import read_record, write_atomically, write_circuit
 from circuitcore.device import pick
 from circuitcore.document import Stage, Sweep
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
+from circuitcore.memory import Meter
 from circuitcore.options import Options
 from circuitcore.overlap import pairs
 from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
-from circuitcore.progress import Progress
+from circuitcore.progress import Progress, Silent
 from circuitcore.spans import span
 from circuitcore.store import (
+    PLAN,
     Run,
     configuration,
     create_run,
@@ -60,6 +62,7 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
             run = create_run(folder, inputs, options, device)
             if not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
+            predict(run, inputs, options, chosen)
             if options.workers > 1:
                 spread(run, options, chosen, options.workers, progress)
             else:
@@ -70,6 +73,17 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
             f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
             "mend the disk and run the same command again"
         ) from error
+
+
+def predict(run: Run, inputs: Inputs, options: Options, chosen: Sequence[Category]) -> None:
+    """Write the plan of a new run, to be held against what it takes."""
+    from circuitcore.plan import plan
+
+    if (run.folder / PLAN).exists() or not chosen:
+        return
+    names = [str(c.index) for c in chosen]
+    planned = plan(options, names, False, Silent(), inputs=inputs)
+    write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
 
 
 def finish(run: Run) -> Sweep:
@@ -99,20 +113,22 @@ def _extract_all(
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
     if not missing:
         return 0
-    prepared = prepare(inputs, options, progress)
     failed: list[str] = []
-    progress.start("circuits", len(missing))
-    for category in missing:
-        try:
-            stage = (stored_fc or {}).get(category.index)
-            with span("category", category.name, category.index):
-                commit(run, extract_circuit(prepared, category.index, category.name, stage))
-        except DeviceError:
-            raise
-        except CircuitcoreError as error:
-            _record_failure(run, category, error)
-            failed.append(f"{category.name}: {error}")
-        progress.advance(1, category.name)
+    with Meter(pick(options)) as meter:
+        prepared = prepare(inputs, options, progress)
+        progress.start("circuits", len(missing))
+        for category in missing:
+            try:
+                stage = (stored_fc or {}).get(category.index)
+                with span("category", category.name, category.index):
+                    found = extract_circuit(prepared, category.index, category.name, stage)
+                    commit(run, found.measured(meter.so_far()))
+            except DeviceError:
+                raise
+            except CircuitcoreError as error:
+                _record_failure(run, category, error)
+                failed.append(f"{category.name}: {error}")
+            progress.advance(1, category.name)
     if failed:
         listed = "\n".join(f"  {line}" for line in failed)
         raise PartialError(f"{len(failed)} of {len(chosen)} categories failed:\n{listed}")

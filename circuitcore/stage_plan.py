@@ -31,12 +31,16 @@ class LayerPlan(BaseModel):
 
 
 class StagePlan(BaseModel):
-    """A stage's plan: ``images`` at each of its levels but level 0, which is known."""
+    """A stage's plan: ``images`` at each of ``levels``, level 0 being known.
+
+    A level without a layer has nothing to compute: its circuit says the same of every image.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     stage: str
     images: int
+    levels: tuple[int, ...]
     layers: tuple[LayerPlan, ...]
 
     @property
@@ -44,12 +48,12 @@ class StagePlan(BaseModel):
         """Of the whole stage."""
         return sum(each.multiply_adds for each in self.layers)
 
-    def levels(self) -> dict[int, int]:
-        """Multiply-adds by level."""
-        found: dict[int, int] = {}
+    def by_level(self) -> dict[int, int]:
+        """Multiply-adds of every level."""
+        found = dict.fromkeys(self.levels, 0)
         for each in self.layers:
-            found[each.level] = found.get(each.level, 0) + each.multiply_adds
-        return dict(sorted(found.items()))
+            found[each.level] += each.multiply_adds
+        return found
 
 
 def added(plans: Sequence[tuple[int, Sequence[LayerPlan]]]) -> tuple[LayerPlan, ...]:

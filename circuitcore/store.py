@@ -32,8 +32,9 @@ from circuitcore.images import DECODER
 from circuitcore.options import Options
 from circuitcore.prepare import Inputs
 
-NUMERICS = 1  # raised when the same inputs would give other numbers
+NUMERICS = 2  # raised when the same inputs would give other numbers
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 NOT_KEPT = {"out", "format", "quiet", "device", "gpu", "memory", "workers"}  # of a call, not a run
 ORPHAN = ".tmp"
 
@@ -95,6 +96,25 @@ class Run:
         """The finished categories' records, in unit order."""
         return [self._with_file(read_record(path)[1], path) for path in self.units().values()]
 
+    def _plan(self, records: Sequence[Category]) -> dict[str, Any] | None:
+        """What was predicted before the run, beside what the finished categories took."""
+        try:
+            planned = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        keys = ("fpe", "fpe_upper", "shared_fpe", "memory_bytes", "disk_bytes")
+        costs = [record.cost for record in records]
+        count = max(len(costs), 1)
+        return {
+            "predicted": {key: planned[key] for key in keys if key in planned},
+            "actual": {
+                "fpe": sum(cost.fpe for cost in costs) / count,
+                "multiply_adds": sum(cost.multiply_adds for cost in costs),
+                "seconds": sum(cost.seconds for cost in costs),
+                "memory_bytes": max((cost.memory_bytes for cost in costs), default=0),
+            },
+        }
+
     def _with_file(self, record: Category, path: Path) -> Category:
         if record.circuit is None:
             return record
@@ -148,7 +168,7 @@ class Run:
         from circuitcore.summary import summarise
 
         records = self.records()
-        run = {**self.manifest, "folder": str(self.folder)}
+        run = {**self.manifest, "folder": str(self.folder), "plan": self._plan(records)}
         return Sweep(
             schema="circuitcore.sweep/1",
             run=run,

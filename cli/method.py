@@ -10,7 +10,7 @@ import typer
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
 
 if TYPE_CHECKING:
-    from circuitcore.plan import Plan
+    from circuitcore.plan import CategoryPlan, Plan
 
 Wanted = Annotated[
     list[str] | None,
@@ -46,6 +46,12 @@ def plan(
     no_probe: Annotated[
         bool, typer.Option("--no-probe", help="no timing of a few seconds", rich_help_panel="Plan")
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="score the categories: every level's exact plan", rich_help_panel="Plan"
+        ),
+    ] = False,
     *,
     given: Given,
 ) -> None:
@@ -56,13 +62,19 @@ def plan(
     from circuitcore.cli.tables import emit, rows_text
 
     with progress(options.quiet) as shown:
-        planned = planning.plan(options, wanted or [], not no_probe, shown)
+        planned = planning.plan(options, wanted or [], not no_probe, shown, exact)
     if options.format == "json":
         emit(planned.model_dump_json(indent=2) + "\n")
     elif options.format == "table":
         emit(_plan_table(planned))
     else:
-        emit(rows_text([step.model_dump() for step in planned.steps], options.format))
+        rows = [
+            {"category": each.category, "stage": stage.stage, **layer.model_dump()}
+            for each in planned.exact
+            for stage in each.stages
+            for layer in stage.layers
+        ]
+        emit(rows_text(rows or [step.model_dump() for step in planned.steps], options.format))
 
 
 @takes(ALL)
@@ -208,6 +220,7 @@ def _plan_table(planned: Plan) -> str:
         for s in planned.steps
     ]
     text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
+    text += "".join(_exact_table(each) for each in planned.exact)
     seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
     return (
         f"{text}\n{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
@@ -216,6 +229,25 @@ def _plan_table(planned: Plan) -> str:
         f"{planned.device}: {size(planned.memory_bytes)} memory, "
         f"{size(planned.disk_bytes)} disk, {seconds}\n"
     )
+
+
+def _exact_table(planned: CategoryPlan) -> str:
+    """One row a level: what every layer reads and writes, and how."""
+    from circuitcore.cli.tables import table
+
+    text = ""
+    for stage in planned.stages:
+        layers = list(dict.fromkeys(each.layer for each in stage.layers))
+        cells = {(e.level, e.layer): f"{e.columns}>{e.rows} {e.path}" for e in stage.layers}
+        rows = [
+            [str(t), *(cells.get((t, layer), "-") for layer in layers), f"{work:.3g}"]
+            for t, work in stage.by_level().items()
+        ]
+        text += (
+            f"\n{planned.category}, {stage.stage} stage, {stage.images} images: inputs > outputs"
+        )
+        text += f" that are alive\n{table(['level', *layers, 'multiply-adds'], rows)}"
+    return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
 
 
 VERBS = (sweep, plan, score, extract, evaluate, overlap, stability, controls, report, export)

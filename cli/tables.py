@@ -158,6 +158,14 @@ def _sweep_summary(document: Sweep) -> str:
             f"{number(overlap.min)} to {number(overlap.max)}; "
             f"{number(overlap.mean_chance)} expected of independent masks"
         )
+    plan = document.run.get("plan")
+    if plan:
+        said, took = plan["predicted"], plan["actual"]
+        lines.append(
+            f"FPE a category: {took['fpe']:.2f}, predicted {said['fpe']:.1f}, at most "
+            f"{said['fpe_upper']:.1f}; memory {size(took['memory_bytes'])}, predicted "
+            f"{size(said['memory_bytes'])}"
+        )
     folder = document.run.get("folder")
     if folder:
         lines.append(f"run folder {plain(folder)}")

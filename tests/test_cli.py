@@ -157,10 +157,10 @@ def test_plan_in_words_and_as_json(monkeypatch, capsys):
     planned = SimpleNamespace(
         device="cpu", categories=10, fpe=3.0, fpe_upper=9.0, shared_fpe=1.0,
         multiply_adds=10**10, memory_bytes=10**8,
-        disk_bytes=10**6, seconds=None, steps=[step],
+        disk_bytes=10**6, seconds=None, steps=[step], exact=[],
         model_dump_json=lambda indent=None: json.dumps({"fpe": 3.0}),
     )  # fmt: skip
-    monkeypatch.setattr(planning, "plan", lambda options, wanted, probe, progress: planned)
+    monkeypatch.setattr(planning, "plan", lambda *arguments: planned)
     assert run(["plan", "--no-probe"]) == 0
     said = capsys.readouterr().out
     assert "fc stage" in said and "at most 9.0" in said and "not probed" in said

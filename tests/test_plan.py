@@ -1,0 +1,65 @@
+"""Plans against what is executed: exact after scoring, an upper bound before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from circuitcore.circuit import extract_circuit
+from circuitcore.options import Options
+from circuitcore.plan import exact_plan, plan
+from circuitcore.prepare import prepare, read_inputs
+from circuitcore.progress import Silent
+
+
+def prepared_with(**changes):
+    options = Options(**{"levels": "9", "screen": "off", "extraction_images": 10, **changes})
+    return prepare(read_inputs(options), options, Silent())
+
+
+@pytest.mark.parametrize("granularity", ["weight", "kernel"])
+@pytest.mark.parametrize("unit", [1, 4])
+def test_after_scoring_the_plan_is_what_is_executed(unit, granularity):
+    """Counted from the operands of every product, stage by stage, level by level."""
+    prepared = prepared_with(granularity=granularity)
+    planned = exact_plan(prepared, unit, "it")
+    record = extract_circuit(prepared, unit, "it").record
+    assert [s.multiply_adds for s in planned.stages] == [s.multiply_adds for s in record.stages]
+    assert planned.multiply_adds == record.cost.multiply_adds
+    assert planned.fpe == record.cost.fpe
+    for plan_of, stage in zip(planned.stages, record.stages, strict=True):
+        work = plan_of.by_level()
+        assert list(work) == [level.level for level in stage.levels[1:]]
+        if plan_of.stage == "conv":  # nested: a sparser level never costs more
+            assert list(work.values()) == sorted(work.values(), reverse=True)
+
+
+def test_chunks_change_neither_plan_nor_circuit():
+    prepared = prepared_with()
+    small = replace(prepared, memory=2 * 4 * prepared.feature_bytes * 8)
+    assert small.chunk(8 * small.feature_bytes) < len(prepared.extraction) / 3
+    for each in (prepared, small):
+        planned = exact_plan(each, 1, "it")
+        record = extract_circuit(each, 1, "it").record
+        assert planned.multiply_adds == record.cost.multiply_adds
+        assert record.circuit == extract_circuit(prepared, 1, "it").record.circuit
+
+
+@pytest.mark.parametrize("stop", ["first-crossing", "sparsest-above"])
+@pytest.mark.parametrize("screen", ["off", "on"])
+def test_before_scoring_the_plan_bounds_it(screen, stop):
+    options = Options(levels="9", screen=screen, stop=stop, extraction_images=10)
+    planned = plan(options, ["Trouser", "Coat"], False, Silent())
+    assert planned.exact == [] and planned.categories == 2
+    assert 0 < planned.fpe <= planned.fpe_upper
+    prepared = prepare(read_inputs(options), options, Silent())
+    for unit in (1, 4):
+        assert extract_circuit(prepared, unit, "it").record.cost.fpe <= planned.fpe_upper
+
+
+def test_exact_plans_are_printed_and_averaged():
+    options = Options(levels="5", extraction_images=10)
+    planned = plan(options, ["Trouser", "Coat"], False, Silent(), exact=True)
+    assert [each.category for each in planned.exact] == ["Trouser", "Coat"]
+    assert planned.fpe == pytest.approx(sum(each.fpe for each in planned.exact) / 2, rel=1e-6)
