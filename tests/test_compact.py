@@ -1,5 +1,7 @@
 """Exact compaction against the uncompacted network, in float64: same activations, counted work."""
 
+from functools import lru_cache
+
 import pytest
 import torch
 import torchvision
@@ -67,11 +69,15 @@ def randomised(model):
     return model.double().eval()
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@lru_cache(1)
+def traced(name):
+    return trace(randomised(BUILDERS[name][0]()))
+
+
 @pytest.mark.parametrize(("density", "units"), [(1.0, 0.8), (0.3, 0.6), (0.02, 0.9), (0, 1)])
+@pytest.mark.parametrize("name", BUILDERS)  # the slower of the two: each is built once
 def test_any_network_gives_the_same_activations(name, density, units) -> None:
-    build, size = BUILDERS[name]
-    network = trace(randomised(build()))
+    network, size = traced(name), BUILDERS[name][1]
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
     part, _ = compare(network, pruned(network, density, units, 0), images)
     assert part < (1 if units < 1 or density == 0 else 1.001)
