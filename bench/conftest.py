@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from typing import Any
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))  # table.py is no test
+
+from table import Row, markdown, save  # noqa: E402
+
+ROWS: list[Row] = []
 COLD_BYTES = 256 << 20  # larger than any last-level cache
 HERE = Path(__file__).parent
 
@@ -28,6 +34,18 @@ HERE = Path(__file__).parent
 def pytest_configure(config):
     if config.option.markexpr == "not bench":  # the default of plain `pytest`; here they are meant
         config.option.markexpr = ""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--keep", metavar="FILE", help="keep the races' medians in this JSON file")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """One table of all races, whatever was captured before."""
+    if ROWS:
+        terminalreporter.write_line("\n" + markdown(ROWS) + "\n")
+        if config.getoption("--keep"):
+            save(ROWS, Path(config.getoption("--keep")))
 
 
 def pytest_collection_modifyitems(items):
@@ -108,6 +126,10 @@ def race(benchmark, device, capsys) -> Callable[..., Race]:
         benchmark.extra_info["seconds"] = {n: result.median(n) for n in contenders}
         benchmark.extra_info["ratio"] = {n: result.ratio(n, ours) for n in contenders if n != ours}
         _record(benchmark, recorded, rounds)
+        told = {name: str(value) for name, value in (note or {}).items()}
+        taken = {name: len(times) for name, times in seconds.items()}
+        medians = {name: result.median(name) for name in contenders}
+        ROWS.append(Row(benchmark.name, _device_name(device), ours, medians, taken, told))
         with capsys.disabled():
             print(f"\n{benchmark.name} on {_device_name(device)}")
             print(result.table(ours))

@@ -71,9 +71,7 @@ class Ahead:
         self._load, self._total, self._device = load, total, device
         gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if gpu else None
-        self._pool = (
-            ThreadPoolExecutor(1, "load") if background or background is None and gpu else None
-        )
+        self._pool = ThreadPoolExecutor(1, "load") if background or gpu else None
         self._next: tuple[slice, Future[dict[str, Tensor]]] | None = None
 
     def __enter__(self) -> Ahead:

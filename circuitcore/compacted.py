@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuitcore.fold import fold_norm
 from circuitcore.forward import Override, Tally
 from circuitcore.network import Network, Step, apply_step
 
@@ -39,6 +41,21 @@ class Piece:
     multiply_adds: int = 0
     spatial: tuple[int, ...] = ()
 
+    @property
+    def folds(self) -> bool:
+        """Whether a batch norm behind it can become part of it."""
+        return self.step.op == "conv" and self.weight is not None and not self.fill
+
+    def folded(self, norm: Piece) -> Piece:
+        """This convolution and the batch norm that reads it, as one piece in the norm's place."""
+        assert self.weight is not None
+        before = self.bias if self.extra is None else self.extra
+        weight, moved = fold_norm(self.weight, before, norm.norm, norm.step.settings["eps"])
+        step = replace(self.step, name=norm.step.name)
+        if self.extra is None:
+            return replace(self, step=step, weight=weight, bias=moved)
+        return replace(self, step=step, weight=weight, extra=moved)
+
 
 @dataclass(frozen=True)
 class Compacted:
@@ -56,16 +73,22 @@ class Compacted:
     def gathered(self, override: Override) -> Compacted:
         """With the surviving weights of ``override``, which it was compacted under, ready to run.
 
-        Cost: one copy of the weights that are left.
+        A batch norm that alone reads a convolution is folded into it.  Cost: one copy of the
+        weights that are left.
         """
         weights = {**self.network.weights, **override.weights}
-        pieces = tuple(
-            piece
-            if piece.source is None
-            else replace(piece, weight=_surviving(weights[piece.step.name], piece))
-            for piece in self.pieces
-        )
-        return replace(self, pieces=pieces)
+        pieces: list[Piece] = []
+        readers = Counter(name for piece in self.pieces for name in piece.step.inputs)
+        for piece in self.pieces:
+            if piece.source is not None:
+                piece = replace(piece, weight=_surviving(weights[piece.step.name], piece))
+            before = pieces[-1] if pieces else piece
+            alone = readers[before.step.name] == 1
+            if piece.norm and alone and piece.step.inputs == (before.step.name,) and before.folds:
+                pieces[-1] = before.folded(piece)
+                continue
+            pieces.append(piece)
+        return replace(self, pieces=tuple(pieces))
 
     def run(self, values: Mapping[str, Tensor], tally: Tally | None = None) -> Tensor:
         """Target activations [N] from the same values the network was compacted for.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.chunks import in_chunks
+from circuitcore.chunks import Ahead, in_chunks
 from circuitcore.compact import compact
 from circuitcore.forward import Override, target_row
 from circuitcore.kernels.masked_linear import compacted_chain
@@ -107,21 +107,23 @@ def run_chunks(
     dtype = next(iter(network.weights.values())).dtype
     out = torch.empty(levels, len(images))
 
-    def work(part: slice) -> None:
+    def load(part: slice) -> dict[str, Tensor]:
         at = images[part]
-        if features:
-            values = {
-                name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(prepared.device)
-                for name, stored in split.features.items()
-            }
-        else:
-            values = {"input": prepared.batch(split, at)}
-        out[:, part] = run({name: value.to(dtype) for name, value in values.items()}).float().cpu()
+        if not features:
+            return {"input": prepared.batch(split, at).to(dtype)}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(prepared.device, dtype)
+            for name, stored in split.features.items()
+        }
+
+    def work(part: slice) -> None:
+        out[:, part] = run(chunks.take(part)).float().cpu()
 
     if features:
         size = prepared.chunk(levels * prepared.feature_bytes)
     else:
         size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
     fallback = not prepared.options.no_fallback
-    in_chunks(len(images), size, work, fallback=fallback, note=prepared.note)
+    with Ahead(load, len(images), prepared.device) as chunks:
+        in_chunks(len(images), size, work, fallback=fallback, note=prepared.note)
     return out

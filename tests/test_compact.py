@@ -83,6 +83,18 @@ def test_any_network_gives_the_same_activations(name, density, units) -> None:
     assert part < (1 if units < 1 or density == 0 else 1.001)
 
 
+def test_a_batch_norm_behind_a_convolution_is_part_of_it():
+    """ResNet's all are, and its counted work is the convolutions'."""
+    network, size = traced("resnet18"), BUILDERS["resnet18"][1]
+    override = pruned(network, 0.3, 0.6, 0)
+    blank = {"input": torch.zeros(1, 3, size, size, dtype=torch.float64)}
+    planned = compact(network, override, blank)
+    assert any(piece.norm for piece in planned.pieces)
+    ready = planned.gathered(override)
+    assert not any(piece.norm for piece in ready.pieces)
+    assert ready.multiply_adds == planned.multiply_adds
+
+
 class Borders(nn.Module):
     """Zero padding makes a constant map differ at the border: the case a bias cannot hold."""
 
