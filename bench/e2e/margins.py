@@ -21,7 +21,7 @@ from alexnet import image_folder, trained_alexnet
 from circuitcore.accuracy import Judge, choose_level
 from circuitcore.circuit import judges
 from circuitcore.cost import multiply_adds
-from circuitcore.execute import ChainExecutor, CompactExecutor, Executor, executor
+from circuitcore.execute import ChainExecutor, Executor, executor
 from circuitcore.forward import Tally
 from circuitcore.kernels.masked_linear_chain_cpu import Survey, Survivors, plan_chain
 from circuitcore.levels import stage_levels
@@ -181,11 +181,10 @@ def costs(prepared: Prepared, runs: Executor) -> np.ndarray:
     network = prepared.network
     dense = multiply_adds(network, prepared.extraction.pixels.shape[1:])
     dense[network.last] //= network.outputs
-    assert isinstance(runs, CompactExecutor)
     out = np.zeros((LEVELS, len(dense)))
-    for t in range(1, LEVELS):
-        run = {piece.step.name: piece.multiply_adds for piece in runs.plan(t, True).pieces}
-        out[t] = [run.get(name, 0) / whole for name, whole in dense.items()]
+    places = {name: k for k, name in enumerate(dense)}
+    for layer in runs.plan(range(1, LEVELS), 1).layers:
+        out[layer.level, places[layer.layer]] = layer.multiply_adds / dense[layer.layer]
     return out
 
 
