@@ -8,7 +8,6 @@ count the multiply-adds of a run before it runs, from the level bytes and shapes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -30,6 +29,8 @@ from circuitcore.passes import Kept, blank, circuit_override, run_chunks, shrunk
 from circuitcore.prepare import Prepared
 from circuitcore.spans import span
 from circuitcore.stage_plan import LayerPlan, StagePlan, added
+
+Layer = tuple[Tensor, Tensor, Tensor | None, bool]
 
 
 class Executor:
@@ -88,13 +89,18 @@ class ChainExecutor(Executor):
         self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
     ) -> None:
         super().__init__(prepared, unit, assigned, fixed, tally)
-        self.chain = cache(self._chain)
+        self.chains: dict[bool, list[Layer]] = {}
         some = next(iter(self.split.features.values()))
         x = self.prepared.network.weights[self.prepared.network.last].new_empty(0, some.shape[1])
         self.survey = chain_survey(x, self.chain(True), self.prepared.options.impl)
 
-    def _chain(self, precise: bool) -> list[tuple[Tensor, Tensor, Tensor | None, bool]]:
+    def chain(self, precise: bool) -> list[Layer]:
         """The layers as (weight, level, bias, ReLU follows)."""
+        if precise not in self.chains:
+            self.chains[precise] = self._chain(precise)
+        return self.chains[precise]
+
+    def _chain(self, precise: bool) -> list[Layer]:
         network = self.network(precise)
         override = circuit_override(network, self.unit, self.fixed)
         return [
@@ -147,18 +153,23 @@ class CompactExecutor(Executor):
         self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
     ) -> None:
         super().__init__(prepared, unit, assigned, fixed, tally)
-        self.survivors = cache(self._survivors)
-        self.shrunk = cache(lambda precise: shrunk(self.network(precise), unit, self.fixed))
+        self.plans: dict[tuple[int, bool], Compacted] = {}
+        self.small: dict[bool, tuple[Network, Kept]] = {}
         self.ready: tuple[tuple[int, bool], Compacted] | None = None
 
     def _override(self, t: int, precise: bool) -> tuple[Network, Override]:
-        network, fixed = self.shrunk(precise)
+        if precise not in self.small:
+            self.small[precise] = shrunk(self.network(precise), self.unit, self.fixed)
+        network, fixed = self.small[precise]
         return network, circuit_override(network, self.unit, {**fixed, **self.assigned.kept(t)})
 
-    def _survivors(self, t: int, precise: bool) -> Compacted:
+    def survivors(self, t: int, precise: bool) -> Compacted:
         """What survives at a level: no weights yet, so that all levels' plans can be kept."""
-        network, override = self._override(t, precise)
-        return compact(network, override, blank(self.split, network, self.features))
+        if (t, precise) not in self.plans:
+            network, override = self._override(t, precise)
+            found = compact(network, override, blank(self.split, network, self.features))
+            self.plans[t, precise] = found
+        return self.plans[t, precise]
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         exact = self.exact(precise)

@@ -63,3 +63,29 @@ def test_exact_plans_are_printed_and_averaged():
     planned = plan(options, ["Trouser", "Coat"], False, Silent(), exact=True)
     assert [each.category for each in planned.exact] == ["Trouser", "Coat"]
     assert planned.fpe == pytest.approx(sum(each.fpe for each in planned.exact) / 2, rel=1e-6)
+
+
+def test_what_runs_a_stage_is_freed_at_once():
+    """No cycle keeps weights and plans until the collector comes by."""
+    import gc
+    import weakref
+
+    from circuitcore.execute import executor
+    from circuitcore.forward import Tally
+    from circuitcore.levels import stage_levels
+    from circuitcore.scores import contributions
+
+    prepared = prepared_with()
+    found = contributions(prepared.network, prepared.scoring_images(1), 1)
+    gc.disable()
+    try:
+        for stage in ("fc", "conv"):
+            assigned = stage_levels(prepared.network, stage, found, 1, prepared.options)
+            runs = executor(prepared, 1, assigned, {}, Tally())
+            runs.plan(range(1, 9), 5)
+            runs.look([3], prepared.extraction.labels.nonzero()[:7, 0].numpy(), True)
+            gone = weakref.ref(runs)
+            del runs
+            assert gone() is None
+    finally:
+        gc.enable()
