@@ -23,12 +23,13 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 class Meter:
     """Peak bytes that this process takes beyond those at the start, while the block runs.
 
-    ``peak`` is set at the end.  On a CPU a thread looks every ``INTERVAL`` (a look takes about a
+    ``held``: bytes of the run that were there before the start, and count too.  ``peak`` is set at
+    the end.  On a CPU a thread looks every ``INTERVAL`` (a look takes about a
     microsecond); where there is no /proc, the high-water mark of all resident memory stands in.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, held: int = 0) -> None:
+        self.device, self.held = device, held
         self.peak = 0
 
     def __enter__(self) -> Meter:
@@ -63,11 +64,14 @@ class Meter:
 
     def so_far(self) -> int:
         """Peak bytes up to now, inside the block."""
+        return self._peak() - self._start + self.held
+
+    def _peak(self) -> int:
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self._start
+            return torch.cuda.max_memory_allocated(self.device)
         if self._file < 0:
-            return _high_water() - self._start
-        return max(self._most, self._anonymous()) - self._start
+            return _high_water()
+        return max(self._most, self._anonymous())
 
     def _watch(self) -> None:
         while not self._done.wait(INTERVAL):

@@ -15,6 +15,14 @@ from circuitcore.chunks import Ahead, in_chunks
 from circuitcore.cost import activation_bytes, multiply_adds
 from circuitcore.device import DTYPES, memory_budget, pick, resolve_dtype
 from circuitcore.errors import InputError
+from circuitcore.footprint import (
+    FORWARD_CHUNK,
+    Counts,
+    chunk,
+    for_chunks,
+    levels_at_once,
+    masked_kernels,
+)
 from circuitcore.forward import forward
 from circuitcore.images import (
     Decoding,
@@ -26,13 +34,12 @@ from circuitcore.images import (
     list_folders,
     to_input,
 )
+from circuitcore.memory import return_freed_memory
 from circuitcore.models import Model, load_model
 from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.spans import span
-
-FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Prepared:
     network: Network  # float32, on the device
     sweep_network: Network  # the same in the sweep's precision; ``network`` itself for float32
     dtype: torch.dtype  # of sweeps
-    memory: int
+    memory: int  # bytes of the budget that are for chunks of images
     extraction: Split
     heldout: Split
     forward_multiply_adds: int  # of one unpruned forward pass of one image
@@ -97,7 +104,12 @@ class Prepared:
 
     def chunk(self, image_bytes: int) -> int:
         """Images that fit the memory budget at once at ``image_bytes`` of values alive each."""
-        return max(1, int(self.memory // (2 * image_bytes)))
+        return chunk(self.memory, image_bytes)
+
+    def feature_chunk(self, levels: int) -> int:
+        """Images at once from the cached boundary values on, where ``levels`` levels are asked."""
+        masked = masked_kernels(self.options, self.device)
+        return self.chunk(levels_at_once(levels, masked) * self.feature_bytes)
 
     def scoring_images(self, unit: int) -> Tensor:
         """Normalised scoring images of one category, float32 on the device."""
@@ -151,11 +163,13 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
     Then the order of the categories is checked.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value on disk.  Raises InputError where images do not fit the network, the assignment
-    of folders to units is wrong, or accuracy is near chance.
+    of folders to units is wrong, or accuracy is near chance, and DeviceError where one image at a
+    time is too much for the memory budget.
     """
     device = pick(options)
-    network = inputs.model.network.to(device)
     memory = memory_budget(options, device)
+    return_freed_memory()
+    network = inputs.model.network.to(device)
     wanted = {name: inputs.split(name) for name in ("extraction", "heldout")}
     every = [file for files in wanted.values() for file in files]
     dtype = DTYPES[resolve_dtype(options)]
@@ -171,7 +185,10 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
                 f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
                 f"network ({error}): give --resize and --crop"
             ) from None
-        chunk = int(min(max(memory // (2 * image_bytes), 1), FORWARD_CHUNK))
+        numbers = {name: len(files) for name, files in wanted.items()}
+        counts = Counts(**numbers, categories=len(inputs.categories))
+        memory = for_chunks(network, shape, options, device, counts, memory)
+        at_once = min(chunk(memory, image_bytes), FORWARD_CHUNK)
         splits: dict[str, Split] = {}
         for name, files in wanted.items():
             first = sum(map(len, splits.values()))
@@ -182,7 +199,7 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
                     slice(first, first + len(files)),
                     files,
                     inputs.model.preprocessing,
-                    chunk,
+                    at_once,
                     name == "extraction",
                     options,
                     progress,

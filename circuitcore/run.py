@@ -16,6 +16,7 @@ from circuitcore.circuitfile import read_record, write_atomically, write_circuit
 from circuitcore.device import pick
 from circuitcore.document import Stage, Sweep
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
+from circuitcore.footprint import weight_bytes
 from circuitcore.memory import Meter
 from circuitcore.options import Options
 from circuitcore.overlap import pairs
@@ -114,7 +115,9 @@ def _extract_all(
     if not missing:
         return 0
     failed: list[str] = []
-    with Meter(pick(options)) as meter:
+    device = pick(options)
+    held = 0 if device.type == "cuda" else weight_bytes(inputs.model.network)
+    with Meter(device, held) as meter:
         prepared = prepare(inputs, options, progress)
         progress.start("circuits", len(missing))
         for category in missing:

@@ -1,0 +1,179 @@
+"""The memory budget is kept, short memory gives the same circuit, and what it took is measured."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from command import call
+
+from circuitcore import execute
+from circuitcore.circuit import extract_circuit
+from circuitcore.errors import DeviceError
+from circuitcore.footprint import Counts, for_chunks, predicted
+from circuitcore.forward import Tally
+from circuitcore.images import disk_array
+from circuitcore.levels import stage_levels
+from circuitcore.memory import INTERVAL, Meter
+from circuitcore.options import Options
+from circuitcore.prepare import Split, prepare, read_inputs
+from circuitcore.progress import Silent
+from circuitcore.scores import contributions
+from circuitcore.trace import trace
+
+CPU = torch.device("cpu")
+MB = 1 << 20
+SLACK = 24 * MB  # small tensors that the C library keeps when they are freed, and threads' stacks
+ALEXNET = Options(extraction_images=20, levels="32", resize=224, crop=224)
+IMAGENET = Counts(20_000, 30_000, 1000)
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+]
+
+
+@pytest.fixture(scope="module")
+def alexnet():
+    """Full-size AlexNet as shapes alone."""
+    with torch.device("meta"):
+        module = torchvision.models.alexnet()
+    zeros = {name: torch.zeros(()).expand(w.shape) for name, w in module.state_dict().items()}
+    module.load_state_dict(zeros, assign=True)
+    return trace(module.eval())
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """The bundled example at a few levels."""
+    options = Options(fc_levels="0,0.5,0.9,0.99", conv_levels="0,0.5,0.9", device="cpu")
+    return prepare(read_inputs(options), options, Silent())
+
+
+def test_freed_memory_is_seen_and_mapped_files_are_not_counted():
+    with Meter(CPU) as meter:
+        block = np.ones(64 * MB, np.uint8)
+        time.sleep(10 * INTERVAL)
+        del block
+    with Meter(CPU) as mapped:
+        disk_array((64 * MB,), np.dtype(np.uint8))[:] = 1
+    assert 60 * MB < meter.peak < 72 * MB
+    assert mapped.peak < 8 * MB
+
+
+def test_what_was_held_before_counts():
+    with Meter(CPU, held=123 * MB) as meter:
+        assert meter.so_far() >= 123 * MB
+    assert 123 * MB <= meter.peak < 131 * MB
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_imagenet_fits_eight_gigabytes(alexnet, device, dtype):
+    options = ALEXNET.model_copy(update={"dtype": dtype})
+    found = predicted(alexnet, (3, 224, 224), options, torch.device(device), IMAGENET, 8 * 10**9)
+    assert max(found.values()) <= 8 * 10**9
+
+
+def test_a_smaller_budget_is_used_up_to_the_least_that_works(alexnet):
+    def peak(budget):
+        return max(predicted(alexnet, (3, 224, 224), ALEXNET, CPU, IMAGENET, budget).values())
+
+    with pytest.raises(DeviceError) as refused:
+        peak(100 * MB)
+    least = int(str(refused.value).partition("--memory ")[2].partition("M")[0])
+    weights = 4 * sum(w.numel() for w in alexnet.weights.values())
+    assert weights < least * MB < 8 * weights
+    assert peak(least * MB) < peak(2 * least * MB) < peak(4 * least * MB)
+    with pytest.raises(DeviceError):
+        peak((least - 1) * MB)
+
+
+def test_too_small_a_budget_is_refused_before_work(tmp_path):
+    said = call("sweep", "--memory", "2M", "--out", tmp_path / "run", code=5).stderr
+    assert "give --memory" in said
+
+
+def level_choices(found):
+    return [(s.chosen, [v.kept_weights for v in s.levels]) for s in found.record.stages]
+
+
+def test_the_least_budget_gives_the_same_circuit(prepared):
+    whole = extract_circuit(prepared, 1, "Trouser")
+    options, network = prepared.options, prepared.network
+    counts = Counts(len(prepared.extraction), len(prepared.heldout), 10)
+    with pytest.raises(DeviceError) as refused:
+        for_chunks(network, (1, 28, 28), options, CPU, counts, MB)
+    least = int(str(refused.value).partition("--memory ")[2].partition("M")[0]) * MB
+    spare = for_chunks(network, (1, 28, 28), options, CPU, counts, least)
+    small = replace(prepared, memory=spare)
+    assert small.chunk(small.image_bytes) < 20
+    found = extract_circuit(small, 1, "Trouser")
+    assert level_choices(found) == level_choices(whole)
+    assert all(torch.equal(found.kept[name], whole.kept[name]) for name in whole.kept)
+
+
+def test_fc_stage_of_many_images_keeps_the_budget(prepared):
+    """20,000 images take ten times this budget at once; in chunks they do not, and agree."""
+    few = prepared.extraction
+    (name, stored), count = next(iter(few.features.items())), 20_000
+    many = disk_array((count, *stored.shape[1:]), stored.dtype)
+    for first in range(0, count, len(stored)):
+        many[first : first + len(stored)] = stored[: count - first]
+    split = Split(few.pixels, torch.zeros(count), torch.zeros(count, 10), {name: many})
+    found = contributions(prepared.network, prepared.scoring_images(1), 1)
+    assigned = stage_levels(prepared.network, "fc", found, 1, prepared.options)
+
+    def look(memory, images):
+        own = replace(prepared, extraction=split, memory=memory)
+        runs = execute.executor(own, 1, assigned, {}, Tally())
+        with Meter(CPU) as meter, torch.inference_mode():
+            out = runs.look([1, 2, 3], np.arange(images), True)
+        return out, meter.peak
+
+    look(32 * MB, 500)  # compiles and loads what the others need
+    bounded, peak = look(32 * MB, count)
+    assert peak < 32 * MB + SLACK
+    whole, unbounded = look(8000 * MB, count)
+    assert unbounded > 200 * MB
+    torch.testing.assert_close(bounded, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
+    prepared, monkeypatch, error
+):
+    whole = extract_circuit(prepared, 1, "Trouser")
+    said = []
+    short = replace(prepared, note=said.append)
+    linear, chain = torch.nn.functional.linear, execute.masked_chain
+
+    def failing(run):
+        def call(x, *arguments, **options):
+            if len(x) > 30:
+                raise error
+            return run(x, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(execute, "masked_chain", failing(chain))
+    monkeypatch.setattr("circuitcore.compacted.F.linear", failing(linear))
+    found = extract_circuit(short, 1, "Trouser")
+    assert all("out of memory with" in line and "going on with" in line for line in said)
+    assert "out of memory with 200 images at once; going on with 100" in said
+    assert "out of memory with 64 images at once; going on with 32" in said
+    assert level_choices(found) == level_choices(whole)
+    assert all(torch.equal(found.kept[name], whole.kept[name]) for name in whole.kept)
+    strict = prepared.options.model_copy(update={"no_fallback": True})
+    with pytest.raises(DeviceError, match="drop --no-fallback"):
+        extract_circuit(replace(short, options=strict), 1, "Trouser")
+
+
+def test_a_run_says_what_it_took(tmp_path):
+    """Measured and predicted in order of magnitude; bench/e2e/memory.py holds them to 20 %."""
+    arguments = ["sweep", "Trouser", "--levels", "4", "--out", tmp_path / "run", "--format", "json"]
+    (category,) = json.loads(call(*arguments).stdout)["categories"]
+    assert category["cost"]["memory_bytes"] > 4 * MB  # the weights alone
