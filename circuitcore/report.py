@@ -73,6 +73,8 @@ def render(
         summary=document.summary,
         found=_means(document),
         options=_options(document),
+        cost=_cost(document),
+        recomputed=sum(s.recomputed for c in document.categories for s in c.stages),
         overlap={"pairs": pairs, "mean": _mean(pairs), "chance": mean_chance},
         controls=controls,
         most_panels=figures.MOST_PANELS,
@@ -150,6 +152,35 @@ def _means(document: Sweep) -> list[dict[str, Any]]:
         }
         for what, note, values, baseline in rows
     ]
+
+
+def _cost(document: Sweep) -> list[dict[str, str]]:
+    """What the categories took, each beside what was planned before the run."""
+    costs = [c.cost for c in document.categories]
+    planned = (document.run.get("plan") or {}).get("predicted", {})
+    if not costs:
+        return []
+    grids = {s: document.run["configuration"].get(f"{s}_levels", ()) for s in ("fc", "conv")}
+    judged = [
+        100 * sum(v.images for s in c.stages for v in s.levels[1:])
+        / (c.stages[0].levels[0].images * sum(len(grids[s.stage]) - 1 for s in c.stages))
+        for c in document.categories if c.stages and all(grids.values())
+    ]  # fmt: skip
+
+    def row(what: str, values: Sequence[float], form: str, plan: float | None) -> dict[str, str]:
+        found = {"mean": np.mean(values), "least": min(values), "most": max(values)}
+        shown = {name: form.format(float(value)) for name, value in found.items()}
+        return {"what": what, **shown, "planned": "" if plan is None else form.format(plan)}
+
+    rows = [
+        row("FPE", [c.fpe for c in costs], "{:.2f}", planned.get("fpe")),
+        row("seconds", [c.seconds for c in costs], "{:.1f}", None),
+        row("memory, MB", [c.memory_bytes / 1e6 for c in costs], "{:.0f}",
+            planned.get("memory_bytes", 0) / 1e6 or None),
+    ]  # fmt: skip
+    if judged:
+        rows.append(row("images judged, %", judged, "{:.0f}", None))
+    return rows
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float | None:
