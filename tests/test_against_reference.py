@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import circuitcore.circuit
 import circuitcore.sweep
 from circuitcore.circuit import extract_circuit
 from circuitcore.levels import stage_levels
@@ -53,22 +52,18 @@ def both(example, method, prepared):
 
 def recorded(prepared, category, name):
     """The product's circuit, and its activations from level 1 on by stage, [levels - 1, N]."""
-    parts = []
-    run_stage, run_level = circuitcore.circuit.sweep_stage, circuitcore.sweep.activations
+    stages = []
 
-    def stage(*arguments, **settings):
-        parts.append([])
-        return run_stage(*arguments, **settings)
-
-    def level(*arguments, **settings):
-        parts[-1].append(run_level(*arguments, **settings))
-        return parts[-1][-1]
+    class Recorded(circuitcore.sweep.Screening):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            stages.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(circuitcore.circuit, "sweep_stage", stage)
-        patch.setattr(circuitcore.sweep, "activations", level)
+        patch.setattr(circuitcore.sweep, "Screening", Recorded)
         product = extract_circuit(prepared, category, name)
-    return product, dict(zip(("fc", "conv"), map(torch.cat, parts), strict=True))
+    rows = [torch.stack([stage.at(t) for t in range(1, stage.count)]) for stage in stages]
+    return product, dict(zip(("fc", "conv"), rows, strict=True))
 
 
 def crossed(masks, other):
