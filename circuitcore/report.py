@@ -160,7 +160,8 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
     planned = (document.run.get("plan") or {}).get("predicted", {})
     if not costs:
         return []
-    grids = {s: document.run.get("configuration", {}).get(f"{s}_levels", ()) for s in ("fc", "conv")}
+    config = document.run.get("configuration", {})
+    grids = {s: config.get(f"{s}_levels", ()) for s in ("fc", "conv")}
     judged = [
         100 * sum(v.images for s in c.stages for v in s.levels[1:])
         / (c.stages[0].levels[0].images * sum(len(grids[s.stage]) - 1 for s in c.stages))
