@@ -119,7 +119,7 @@ def _surviving(weight: Tensor, piece: Piece) -> Tensor:
     if piece.step.op == "linear":
         rows = weight if len(piece.index) == len(weight) else weight[piece.index]
         return rows if len(piece.source) == weight.shape[1] else rows[:, piece.source]
-    if piece.step.settings["groups"] == 1:
+    if piece.step.settings["groups"] == 1 and not piece.columns:  # of a depthwise one 1 may be left
         return _channels_last(weight[piece.index][:, piece.source])
     return _channels_last(weight if piece.fill else weight[piece.index])
 
