@@ -66,7 +66,8 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     """Images whose run decides most about a level not decided yet, int64; empty if all were run.
 
     Where the level is expected to hold, all that may be false alarms at its bias; where it is
-    expected to fail, the ``batch`` hardest.
+    expected to fail, the ``batch`` hardest, and at least as many as it takes to reject: a false
+    alarm costs at most 1 / norm of CSA.
     """
     steps = judge.margin_max.numpy() - known.activation
     unseen = ~known.looked
@@ -75,6 +76,9 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
         if may_alarm.any() and np.isfinite(known.error[may_alarm]).all():
             return np.flatnonzero(may_alarm)
     images = np.flatnonzero(unseen)
+    targets = int(judge.is_target.sum())
+    norm = {"target": targets, "other": len(unseen) - targets, "predicted": 0}[judge.norm]
+    batch = max(batch, int((found.high.csa - below) * norm) + 1)
     return images[np.argsort(steps[images], kind="stable")[:batch]]
 
 
