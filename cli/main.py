@@ -98,11 +98,13 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry: run a verb and exit with its code."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+        signal.signal(signal.SIGINT, _interrupted)
     # Threads that wait for one another sleep rather than spin: where other work shares the cores,
     # spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:] if arguments is None else list(arguments))
-    signal.alarm(0)  # of _terminated: the exit was not lost, and may take its time from here on
+    signal.alarm(0)  # of _insist: the exception was not lost, and may take its time from here on
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -185,11 +187,22 @@ def _reader_gone() -> int:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
-    # An exception raised inside a callback of C code is lost: then this ends the process.  What is
-    # committed is whole at any instant.
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(TERMINATED))
-    signal.alarm(8)
+    _insist(TERMINATED)
     raise SystemExit(TERMINATED)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    _insist(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _insist(code: int) -> None:
+    """End the process if an exception does not: raised inside a callback of C code it is lost.
+
+    What is committed is whole at any instant.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+    signal.alarm(8)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ signal.alarm = lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds / 20
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("more", ["", SLOW_EXIT], ids=["", "slow exit"])
+@pytest.mark.parametrize("more", ["", SLOW_EXIT], ids=["at once", "slow exit"])
 def test_stopped_from_outside(more, number, code):
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", ENDLESS + more + "main(['sweep'])"],
@@ -282,6 +282,31 @@ def test_stopped_from_outside(more, number, code):
     _, said = child.communicate(timeout=120)
     assert child.returncode == code
     assert "goes on where it stopped" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_exception_that_is_lost_does_not_keep_it_running(number, code):
+    """As C code loses one that is raised in its callback: printed, and the work goes on."""
+    lost = """
+class Deaf:
+    def __del__(self):
+        sweep()
+
+def deaf(*_):
+    while True:
+        Deaf()
+
+circuitcore.run.sweep = deaf
+"""
+    hurry = "alarm = signal.alarm\nsignal.alarm = lambda seconds: alarm(min(seconds, 1))\n"
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-c", ENDLESS + lost + hurry + "main(['sweep'])"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    child.communicate(timeout=120)
+    assert child.returncode == code
 
 
 def test_a_real_sweep_of_one_category_and_what_follows_it(tmp_path, capsys):
