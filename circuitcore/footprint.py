@@ -21,8 +21,9 @@ from circuitcore.network import Network
 from circuitcore.options import Options
 
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
+FEATURE_CHUNK = 4096  # images from the boundary on: more do not make gathering weights cheaper
 
-CODE = 72 << 20  # numba's, oneDNN's, scipy's, on the CPU
+CODE = 46 << 20  # numba's, oneDNN's, scipy's, on the CPU
 BUFFERS = 48 << 20  # a library's own for matrix products, at most; as large as the largest matrix
 CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it met
 CONVOLUTIONS = 1024  # but of no more
@@ -119,9 +120,9 @@ def weight_bytes(network: Network) -> int:
     return 4 * sum(tensor.numel() for tensor in tensors)
 
 
-def levels_at_once(levels: int, masked: bool) -> int:
-    """Levels whose values are alive together: all in a masked kernel, one in a chain on the CPU."""
-    return levels if masked else 1
+def feature_chunk(spare: int, feature_bytes: int, levels: int, masked: bool) -> int:
+    """Images at once from the boundary on: masked kernels hold the values of all levels."""
+    return min(chunk(spare, feature_bytes * (levels if masked else 1)), FEATURE_CHUNK)
 
 
 def masked_kernels(options: Options, device: torch.device) -> bool:
@@ -158,8 +159,7 @@ def phases(
     recorded *= 4 * options.scoring_images
     judged = 8 * network.outputs * counts.extraction  # the others' logits, copied
     curve = 60 * (levels["fc"] + 1) * counts.extraction  # float64, and sorted for the best bias
-    threads = 1 if gpu else min(16, torch.get_num_threads())
-    selection = HISTOGRAM * levels["fc"] * (4 * threads + 10)
+    selection = 10 * HISTOGRAM * levels["fc"]  # counts int64, a table int16
     if options.criterion != "actgrad" or options.impl == "torch":
         selection += (16 if options.criterion != "actgrad" else 40) * size["fc"]
 
@@ -213,15 +213,17 @@ def _fc_stage(
     fractions = options.grid("fc")[1:]
     weights = [network.relevant_shape(name) for name in network.layers("fc")]
     largest = max(math.prod(w) for w in weights)
-    at_once = levels_at_once(len(fractions), masked)
-    count = min(chunk(spare, at_once * behind), counts.extraction)
+    at_once = len(fractions) if masked else 1
+    count = min(feature_chunk(spare, behind, len(fractions), masked), counts.extraction)
     booked = 2 * at_once * behind
     if masked or chain is None:  # values at every level; the masked copy of a layer, or its packing
         fixed = held + 2 * item * largest
         return Phase(fixed, fixed, at_once * behind * item // 4 + behind, booked, count)
     first, columns = weights[0]
     hidden = sum(rows for rows, _ in weights)
-    image = item * (3 * columns + 3 * hidden) + (4 * columns if item < 4 else 0)
+    alive = (1 - fractions[0]) ** 0.25
+    image = 4 * columns + int(2 * item * alive * (columns + hidden))
+    image += item * columns if item < 4 else 0
     scratch, differences = _chain_scratch(fractions, first, columns, count, item)
     most = held + item * largest * (2 if item < 4 else 1)
     if item == 4:

@@ -90,15 +90,26 @@ def _high_water() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def return_freed_memory() -> None:
+def return_large_blocks() -> None:
     """Have the C library return large blocks to the system when they are freed.
 
     glibc would raise its threshold to 32 MB and keep what is smaller: with activations of every
     size that comes to hundreds of megabytes.  Elsewhere this does nothing.
     """
+    if (libc := _glibc()) is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
+        libc.mallopt(M_TRIM_THRESHOLD, 4 * MAPPED)
+
+
+def return_freed_memory() -> None:
+    """Have the C library return all it keeps for later, some milliseconds' work; else nothing."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, MAPPED)
-    mallopt(M_TRIM_THRESHOLD, 4 * MAPPED)
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -19,8 +19,8 @@ from circuitcore.footprint import (
     FORWARD_CHUNK,
     Counts,
     chunk,
+    feature_chunk,
     for_chunks,
-    levels_at_once,
     masked_kernels,
 )
 from circuitcore.forward import forward
@@ -34,7 +34,7 @@ from circuitcore.images import (
     list_folders,
     to_input,
 )
-from circuitcore.memory import return_freed_memory
+from circuitcore.memory import return_large_blocks
 from circuitcore.models import Model, load_model
 from circuitcore.network import Network
 from circuitcore.options import Options
@@ -109,7 +109,7 @@ class Prepared:
     def feature_chunk(self, levels: int) -> int:
         """Images at once from the cached boundary values on, where ``levels`` levels are asked."""
         masked = masked_kernels(self.options, self.device)
-        return self.chunk(levels_at_once(levels, masked) * self.feature_bytes)
+        return feature_chunk(self.memory, self.feature_bytes, levels, masked)
 
     def scoring_images(self, unit: int) -> Tensor:
         """Normalised scoring images of one category, float32 on the device."""
@@ -168,7 +168,7 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
     """
     device = pick(options)
     memory = memory_budget(options, device)
-    return_freed_memory()
+    return_large_blocks()
     network = inputs.model.network.to(device)
     wanted = {name: inputs.split(name) for name in ("extraction", "heldout")}
     every = [file for files in wanted.values() for file in files]

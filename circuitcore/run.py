@@ -17,7 +17,7 @@ from circuitcore.device import pick
 from circuitcore.document import Stage, Sweep
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
 from circuitcore.footprint import weight_bytes
-from circuitcore.memory import Meter
+from circuitcore.memory import Meter, return_freed_memory
 from circuitcore.options import Options
 from circuitcore.overlap import pairs
 from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
@@ -126,6 +126,7 @@ def _extract_all(
                 with span("category", category.name, category.index):
                     found = extract_circuit(prepared, category.index, category.name, stage)
                     commit(run, found.measured(meter.so_far()))
+                    return_freed_memory()
             except DeviceError:
                 raise
             except CircuitcoreError as error:
