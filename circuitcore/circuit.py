@@ -175,7 +175,7 @@ def _circuit(
     heldout = judge.at(activation, fitted.bias)
     chosen: dict[str, Level] = {stage: result.chosen for stage, result in swept.items()}
     relevant = sum(mask.numel() for mask in kept.values())
-    weights = sum(int(mask.sum()) for mask in kept.values())
+    weights = sum(int(mask.count_nonzero()) for mask in kept.values())
     return Circuit(
         pruned=1 - weights / relevant,
         pruned_fc=chosen["fc"].pruned,

@@ -126,7 +126,7 @@ class ChainExecutor(Executor):
         return self._chunks(images, precise, len(levels), run)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
-        size = self.prepared.chunk(len(levels) * self.prepared.feature_bytes)
+        size = self.prepared.feature_chunk(len(levels))
         chain = self.chain(self.exact(False))
         names = [name for name, _ in self.prepared.network.fc_chain() or ()]
         whole, rest = divmod(count, size)

@@ -120,7 +120,7 @@ def run_chunks(
         out[:, part] = run(chunks.take(part)).float().cpu()
 
     if features:
-        size = prepared.chunk(levels * prepared.feature_bytes)
+        size = prepared.feature_chunk(levels)
     else:
         size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
     fallback = not prepared.options.no_fallback

@@ -17,15 +17,16 @@ from torch import Tensor
 
 from circuitcore.categories import select
 from circuitcore.circuit import DENSE_UP_TO, is_dense, judges, reference_csa
-from circuitcore.cost import activation_bytes, multiply_adds
+from circuitcore.cost import multiply_adds
 from circuitcore.device import memory_budget, pick
 from circuitcore.execute import executor
+from circuitcore.footprint import Counts, predicted
 from circuitcore.forward import Tally, forward
 from circuitcore.images import ImageFile, decode
 from circuitcore.levels import stage_levels
 from circuitcore.network import STAGES, Network
 from circuitcore.options import Options
-from circuitcore.prepare import FORWARD_CHUNK, Inputs, Prepared, prepare, read_inputs
+from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
 from circuitcore.progress import Progress
 from circuitcore.scores import contributions
 from circuitcore.screen import CONTROL, HARDEST
@@ -68,7 +69,7 @@ class Plan(BaseModel):
     """The cost of a sweep; ``fpe`` and ``multiply_adds`` are of one category, the rest of the run.
 
     ``exact``: the plans of scored categories, whose mean ``fpe`` then is; empty before scoring.
-    ``seconds`` is None without a probe; ``memory_bytes`` is the peak of weights, levels and
+    ``seconds`` is None without a probe; ``memory_bytes`` is the peak of code, weights, levels and
     activations, ``disk_bytes`` the circuits and the decoded images and features cached meanwhile.
     """
 
@@ -111,7 +112,6 @@ def plan(
     per_layer_target = dict(per_layer)
     per_layer_target[network.last] //= network.outputs  # only the target row
     once = sum(per_layer.values())
-    image_bytes = activation_bytes(network, shape)
 
     count = len(files)
     dense = options.screen == "off" or (options.screen == "auto" and count <= DENSE_UP_TO)
@@ -143,10 +143,8 @@ def plan(
     steps.append(PlanStep(what="held-out test (not counted in FPE)", count=1,
                           multiply_adds=heldout, bytes=0, fpe=0.0))  # fmt: skip
 
-    budget = memory_budget(options, device)
-    chunk = min(FORWARD_CHUNK, count, max(1, budget // (2 * image_bytes)))
-    weights = 4 * sum(w.numel() for w in network.weights.values())
-    activations = min(2 * image_bytes * chunk, budget)
+    counts = Counts(count, len(inputs.split("heldout")), len(chosen))
+    memory = predicted(network, shape, options, device, counts, memory_budget(options, device))
     boundary = _boundary_bytes(network, shape)
     seconds = None
     if probe:
@@ -169,7 +167,7 @@ def plan(
         fpe_upper=upper / (once * count),
         shared_fpe=1.0,
         multiply_adds=round(estimate),
-        memory_bytes=2 * weights + network.relevant() + activations,
+        memory_bytes=max(memory.values()),
         disk_bytes=len(chosen) * -(-network.relevant() // 8)
         + pixels.nbytes * (count + len(inputs.split("heldout")))
         + boundary * count,

@@ -169,8 +169,8 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
     ]  # fmt: skip
 
     def row(what: str, values: Sequence[float], form: str, plan: float | None) -> dict[str, str]:
-        found = {"mean": np.mean(values), "least": min(values), "most": max(values)}
-        shown = {name: form.format(float(value)) for name, value in found.items()}
+        found = {"mean": sum(values) / len(values), "least": min(values), "most": max(values)}
+        shown = {name: form.format(value) for name, value in found.items()}
         return {"what": what, **shown, "planned": "" if plan is None else form.format(plan)}
 
     rows = [

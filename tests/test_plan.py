@@ -37,8 +37,8 @@ def test_after_scoring_the_plan_is_what_is_executed(unit, granularity):
 
 def test_chunks_change_neither_plan_nor_circuit():
     prepared = prepared_with()
-    small = replace(prepared, memory=2 * 4 * prepared.feature_bytes * 8)
-    assert small.chunk(8 * small.feature_bytes) < len(prepared.extraction) / 3
+    small = replace(prepared, memory=40 * prepared.feature_bytes)
+    assert small.feature_chunk(8) < len(prepared.extraction) / 3
     for each in (prepared, small):
         planned = exact_plan(each, 1, "it")
         record = extract_circuit(each, 1, "it").record
