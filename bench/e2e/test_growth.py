@@ -39,12 +39,14 @@ WHY = {
 }
 
 
-def work(screen: str, stop: str, **options: Any) -> tuple[int, int, int]:
-    """(fc, conv, one unpruned pass) multiply-adds, summed over the categories."""
+def work(
+    screen: str, stop: str, units: Sequence[int] = CATEGORIES, **options: Any
+) -> tuple[int, int, int]:
+    """(fc, conv, one unpruned pass) multiply-adds, summed over the categories ``units``."""
     chosen = Options(screen=screen, stop=stop, device="cpu", heldout_images=5, **options)
     prepared = prepare(read_inputs(chosen), chosen, Silent())
     tallies = {"fc": Tally(), "conv": Tally()}
-    for unit in CATEGORIES:
+    for unit in units:
         judge, _ = judges(prepared, unit)
         found = contributions(prepared.network, prepared.scoring_images(unit), unit)
         fixed: dict[str, Tensor] = {}
@@ -63,7 +65,7 @@ def work(screen: str, stop: str, **options: Any) -> tuple[int, int, int]:
                 tally=tally,
             )
             fixed, start = assigned.kept(swept.level), swept.activation
-    once = prepared.forward_multiply_adds * len(prepared.extraction) * len(CATEGORIES)
+    once = prepared.forward_multiply_adds * len(prepared.extraction) * len(units)
     return tallies["fc"].multiply_adds, tallies["conv"].multiply_adds, once
 
 
