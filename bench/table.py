@@ -34,7 +34,8 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| benchmark | this | against (times slower than this) |", "|---|---|---|"]
     for row in rows:
         others = ", ".join(f"{name} {ratio:.1f} ×" for name, ratio in row.ratios().items())
-        lines.append(f"| {row.name} | {row.ours}: {row.seconds[row.ours]:.3g} s | {others} |")
+        name = row.name.removeprefix("test_").replace("_", " ")
+        lines.append(f"| {name} | {row.ours}: {row.seconds[row.ours]:.3g} s | {others} |")
     devices = " and ".join(sorted({row.device for row in rows}))
     return "\n".join([*lines, "", f"Medians, interleaved, cold caches, on {devices}."])
 
