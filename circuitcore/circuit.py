@@ -75,12 +75,10 @@ def unpruned_baseline(prepared: Prepared, unit: int) -> Unpruned:
     )
 
 
-def reference_csa(prepared: Prepared, unit: int) -> float:
+def reference_csa(unpruned: Unpruned, reference: str) -> float:
     """The CSA that thresholds are fractions of (before ``peak`` is known)."""
-    judge, options = judges(prepared, unit)[0], prepared.options
-    if options.reference == "unpruned":
-        return judge.at(judge.unpruned, 0.0).csa
-    return judge.fitted(judge.unpruned[None], options.bias)[0].csa
+    own = unpruned.extraction if reference == "unpruned" else unpruned.extraction_biased
+    return own.csa
 
 
 def extract_circuit(
@@ -95,7 +93,7 @@ def extract_circuit(
     network, options = prepared.network, prepared.options
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(prepared, unit)
-    reference = reference_csa(prepared, unit)
+    reference = reference_csa(unpruned, options.reference)
     tally = Tally()
     if reference <= 0:
         return Extracted(_record(prepared, unit, name, unpruned, [], None, tally, began), {}, None)

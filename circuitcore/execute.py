@@ -19,18 +19,24 @@ from circuitcore.cost import multiply_adds
 from circuitcore.forward import Masks, Override, Tally, forward
 from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked_linear import (
+    Layer,
     chain_survey,
     masked_chain,
     masked_chain_plan,
 )
 from circuitcore.levels import StageLevels
 from circuitcore.network import Network
-from circuitcore.passes import Kept, blank, circuit_override, run_chunks, shrunk
+from circuitcore.passes import (
+    Kept,
+    blank,
+    chain_layers,
+    circuit_override,
+    run_chunks,
+    shrunk,
+)
 from circuitcore.prepare import Prepared
 from circuitcore.spans import span
 from circuitcore.stage_plan import LayerPlan, StagePlan, added
-
-Layer = tuple[Tensor, Tensor, Tensor | None, bool]
 
 
 class Executor:
@@ -95,23 +101,11 @@ class ChainExecutor(Executor):
         self.survey = chain_survey(x, self.chain(True), self.prepared.options.impl)
 
     def chain(self, precise: bool) -> list[Layer]:
-        """The layers as (weight, level, bias, ReLU follows)."""
+        """The layers in float32, or in the sweep's precision; made once."""
         if precise not in self.chains:
-            self.chains[precise] = self._chain(precise)
+            levels = self.assigned.levels
+            self.chains[precise] = chain_layers(self.network(precise), self.unit, levels)
         return self.chains[precise]
-
-    def _chain(self, precise: bool) -> list[Layer]:
-        network = self.network(precise)
-        override = circuit_override(network, self.unit, self.fixed)
-        return [
-            (
-                override.weights.get(name, network.weights[name]),
-                self.assigned.levels[name],
-                override.biases.get(name, network.biases.get(name)),
-                relu,
-            )
-            for name, relu in network.fc_chain() or ()
-        ]
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         chain = self.chain(self.exact(precise))

@@ -11,7 +11,6 @@ import ctypes
 import os
 import sys
 import threading
-from types import TracebackType
 
 import torch
 
@@ -49,12 +48,7 @@ class Meter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.device.type != "cuda" and self._file >= 0:
             self._done.set()
             self._thread.join()

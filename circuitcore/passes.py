@@ -12,7 +12,7 @@ from torch import Tensor
 from circuitcore.chunks import Ahead, in_chunks
 from circuitcore.compact import compact
 from circuitcore.forward import Override, target_row
-from circuitcore.kernels.masked_linear import compacted_chain
+from circuitcore.kernels.masked_linear import Layer, compacted_chain
 from circuitcore.network import Network
 from circuitcore.prepare import FORWARD_CHUNK, Prepared, Split
 
@@ -50,6 +50,23 @@ def activations(prepared: Prepared, split: Split, unit: int, kept: Kept) -> Tens
     )[0]
 
 
+def chain_layers(network: Network, unit: int, levels: Mapping[str, Tensor]) -> list[Layer]:
+    """The fc chain for one target unit as (weight, level, bias, ReLU follows).
+
+    ``levels[layer]``: uint8, shaped like the layer's relevant weights.
+    """
+    target = target_row(network, unit)
+    return [
+        (
+            target.weights.get(name, network.weights[name]),
+            levels[name],
+            target.biases.get(name, network.biases.get(name)),
+            relu,
+        )
+        for name, relu in network.fc_chain() or ()
+    ]
+
+
 def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
     """The network with the masked fc layers compacted, and the masks that are left to apply.
 
@@ -59,17 +76,8 @@ def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
     chain = network.fc_chain() or ()
     if not chain or not {name for name, _ in chain} <= set(kept):
         return network, kept
-    target = target_row(network, unit)
-    layers = [
-        (
-            target.weights.get(name, network.weights[name]),
-            kept[name].view(torch.uint8),
-            target.biases.get(name, network.biases.get(name)),
-            relu,
-        )
-        for name, relu in chain
-    ]
-    left = compacted_chain(layers, 0)
+    levels = {name: kept[name].view(torch.uint8) for name, _ in chain}
+    left = compacted_chain(chain_layers(network, unit, levels), 0)
     if left is None:
         return network, kept
     small = {name: layer for (name, _), layer in zip(chain, left, strict=True)}

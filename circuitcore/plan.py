@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from circuitcore.categories import select
-from circuitcore.circuit import DENSE_UP_TO, is_dense, judges, reference_csa
+from circuitcore.circuit import (
+    DENSE_UP_TO,
+    is_dense,
+    judges,
+    reference_csa,
+    unpruned_baseline,
+)
 from circuitcore.cost import multiply_adds
 from circuitcore.device import memory_budget, pick
 from circuitcore.execute import executor
@@ -201,7 +207,7 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
     found = contributions(network, prepared.scoring_images(unit), unit)
     kept: dict[str, Tensor] = {}
     judge = judges(prepared, unit)[0]
-    reference = reference_csa(prepared, unit)
+    reference = reference_csa(unpruned_baseline(prepared, unit), options.reference)
     with torch.inference_mode():
         for stage in STAGES:
             if not network.layers(stage):

@@ -8,7 +8,6 @@ the domain is disabled and a range costs well under a microsecond.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any, Literal
 
 import nvtx
@@ -36,12 +35,7 @@ class _Range:
     def __enter__(self) -> None:
         _domain.push_range(self._attributes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _domain.pop_range()
 
 

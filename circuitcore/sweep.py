@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def sweep_stage(
         runs = executor(prepared, unit, assigned, fixed, tally)
         fraction = options.stage_threshold(assigned.stage)
         screening = Screening(
-            judge, start, count, runs.look, _rule(prepared, runs, fraction * reference, count)
+            judge, start, count, runs.look, _rule(prepared, runs, fraction * reference)
         )
         planned = None
         if dense:
@@ -96,7 +97,7 @@ def sweep_stage(
     return Swept(record, chosen, screening.at(chosen))
 
 
-def _rule(prepared: Prepared, runs: Executor, threshold: float, count: int) -> Rule:
+def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
     options = prepared.options
     looks = len(prepared.inputs.categories) * sum(len(options.grid(s)) for s in ("fc", "conv"))
     return Rule(
@@ -127,7 +128,5 @@ def run_level(
     prepared: Prepared, unit: int, assigned: StageLevels, t: int, fixed: Kept, tally: Tally
 ) -> Tensor:
     """The activation float32 [N] of one level of a stage on the whole extraction set."""
-    import numpy as np
-
     runs = executor(prepared, unit, assigned, fixed, tally)
     return runs.look([t], np.arange(len(prepared.extraction)), True)[0]
