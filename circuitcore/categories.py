@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from circuitcore.errors import InputError, UsageError, nearest
 
@@ -157,6 +156,8 @@ def check_assignment(
     ``predicted`` and ``actual`` are units, one an image.  Raises InputError where another
     assignment would be over 10 points more accurate (it is shown), or accuracy is near chance.
     """
+    from scipy.optimize import linear_sum_assignment  # a second to import
+
     units = np.array([c.index for c in categories])
     confusion = np.zeros((len(units), outputs))
     for row, unit in enumerate(units):
@@ -181,7 +182,7 @@ def check_assignment(
             "Give --categories FILE with the folder names in the order of the output units"
         )
     hits = round(accuracy * total)
-    if binom.sf(hits - 1, int(total), 1 / outputs) > NEAR_CHANCE:
+    if bdtrc(hits - 1, int(total), 1 / outputs) > NEAR_CHANCE:
         raise InputError(
             f"accuracy of the unpruned network on these images is {accuracy:.1%}, near chance "
             f"({1 / outputs:.1%}): are the weights, the preprocessing (--resize, --crop, --mean, "

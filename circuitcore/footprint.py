@@ -17,6 +17,7 @@ from circuitcore.cost import activation_bytes, value_sizes
 from circuitcore.device import DTYPES, resolve_dtype
 from circuitcore.errors import DeviceError
 from circuitcore.kernels import cost
+from circuitcore.kernels.compilers import on_disk
 from circuitcore.network import Network
 from circuitcore.options import Options
 
@@ -24,6 +25,7 @@ FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill 
 FEATURE_CHUNK = 4096  # images from the boundary on: more do not make gathering weights cheaper
 
 CODE = 52 << 20  # numba's, oneDNN's, scipy's, on the CPU
+COMPILER = 190 << 20  # numba's and LLVM's, where they have to compile
 BUFFERS = 48 << 20  # a library's own for matrix products, at most; as large as the largest matrix
 CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it met
 CONVOLUTIONS = 1024  # but of no more
@@ -79,6 +81,7 @@ def predicted(
     if device.type != "cuda":
         largest = 4 * max(weight.numel() for weight in network.weights.values())
         code = CODE + min(BUFFERS, largest) + CONVOLUTION * min(layers, CONVOLUTIONS)
+        code += COMPILER if must_compile(options, device) else 0
     return {name: code + phase.bytes for name, phase in found.items()}
 
 
@@ -128,6 +131,16 @@ def feature_chunk(spare: int, feature_bytes: int, levels: int, masked: bool) -> 
 def masked_kernels(options: Options, device: torch.device) -> bool:
     """Whether stages run in masked kernels, all levels in one pass, and nothing is compacted."""
     return device.type == "cuda" if options.impl == "auto" else options.impl == "triton"
+
+
+def must_compile(options: Options, device: torch.device) -> bool:
+    """Whether a run will compile CPU kernels, as the first one of an installation does."""
+    if device.type != "cpu" or options.impl not in ("auto", "numba"):
+        return False
+    from circuitcore.kernels import best_bias_cpu, levels_cpu  # numba
+
+    always = best_bias_cpu.scan_rows, levels_cpu.scan_range  # whatever the network and the options
+    return not all(map(on_disk, always))
 
 
 def phases(

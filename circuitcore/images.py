@@ -25,8 +25,6 @@ import PIL
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from circuitcore.errors import InputError
 from circuitcore.spans import span
@@ -161,13 +159,21 @@ def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
         Exception
     ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct...
         raise InputError(f"{file}: not a readable image: {error}") from None
+    pixels = np.asarray(_sized(image, preprocessing))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _sized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    if preprocessing.resize is None and preprocessing.crop is None:
+        return image
+    from torchvision.transforms import InterpolationMode, functional  # seconds to import
+
     if preprocessing.resize is not None:
         mode = InterpolationMode(preprocessing.interpolation)
-        image = transforms.resize(image, [preprocessing.resize], interpolation=mode)
+        image = functional.resize(image, [preprocessing.resize], interpolation=mode)
     if preprocessing.crop is not None:
-        image = transforms.center_crop(image, [preprocessing.crop])
-    pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        image = functional.center_crop(image, [preprocessing.crop])
+    return image
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:

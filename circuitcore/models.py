@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
 
 from circuitcore.errors import InputError, UsageError, nearest
@@ -129,6 +128,8 @@ def _bundled() -> Model:
 
 
 def _torchvision_names() -> list[str]:
+    import torchvision.models  # here, not above: seconds that the bundled network does not need
+
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
@@ -142,6 +143,8 @@ def _empty(arch: str, classes: int | None) -> nn.Module:
             from circuitcore.bundled.network import SmallAlexNet
 
             return SmallAlexNet(classes or 10)
+        import torchvision.models
+
         module: nn.Module = torchvision.models.get_model(arch, weights=None, **settings)
     return module
 
@@ -164,6 +167,8 @@ def _torchvision(text: str) -> Model:
         raise UsageError(
             f"--model tv:{text}: torchvision has no classification model {arch!r}{near}"
         )
+    import torchvision.models
+
     enum = torchvision.models.get_model_weights(arch)
     names = list(enum.__members__)
     if chosen and chosen not in names:
@@ -212,6 +217,8 @@ def _file(path: Path, options: Options) -> Model:
     if arch == "bundled":
         preprocessing = _bundled().preprocessing
     else:
+        import torchvision.models
+
         weights = torchvision.models.get_model_weights(arch)
         preprocessing = _own_preprocessing(weights["DEFAULT"].transforms())
     return Model(f"file:{path.name}", network, sha256, categories, preprocessing)

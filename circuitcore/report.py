@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from circuitcore import figure_style, figures
 from circuitcore.document import Sweep
@@ -119,7 +119,7 @@ def interval(
     """
     if len(values) < 2:
         return None
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return max(mean - half, least), min(mean + half, most)
 

@@ -16,7 +16,7 @@ from circuitcore.circuitfile import read_record, write_atomically, write_circuit
 from circuitcore.device import pick
 from circuitcore.document import Stage, Sweep
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
-from circuitcore.footprint import weight_bytes
+from circuitcore.footprint import must_compile, weight_bytes
 from circuitcore.memory import Meter, return_freed_memory
 from circuitcore.options import Options
 from circuitcore.overlap import pairs
@@ -117,6 +117,8 @@ def _extract_all(
     failed: list[str] = []
     device = pick(options)
     held = 0 if device.type == "cuda" else weight_bytes(inputs.model.network)
+    if must_compile(options, device):
+        progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
     with Meter(device, held) as meter:
         prepared = prepare(inputs, options, progress)
         progress.start("circuits", len(missing))

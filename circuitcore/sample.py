@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from scipy.special import betaincinv
+
 SAMPLE = 512  # images of a sample
 
 
@@ -13,9 +15,7 @@ def false_alarm_limit(found: int, drawn: int, unseen: int, risk: float) -> int:
     Wrong with probability at most ``risk``: the exact binomial upper limit, which is on the safe
     side for draws without replacement.
     """
-    from scipy.stats import beta
-
     if found == drawn:
         return unseen
-    rate = float(beta.ppf(1 - risk, found + 1, drawn - found))
+    rate = float(betaincinv(found + 1, drawn - found, 1 - risk))
     return min(unseen, math.floor(rate * unseen) + 1)

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -50,3 +51,13 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
             return numba.njit(cache=True, nogil=True, **options)(function)
 
     return decorate
+
+
+def on_disk(function: Any) -> bool:
+    """Whether numba's cache holds machine code of what `numba_jit` decorated, for some arguments.
+
+    Without it the first call compiles, which takes seconds and memory.
+    """
+    code = function.py_func.__code__
+    index = f"*.{function.py_func.__name__}-{code.co_firstlineno}.*.nbi"
+    return any(Path(function.stats.cache_path).glob(index))

@@ -177,7 +177,7 @@ def _pass(  # type: ignore
 
 
 @numba_jit(parallel=True)
-def _range(weight, left, right, form, columns):  # type: ignore
+def scan_range(weight, left, right, form, columns):  # type: ignore
     """Smallest, largest and absolute sum a chunk; a NaN shows in the sum."""
     total = weight.shape[0]
     low = np.full(RANGE_CHUNKS, np.inf, np.float32)
@@ -225,7 +225,7 @@ def _arrays(layer: LayerScores) -> tuple[Any, ...]:
 
 def score_range(layer: LayerScores) -> tuple[float, float, float]:
     weight, _, left, right, form, columns = _arrays(layer)
-    low, high, sums = _range(weight, left, right, form, columns)
+    low, high, sums = scan_range(weight, left, right, form, columns)
     return float(low.min()), float(high.max()), float(sums.sum())
 
 

@@ -9,8 +9,6 @@ what the compiled functions rest on is either here or an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numba
@@ -74,7 +72,7 @@ class Sparse:
 
     def add(self, bucket: int, x: Array, out: Array) -> None:
         """out += (the weights of a bucket) x, both in tiles of images."""
-        add_sparse(out.shape[2])(self.pointer[bucket], self.place, self.value, x, out, COLUMN_BLOCK)
+        add_sparse(self.pointer[bucket], self.place, self.value, x, out, COLUMN_BLOCK)
 
 
 @numba_jit(parallel=True)
@@ -135,47 +133,7 @@ def to_tiles(x: Array, out: Array) -> None:
                 out[n, r, j] = x[r, n * width + j] if inside else np.float32(0)
 
 
-@cache
-def add_sparse(width: int) -> Callable[..., None]:
-    """The sparse x dense product for tiles of ``width`` images (a constant to the compiler).
-
-    (pointer [blocks, R + 1], place, value, x [N / width, C, width], out [N / width, R, width],
-    block):
-    out[n, r, j] += sum over the nonzeros of row r of value * x[n, column, j].  A tile of x
-    (``block`` inputs) stays in the second-level cache while all rows read it.
-    """
-    add_one = add_row(width)
-
-    @numba_jit(parallel=True)
-    def add(pointer: Array, place: Array, value: Array, x: Array, out: Array, block: int) -> None:
-        tiles, rows, _ = out.shape
-        columns = x.shape[1]
-        parts = max(1 if tiles > 3 else 4, rows // ROWS)  # the sums of a part stay in cache too
-        x_at, out_at = np.uintp(x.ctypes.data), np.uintp(out.ctypes.data)
-        place_at, value_at = np.uintp(place.ctypes.data), np.uintp(value.ctypes.data)
-        line = np.uintp(4 * width)
-        for task in prange(tiles * parts):
-            n, part = task // parts, task % parts
-            for b in range(pointer.shape[0]):
-                block_at = x_at + np.uintp(n * columns + b * block) * line
-                if pointer[b, 0] == pointer[b, rows]:
-                    continue
-                for r in range(rows * part // parts, rows * (part + 1) // parts):
-                    p, count = pointer[b, r], pointer[b, r + 1] - pointer[b, r]
-                    if count > 0:
-                        add_one(
-                            out_at + np.uintp(n * rows + r) * line,
-                            block_at,
-                            place_at + np.uintp(2 * p),
-                            value_at + np.uintp(4 * p),
-                            count,
-                        )
-
-    return add
-
-
-@cache
-def add_row(width: int) -> Any:
+def _row_adder(width: int) -> Any:
     """The numba intrinsic out[0 : width] += sum_k value[k] * x[place[k], 0 : width].
 
     Called with addresses (out float32, x float32 [., width], place uint16, value float32) and the
@@ -190,6 +148,48 @@ def add_row(width: int) -> Any:
         return signature, lambda context, builder, _, args: _emit(context, builder, args, width)
 
     return add
+
+
+# Module-level names: a compiled function that held one in its closure would not be found on disk.
+add_16, add_32, add_64, add_128 = map(_row_adder, (16, 32, 64, 128))
+
+
+@numba_jit(parallel=True)
+def add_sparse(
+    pointer: Array, place: Array, value: Array, x: Array, out: Array, block: int
+) -> None:
+    """out[n, r, j] += sum over the nonzeros of row r of value * x[n, column, j].
+
+    pointer [blocks, R + 1], x [N / width, C, width], out [N / width, R, width], the width as
+    `cost.batch_tile` has it.  A tile of x (``block`` inputs) stays in the second-level cache while
+    all rows read it.
+    """
+    tiles, rows, width = out.shape
+    columns = x.shape[1]
+    parts = max(1 if tiles > 3 else 4, rows // ROWS)  # the sums of a part stay in cache too
+    x_at, out_at = np.uintp(x.ctypes.data), np.uintp(out.ctypes.data)
+    place_at, value_at = np.uintp(place.ctypes.data), np.uintp(value.ctypes.data)
+    line = np.uintp(4 * width)
+    for task in prange(tiles * parts):
+        n, part = task // parts, task % parts
+        for b in range(pointer.shape[0]):
+            x_block = x_at + np.uintp(n * columns + b * block) * line
+            if pointer[b, 0] == pointer[b, rows]:
+                continue
+            for r in range(rows * part // parts, rows * (part + 1) // parts):
+                p, count = pointer[b, r], pointer[b, r + 1] - pointer[b, r]
+                if count == 0:
+                    continue
+                sums = out_at + np.uintp(n * rows + r) * line
+                places, values = place_at + np.uintp(2 * p), value_at + np.uintp(4 * p)
+                if width == 128:
+                    add_128(sums, x_block, places, values, count)
+                elif width == 64:
+                    add_64(sums, x_block, places, values, count)
+                elif width == 32:
+                    add_32(sums, x_block, places, values, count)
+                else:
+                    add_16(sums, x_block, places, values, count)
 
 
 def _emit(context: Any, builder: ir.IRBuilder, args: Any, width: int) -> ir.Value:
