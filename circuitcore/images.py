@@ -11,7 +11,6 @@ scaled to 8 bits.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 import warnings
 from collections import deque
@@ -27,11 +26,13 @@ from PIL import Image
 from torch import Tensor
 
 from circuitcore.errors import InputError
+from circuitcore.scratch import Scratch
 from circuitcore.spans import span
 
 SPLITS = ("scoring", "extraction", "heldout")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 LARGEST = 100_000_000  # pixels; more is refused as a decompression bomb
+PIXELS = "pixels"  # name of the array of decoded images
 DECODER = f"pillow-{PIL.__version__}"
 DECODE_AHEAD = 192  # images: three chunks of a forward pass
 MOST_THREADS = 8
@@ -187,8 +188,8 @@ class Decoding:
     """Images being decoded by a few threads into a memory map, ahead of whoever reads them.
 
     ``pixels``: uint8 [images, channels, height, width]; rows before ``stop`` are whole once
-    `wait(stop)` has returned.  At most ``ahead`` images beyond that are begun.  The map's file has
-    no name any more, so that it vanishes with the process.  ``waited``: seconds spent in `wait`.
+    `wait(stop)` has returned.  At most ``ahead`` images beyond that are begun.  The map is
+    ``pixels`` of ``scratch``.  ``waited``: seconds spent in `wait`.
     Raises InputError where an image cannot be read or sizes differ (they must not, without a crop):
     the first such image in order, whichever thread met it.
     """
@@ -198,13 +199,16 @@ class Decoding:
         root: Path,
         images: Sequence[ImageFile],
         preprocessing: Preprocessing,
+        scratch: Scratch | None = None,
         ahead: int = DECODE_AHEAD,
     ) -> None:
         if not images:
             raise InputError(f"{root}: no images")
-        self._root, self._images, self._preprocessing = root, images, preprocessing
+        self.preprocessing = preprocessing
+        self._root, self._images = root, images
         first = decode(root / images[0].path, preprocessing)  # its size is everyone's
-        self.pixels = disk_array((len(images), *first.shape), np.dtype(np.uint8))
+        shape = len(images), *first.shape
+        self.pixels = (scratch or Scratch()).array(PIXELS, shape, np.dtype(np.uint8))
         self.pixels[0] = first
         self.waited = 0.0
         self._whole, self._ahead = 1, ahead
@@ -236,7 +240,7 @@ class Decoding:
     def _decode(self, row: int) -> None:
         file = self._root / self._images[row].path
         with span("stage", "decode", row):
-            pixels = decode(file, self._preprocessing)
+            pixels = decode(file, self.preprocessing)
         if pixels.shape != self.pixels.shape[1:]:
             _, _, height, width = self.pixels.shape
             raise InputError(
@@ -251,12 +255,6 @@ def decode_all(root: Path, images: Sequence[ImageFile], preprocessing: Preproces
     with Decoding(root, images, preprocessing) as decoding:
         decoding.wait(len(images))
     return decoding.pixels
-
-
-def disk_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array in an unnamed temporary file: the system writes it out when memory runs short."""
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> Tensor:

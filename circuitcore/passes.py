@@ -14,7 +14,8 @@ from circuitcore.compact import compact
 from circuitcore.forward import Override, target_row
 from circuitcore.kernels.masked_linear import Layer, compacted_chain
 from circuitcore.network import Network
-from circuitcore.prepare import FORWARD_CHUNK, Prepared, Split
+from circuitcore.prepare import FORWARD_CHUNK, Prepared
+from circuitcore.unpruned import Split
 
 Kept = Mapping[str, Tensor]
 """Bool by layer, shaped like its relevant weights: which are kept; layers not named are whole."""

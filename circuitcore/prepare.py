@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitcore.categories import Category, Mapping, check_assignment, map_folders
-from circuitcore.chunks import Ahead, in_chunks
+from circuitcore.chunks import in_chunks
 from circuitcore.cost import activation_bytes, multiply_adds
 from circuitcore.device import DTYPES, memory_budget, pick, resolve_dtype
 from circuitcore.errors import InputError
@@ -23,14 +23,13 @@ from circuitcore.footprint import (
     for_chunks,
     masked_kernels,
 )
-from circuitcore.forward import forward
 from circuitcore.images import (
+    PIXELS,
     Decoding,
     ImageFile,
     Preprocessing,
     choose_images,
     decode_all,
-    disk_array,
     list_folders,
     to_input,
 )
@@ -39,7 +38,9 @@ from circuitcore.models import Model, load_model
 from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
+from circuitcore.scratch import Scratch
 from circuitcore.spans import span
+from circuitcore.unpruned import Arrays, Split, taken_over, unpruned
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,6 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One set of N images, decoded, with what the unpruned network makes of them.
-
-    ``pixels`` uint8 [N, channels, height, width]; ``labels`` int64 [N], output units; ``logits``
-    float32 [N, K]; ``features``: float32 [N, ...] values at the boundary between conv and fc stage
-    by name (empty unless asked for), memory-mapped.
-    """
-
-    pixels: np.ndarray
-    labels: Tensor
-    logits: Tensor
-    features: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """Everything the categories of a run share, on the run's device."""
 
@@ -96,6 +79,7 @@ class Prepared:
     image_bytes: int  # float32 activations alive at once, of one image, in a forward pass
     feature_bytes: int  # the same from the boundary on
     note: Callable[[str], None]  # told what the user should know
+    scratch: Scratch  # of pixels and boundary values
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -157,60 +141,49 @@ def read_inputs(options: Options) -> Inputs:
     return Inputs(model, root, mapping, tuple(images))
 
 
-def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
+def prepare(
+    inputs: Inputs, options: Options, progress: Progress, given: Arrays | None = None
+) -> Prepared:
     """Decode the images and, as they come, run the unpruned network once over them.
 
-    Then the order of the categories is checked.
+    Then the order of the categories is checked.  ``given``: what a process with the same inputs
+    made of them (`unpruned.give_on`); nothing is decoded or run then.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value on disk.  Raises InputError where images do not fit the network, the assignment
     of folders to units is wrong, or accuracy is near chance, and DeviceError where one image at a
     time is too much for the memory budget.
     """
     device = pick(options)
-    memory = memory_budget(options, device)
+    budget = memory_budget(options, device)
     return_large_blocks()
     network = inputs.model.network.to(device)
-    wanted = {name: inputs.split(name) for name in ("extraction", "heldout")}
-    every = [file for files in wanted.values() for file in files]
-    dtype = DTYPES[resolve_dtype(options)]
-    progress.start("decoding, unpruned network", len(every))
-    with Decoding(inputs.root, every, inputs.model.preprocessing) as decoding:
-        shape = decoding.pixels.shape[1:]
-        try:
-            per_image = multiply_adds(network, shape)
-            image_bytes = activation_bytes(network, shape)
-            feature_bytes = activation_bytes(network, shape, after_boundary=True)
-        except RuntimeError as error:
-            raise InputError(
-                f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
-                f"network ({error}): give --resize and --crop"
-            ) from None
-        numbers = {name: len(files) for name, files in wanted.items()}
-        counts = Counts(**numbers, categories=len(inputs.categories))
-        memory = for_chunks(network, shape, options, device, counts, memory)
-        at_once = min(chunk(memory, image_bytes), FORWARD_CHUNK)
-        splits: dict[str, Split] = {}
-        for name, files in wanted.items():
-            first = sum(map(len, splits.values()))
-            with span("stage", f"unpruned {name}"):
-                splits[name] = _unpruned(
-                    network,
-                    decoding,
-                    slice(first, first + len(files)),
-                    files,
-                    inputs.model.preprocessing,
-                    at_once,
-                    name == "extraction",
-                    options,
-                    progress,
+    extraction_files, heldout_files = inputs.split("extraction"), inputs.split("heldout")
+    scratch = Scratch()
+    if given is not None:
+        sizes = _sizes(network, given[PIXELS].shape[1:], inputs, options, budget)
+        extraction, heldout = taken_over(given, extraction_files, heldout_files)
+    else:
+        every = [*extraction_files, *heldout_files]
+        progress.start("decoding, unpruned network", len(every))
+        with Decoding(inputs.root, every, inputs.model.preprocessing, scratch) as decoding:
+            sizes = _sizes(network, decoding.pixels.shape[1:], inputs, options, budget)
+            at_once = min(chunk(sizes.memory, sizes.image_bytes), FORWARD_CHUNK)
+            with span("stage", "unpruned extraction"):
+                extraction = unpruned(
+                    network, decoding, 0, extraction_files, at_once, scratch, options, progress
                 )
-    extraction = splits["extraction"]
+            with span("stage", "unpruned heldout"):
+                heldout = unpruned(
+                    network, decoding, len(extraction), heldout_files, at_once, None, options,
+                    progress,
+                )  # fmt: skip
     check_assignment(
         extraction.logits.argmax(1).numpy(),
         extraction.labels.numpy(),
         inputs.categories,
         network.outputs,
     )
+    dtype = DTYPES[resolve_dtype(options)]
     return Prepared(
         inputs,
         options,
@@ -218,51 +191,44 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Prepared:
         network,
         network if dtype == torch.float32 else network.to(device, dtype),
         dtype,
-        memory,
+        sizes.memory,
         extraction,
-        splits["heldout"],
-        sum(per_image.values()),
-        image_bytes,
-        feature_bytes,
+        heldout,
+        sizes.multiply_adds,
+        sizes.image_bytes,
+        sizes.feature_bytes,
         progress.note,
+        scratch,
     )
 
 
-@torch.inference_mode()
-def _unpruned(
+@dataclass(frozen=True)
+class _Sizes:
+    """Of one image: as in `Prepared`; ``memory``: bytes of the budget for chunks of images."""
+
+    multiply_adds: int
+    image_bytes: int
+    feature_bytes: int
+    memory: int
+
+
+def _sizes(
     network: Network,
-    decoding: Decoding,
-    rows: slice,
-    files: Sequence[ImageFile],
-    preprocessing: Preprocessing,
-    chunk: int,
-    cached: bool,
+    shape: tuple[int, ...],
+    inputs: Inputs,
     options: Options,
-    progress: Progress,
-) -> Split:
-    """The unpruned network on ``rows`` of what is being decoded, each chunk as soon as it is."""
-    device = pick(options)
-    pixels = decoding.pixels[rows]
-    names = network.boundary() if cached else ()
-    logits = torch.empty(len(files), network.outputs)
-    features: dict[str, np.ndarray] = {}
-
-    def load(part: slice) -> dict[str, Tensor]:
-        decoding.wait(rows.start + part.stop)
-        return {"input": to_input(pixels[part], preprocessing, device)}
-
-    def run(part: slice) -> None:
-        *values, out = forward(network, chunks.take(part), [*names, network.last])
-        logits[part] = out.cpu()
-        for name, value in zip(names, values, strict=True):
-            if name not in features:
-                features[name] = disk_array((len(files), *value.shape[1:]), np.dtype(np.float32))
-            features[name][part] = value.cpu().numpy()
-        progress.advance(part.stop - part.start)
-
-    with Ahead(load, len(files), device) as chunks:
-        in_chunks(len(files), chunk, run, fallback=not options.no_fallback, note=progress.note)
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("the unpruned network's logits are NaN or infinite on these images")
-    labels = torch.tensor([file.category for file in files])
-    return Split(pixels, labels, logits, features)
+    budget: int,
+) -> _Sizes:
+    try:
+        per_image = multiply_adds(network, shape)
+        image_bytes = activation_bytes(network, shape)
+        feature_bytes = activation_bytes(network, shape, after_boundary=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
+            f"network ({error}): give --resize and --crop"
+        ) from None
+    numbers = {name: len(inputs.split(name)) for name in ("extraction", "heldout")}
+    counts = Counts(**numbers, categories=len(inputs.categories))
+    memory = for_chunks(network, shape, options, pick(options), counts, budget)
+    return _Sizes(sum(per_image.values()), image_bytes, feature_bytes, memory)

@@ -22,6 +22,7 @@ from circuitcore.options import Options
 from circuitcore.overlap import pairs
 from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
 from circuitcore.progress import Progress, Silent
+from circuitcore.scratch import inherited
 from circuitcore.spans import span
 from circuitcore.store import (
     PLAN,
@@ -34,6 +35,7 @@ from circuitcore.store import (
     unit_key,
     write_curves,
 )
+from circuitcore.unpruned import Arrays
 from circuitcore.workers import spread
 
 __all__ = ["Run", "extract", "list_runs", "open_run", "sweep", "worker"]
@@ -65,7 +67,7 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
             predict(run, inputs, options, chosen)
             if options.workers > 1:
-                spread(run, options, chosen, options.workers, progress)
+                spread(run, inputs, options, chosen, progress)
             else:
                 _extract_all(run, inputs, options, chosen, progress)
             return finish(run)
@@ -105,6 +107,7 @@ def _extract_all(
     chosen: Sequence[Category],
     progress: Progress,
     stored_fc: dict[int, Stage] | None = None,
+    given: Arrays | None = None,
 ) -> int:
     """Extract and commit what is missing; returns how many categories that were."""
     sweep_orphans(run.folder)
@@ -120,7 +123,7 @@ def _extract_all(
     if must_compile(options, device):
         progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
     with Meter(device, held) as meter:
-        prepared = prepare(inputs, options, progress)
+        prepared = prepare(inputs, options, progress, given)
         progress.start("circuits", len(missing))
         for category in missing:
             try:
@@ -167,10 +170,12 @@ def worker(
     shards: int,
     progress: Progress,
     wanted: Sequence[str] = (),
+    shared: str = "",
     **changes: Any,
 ) -> int:
     """One shard of a run: every ``shards``-th wanted category from the ``shard``-th; how many.
 
+    ``shared``: the parent process's arrays, as `Scratch.described` says them; "" to make them.
     Two workers on one category do the same work twice and commit the same file: no lock is needed.
     """
     if not 0 <= shard < shards:
@@ -180,8 +185,9 @@ def worker(
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, pick(options))
     mine = select(inputs.categories, wanted)[shard::shards]
+    given = inherited(shared) if shared else None
     with span("run", "worker", shard):
-        return _extract_all(run, inputs, options, mine, progress)
+        return _extract_all(run, inputs, options, mine, progress, given=given)
 
 
 def extract(

@@ -28,12 +28,16 @@ from circuitcore.errors import (
     PartialError,
     UsageError,
 )
+from circuitcore.memory import return_freed_memory
 from circuitcore.options import Options
+from circuitcore.prepare import Inputs, prepare
 from circuitcore.progress import Progress
+from circuitcore.scratch import Scratch
 from circuitcore.store import Run
+from circuitcore.unpruned import give_on
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0  # between asking a worker to stop and killing it
+GRACE_SECONDS = 3.0  # between asking a worker to stop and killing it
 KINDS = {kind.exit_code: kind for kind in (CircuitcoreError, UsageError, InputError, DeviceError)}
 
 
@@ -55,10 +59,12 @@ class Worker:
 
 
 def spread(
-    run: Run, options: Options, chosen: Sequence[Category], count: int, progress: Progress
+    run: Run, inputs: Inputs, options: Options, chosen: Sequence[Category], progress: Progress
 ) -> None:
-    """Extract the chosen categories that are missing in ``count`` processes; returns once all are.
+    """Extract what is missing of the chosen categories in ``options.workers`` processes.
 
+    Returns once they are done.  Images are decoded and the unpruned network is run here, once for
+    all workers.
     Raises the workers' own error where all failed alike and none committed anything, else
     PartialError naming those that failed: what is committed is kept, running again goes on.
     However it ends, no worker outlives it.
@@ -67,7 +73,11 @@ def spread(
     if len(missing) < len(chosen):
         done = len(chosen) - len(missing)
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
-    shares = [list(missing.values())[i::count] for i in range(min(count, len(missing)))]
+    if not missing:
+        return
+    shared = _share(inputs, options, progress)
+    count = min(options.workers, len(missing))
+    shares = [list(missing.values())[i::count] for i in range(count)]
     places = zip(shares, _devices(options, len(shares)), strict=True)
     progress.start("circuits", len(missing))
     workers: list[Worker] = []
@@ -76,7 +86,7 @@ def spread(
             for number, (share, (device, memory)) in enumerate(places):
                 threads = max(torch.get_num_threads() // len(shares), 1)
                 log = run.folder / "logs" / f"worker-{number}.log"
-                process = _start(run, share, device, memory, threads, log)
+                process = _start(run, share, device, memory, threads, log, shared)
                 workers.append(Worker(process, device, log))
         while any(worker.process.poll() is None for worker in workers):
             time.sleep(POLL_SECONDS)
@@ -96,6 +106,21 @@ def spread(
         f"{len(failed)} of {len(workers)} workers failed; what is committed is kept, the same "
         f"command goes on; their logs are in {run.folder / 'logs'}:\n{listed}"
     )
+
+
+def _share(inputs: Inputs, options: Options, progress: Progress) -> Scratch:
+    """Decode and run unpruned what all workers need; nothing but its files is kept here.
+
+    Cost: `prepare`, whatever the number of workers.
+    """
+    prepared = prepare(inputs, options, progress)
+    give_on(prepared.scratch, [prepared.extraction, prepared.heldout])
+    scratch = prepared.scratch
+    del prepared
+    return_freed_memory()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return scratch
 
 
 @contextmanager
@@ -139,9 +164,11 @@ def _start(
     memory: int | None,
     threads: int,
     log: Path,
+    shared: Scratch,
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "circuitcore.cli.main", "worker", str(run.folder)]
     command += ["--device", device, *(["--memory", str(memory)] if memory is not None else [])]
+    command += ["--shared", shared.described()]
     command += ["--", *(c.folder for c in share)]  # two categories may have one name
     counts = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     log.parent.mkdir(exist_ok=True)
@@ -152,6 +179,7 @@ def _start(
             stdout=subprocess.DEVNULL,
             stderr=said,
             env=os.environ | counts,
+            pass_fds=shared.descriptors,
         )
 
 

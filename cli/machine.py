@@ -207,6 +207,7 @@ def worker(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
     ] = "0/1",
+    shared: Annotated[str, typer.Option(hidden=True)] = "",
     *,
     given: Given,
 ) -> None:
@@ -217,7 +218,7 @@ def worker(
     from circuitcore.run import worker as work
 
     with progress(given.quiet) as shown:
-        done = work(run, index, count, shown, wanted or (), **given.changes(run))
+        done = work(run, index, count, shown, wanted or (), shared, **given.changes(run))
     emit(f"{done} categories\n")
 
 

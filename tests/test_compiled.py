@@ -25,7 +25,8 @@ from circuitcore.progress import Silent
 from circuitcore.run import sweep
 
 before = must_compile(Options(), torch.device("cpu"))
-sweep(Options(levels="0,0.5,0.9,0.99,0.995", out=Path(sys.argv[1]), device="cpu"), ["Trouser"], Silent())
+options = Options(levels="0,0.5,0.9,0.99,0.995", out=Path(sys.argv[1]), device="cpu")
+sweep(options, ["Trouser"], Silent())
 print(json.dumps({"before": before, "compiled": Compiled.names}))
 """
 ASK = """

@@ -11,6 +11,7 @@ from PIL import Image
 
 from circuitcore import images as loading
 from circuitcore import prepare as preparing
+from circuitcore import unpruned
 from circuitcore.chunks import Ahead, in_chunks
 from circuitcore.errors import InputError
 from circuitcore.images import Decoding, ImageFile, Preprocessing, decode, decode_all, to_input
@@ -133,7 +134,7 @@ def test_the_network_runs_while_later_images_are_decoded(slow, tmp_path, monkeyp
     running, decoding = threading.Event(), threading.Event()
     decoded: dict[str, tuple[float, float]] = {}
     passes: list[tuple[float, float]] = []
-    own_decode, own_forward = loading.decode, preparing.forward
+    own_decode, own_forward = loading.decode, unpruned.forward
 
     def traced_decode(file, preprocessing):
         began = time.monotonic()
@@ -153,7 +154,7 @@ def test_the_network_runs_while_later_images_are_decoded(slow, tmp_path, monkeyp
         return values
 
     monkeypatch.setattr(loading, "decode", traced_decode)
-    monkeypatch.setattr(preparing, "forward", traced_forward)
+    monkeypatch.setattr(unpruned, "forward", traced_forward)
     monkeypatch.setattr(preparing, "FORWARD_CHUNK", chunk)
     prepare(inputs, options, Silent())
 

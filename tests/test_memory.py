@@ -15,14 +15,15 @@ from circuitcore.circuit import extract_circuit
 from circuitcore.errors import DeviceError
 from circuitcore.footprint import Counts, for_chunks, predicted
 from circuitcore.forward import Tally
-from circuitcore.images import disk_array
 from circuitcore.levels import stage_levels
 from circuitcore.memory import INTERVAL, Meter
 from circuitcore.options import Options
-from circuitcore.prepare import Split, prepare, read_inputs
+from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 from circuitcore.scores import contributions
+from circuitcore.scratch import disk_array
 from circuitcore.trace import trace
+from circuitcore.unpruned import Split
 
 CPU = torch.device("cpu")
 MB = 1 << 20

@@ -15,7 +15,11 @@ from command import call, masks
 from circuitcore import workers
 from circuitcore.bundled import IMAGES
 from circuitcore.options import Options
+from circuitcore.prepare import prepare, read_inputs
+from circuitcore.progress import Silent
+from circuitcore.scratch import inherited
 from circuitcore.store import open_run
+from circuitcore.unpruned import give_on
 
 SMALL = (
     "--scoring-images", "1", "--extraction-images", "3", "--heldout-images", "3",
@@ -84,8 +88,7 @@ def test_a_signal_stops_the_workers_too(number, code, tmp_path):
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_what_fails_every_worker_is_said_as_by_one(tmp_path):
-    """An image that cannot be decoded is met by the workers, not by the process that starts them"""
+def test_what_all_share_fails_before_any_worker(tmp_path):
     images = tmp_path / "images"
     shutil.copytree(IMAGES, images)
     bad = sorted((images / "val" / "Bag").iterdir())[0]
@@ -97,6 +100,62 @@ def test_what_fails_every_worker_is_said_as_by_one(tmp_path):
     ]  # fmt: skip
     assert f"{bad}: not a readable image" in said[0]
     assert said[1] == said[0]
+    assert not (tmp_path / "2" / "logs").exists()
+
+
+def test_what_fails_every_worker_alike_is_said_once(tmp_path):
+    """A budget that is enough for one process, and half of it for none."""
+    sweep = "sweep", *CATEGORIES, *SMALL, "--out", tmp_path
+    refused = call(*sweep, "--memory", "2M", code=5).stderr
+    least = int(refused.partition("--memory ")[2].partition("M")[0])
+    said = call(*sweep, "--memory", f"{least}M", "--workers", 2, code=5).stderr
+    assert said.count(f"give --memory {least}M or more") == 1
+    assert (tmp_path / "logs" / "worker-1.log").exists()
+
+
+WATCH = """
+import os
+from PIL import Image
+
+own = Image.open
+
+def watched(file, *rest):
+    with open(os.environ["OPENED"], "a") as opened:
+        opened.write(f"{os.getpid()} {file}\\n")
+    return own(file, *rest)
+
+Image.open = watched
+"""
+
+
+def test_workers_decode_scoring_images_alone(tmp_path, monkeypatch):
+    """The others were decoded by the process that started them."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OPENED", str(tmp_path / "opened"))
+    call("sweep", *CATEGORIES, *SMALL, "--workers", 2, "--out", tmp_path / "run")
+    opened = [line.split(" ") for line in (tmp_path / "opened").read_text().splitlines()]
+    assert len({process for process, _ in opened}) == 2
+    assert len(opened) == 2 and all("/train/" in name for _, name in opened)
+
+
+def test_what_was_inherited_is_what_was_made_and_stays_so():
+    options = Options(
+        scoring_images=1, extraction_images=3, heldout_images=3, levels="0,0.4", device="cpu"
+    )
+    inputs = read_inputs(options)
+    first = prepare(inputs, options, Silent())
+    give_on(first.scratch, [first.extraction, first.heldout])
+    text = first.scratch.described()
+    for number in first.scratch.descriptors:  # `inherited` closes what it is given
+        text = text.replace(f"[{number},", f"[{os.dup(number)},")
+    second = prepare(inputs, options, Silent(), inherited(text))
+    for one, other in ((first.extraction, second.extraction), (first.heldout, second.heldout)):
+        assert (one.pixels == other.pixels).all() and one.features.keys() == other.features.keys()
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.logits, other.logits)
+        assert all((one.features[name] == other.features[name]).all() for name in one.features)
+    second.extraction.pixels[:] = 0  # in its own copy
+    assert first.extraction.pixels.any()
 
 
 def test_devices_go_round_and_memory_is_shared(monkeypatch):

@@ -18,8 +18,9 @@ from circuitcore.circuit import judges, unpruned_baseline
 from circuitcore.document import Stage
 from circuitcore.levels import StageLevels, stage_levels
 from circuitcore.network import STAGES, apply_step
-from circuitcore.prepare import Prepared, Split
+from circuitcore.prepare import Prepared
 from circuitcore.scores import contributions
+from circuitcore.unpruned import Split
 
 BATCH = 64  # images
 

@@ -27,15 +27,17 @@ from circuitcore.circuit import judges, unpruned_baseline  # noqa: E402
 from circuitcore.device import memory_budget, pick  # noqa: E402
 from circuitcore.footprint import Counts, predicted  # noqa: E402
 from circuitcore.forward import Tally  # noqa: E402
-from circuitcore.images import decode, disk_array  # noqa: E402
+from circuitcore.images import decode  # noqa: E402
 from circuitcore.levels import stage_levels  # noqa: E402
 from circuitcore.memory import Meter  # noqa: E402
 from circuitcore.options import Options, resolve  # noqa: E402
-from circuitcore.prepare import Inputs, Prepared, Split, prepare, read_inputs  # noqa: E402
+from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs  # noqa: E402
 from circuitcore.progress import Silent  # noqa: E402
 from circuitcore.run import sweep  # noqa: E402
 from circuitcore.scores import contributions  # noqa: E402
+from circuitcore.scratch import disk_array  # noqa: E402
 from circuitcore.sweep import sweep_stage  # noqa: E402
+from circuitcore.unpruned import Split  # noqa: E402
 
 GB = 10**9
 SMALL = {"levels": "6", "screen": "off"}
