@@ -10,18 +10,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuitcore.accuracy import Judge, choose_level, ratio
 from circuitcore.document import Accuracy, Category, Circuit, Cost, HeldOut, Level, Stage, Unpruned
+from circuitcore.execute import Executor, executor
 from circuitcore.forward import Tally
-from circuitcore.levels import StageLevels, stage_levels
+from circuitcore.levels import stage_levels
 from circuitcore.network import STAGES
 from circuitcore.passes import activations
 from circuitcore.prepare import Prepared
 from circuitcore.scores import contributions
-from circuitcore.sweep import Swept, run_level, sweep_stage
+from circuitcore.sweep import Swept, sweep_stage
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
 
@@ -107,20 +109,12 @@ def extract_circuit(
             if not network.layers(stage):
                 continue
             assigned = stage_levels(network, stage, found, unit, options)
+            runs = executor(prepared, unit, assigned, kept, tally)
             if stage == "fc" and stored_fc is not None:
-                result = _rechosen(prepared, unit, assigned, stored_fc, reference, judge, tally)
+                result = _rechosen(runs, stored_fc, reference, judge)
             else:
-                result = sweep_stage(
-                    prepared,
-                    unit,
-                    assigned,
-                    judge,
-                    fixed=kept,
-                    start=start,
-                    reference=reference,
-                    dense=is_dense(prepared),
-                    tally=tally,
-                )
+                dense = is_dense(prepared)
+                result = sweep_stage(runs, judge, start=start, reference=reference, dense=dense)
             swept[stage] = result
             kept |= assigned.kept(result.level)
             start = result.activation
@@ -134,17 +128,9 @@ def extract_circuit(
     return Extracted(record, kept, heldout)
 
 
-def _rechosen(
-    prepared: Prepared,
-    unit: int,
-    assigned: StageLevels,
-    stored: Stage,
-    reference: float,
-    judge: Judge,
-    tally: Tally,
-) -> Swept:
+def _rechosen(runs: Executor, stored: Stage, reference: float, judge: Judge) -> Swept:
     """The fc stage from its stored curve: choose again, then run the chosen level alone."""
-    options = prepared.options
+    options = runs.prepared.options
     curve = [level.csa for level in stored.levels]
     if options.reference == "peak":
         reference = max(curve)
@@ -153,7 +139,7 @@ def _rechosen(
     t = stored.levels[chosen].level
     activation = judge.unpruned
     if t:
-        activation = run_level(prepared, unit, assigned, t, {}, tally)
+        activation = runs.look([t], np.arange(len(judge.unpruned)), True)[0]
     record = stored.model_copy(
         update={"reference_csa": reference, "threshold_csa": threshold, "chosen": chosen}
     )

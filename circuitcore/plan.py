@@ -217,9 +217,10 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
             levels = range(1, len(assigned.pruned))
             stages.append(runs.plan(levels, len(prepared.extraction)))
             if stage == "fc":
-                swept = sweep_stage(prepared, unit, assigned, judge, fixed=kept, tally=Tally(),
-                                    start=judge.unpruned, reference=reference,
-                                    dense=is_dense(prepared))  # fmt: skip
+                dense = is_dense(prepared)
+                swept = sweep_stage(
+                    runs, judge, start=judge.unpruned, reference=reference, dense=dense
+                )
                 kept = assigned.kept(swept.level)
     work = sum(stage.multiply_adds for stage in stages)
     once = prepared.forward_multiply_adds * len(prepared.extraction)

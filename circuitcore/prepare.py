@@ -61,6 +61,12 @@ class Inputs:
         """The images of ``scoring``, ``extraction`` or ``heldout``."""
         return [image for image in self.images if image.split == name]
 
+    def scoring_images(self, unit: int, device: torch.device) -> Tensor:
+        """Normalised scoring images of one category, float32 on ``device``."""
+        files = [image for image in self.split("scoring") if image.category == unit]
+        pixels = decode_all(self.root, files, self.model.preprocessing)
+        return to_input(pixels, self.model.preprocessing, device)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -97,9 +103,7 @@ class Prepared:
 
     def scoring_images(self, unit: int) -> Tensor:
         """Normalised scoring images of one category, float32 on the device."""
-        files = [i for i in self.inputs.split("scoring") if i.category == unit]
-        pixels = decode_all(self.inputs.root, files, self.preprocessing)
-        return to_input(pixels, self.preprocessing, self.device)
+        return self.inputs.scoring_images(unit, self.device)
 
     def in_chunks(self, split: Split, size: int, work: Callable[[slice], None]) -> None:
         """Call ``work`` with slices of the split of at most ``size`` images, fewer if need be."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from circuitcore.categories import select
 from circuitcore.device import pick
 from circuitcore.errors import InputError
-from circuitcore.images import decode_all, to_input
 from circuitcore.kernels.levels import normalised, raw_scores
 from circuitcore.network import STAGES, Network
 from circuitcore.options import Options
@@ -58,9 +57,7 @@ def stability(options: Options, wanted: Sequence[str], progress: Progress) -> li
     rows = []
     progress.start("stability", len(chosen))
     for category in chosen:
-        files = [i for i in inputs.split("scoring") if i.category == category.index]
-        pixels = decode_all(inputs.root, files, inputs.model.preprocessing)
-        images = to_input(pixels, inputs.model.preprocessing, device)
+        images = inputs.scoring_images(category.index, device)
         before: dict[str, Tensor] = {}
         for count in counts:
             now = _scores(network, images[:count], category.index, options)

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from circuitcore.categories import select
 from circuitcore.circuitfile import write_atomically
 from circuitcore.device import pick
-from circuitcore.images import decode_all, to_input
 from circuitcore.kernels.levels import raw_scores
 from circuitcore.options import Options
 from circuitcore.prepare import read_inputs
@@ -55,9 +54,7 @@ def score(
     rows = []
     progress.start("scores", len(chosen))
     for category in chosen:
-        files = [i for i in inputs.split("scoring") if i.category == category.index]
-        pixels = decode_all(inputs.root, files, inputs.model.preprocessing)
-        images = to_input(pixels, inputs.model.preprocessing, device)
+        images = inputs.scoring_images(category.index, device)
         found = contributions(network, images, category.index)
         written = {}
         file = ""

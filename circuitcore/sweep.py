@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from circuitcore.accuracy import SLACK, Judge, choose_level
 from circuitcore.document import Level, Stage
-from circuitcore.execute import ChainExecutor, Executor, executor
-from circuitcore.forward import Tally
+from circuitcore.execute import ChainExecutor, Executor
 from circuitcore.levels import StageLevels
-from circuitcore.passes import Kept
 from circuitcore.prepare import Prepared
 from circuitcore.screen import Judged, Rule, Screening
 from circuitcore.spans import span
@@ -41,29 +38,25 @@ class Swept:
 
 
 def sweep_stage(
-    prepared: Prepared,
-    unit: int,
-    assigned: StageLevels,
+    runs: Executor,
     judge: Judge,
     *,
-    fixed: Kept,
     start: Tensor,
     reference: float,
     dense: bool,
-    tally: Tally,
 ) -> Swept:
     """The curve of one stage and the level its stop rule chooses, certified in float32.
 
-    ``fixed``: masks that stay (the fc circuit, in the conv stage); ``start`` float32 [N]: the
-    activation at level 0; ``reference``: CSA that the threshold is a fraction of; ``dense``: run
-    every level on every image, else as few as the rule needs.  Cost: at most one pass over the
-    extraction set a level, of the fc layers (fc stage) or the whole network (conv stage).
+    ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0;
+    ``reference``: CSA that the threshold is a fraction of; ``dense``: run every level on every
+    image, else as few as the rule needs.  Cost: at most one pass over the extraction set a level,
+    of the fc layers (fc stage) or the whole network (conv stage).
     """
+    prepared, assigned, tally = runs.prepared, runs.assigned, runs.tally
     options = prepared.options
     count, images = len(assigned.pruned), len(prepared.extraction)
     before = tally.multiply_adds
     with span("stage", assigned.stage):
-        runs = executor(prepared, unit, assigned, fixed, tally)
         fraction = options.stage_threshold(assigned.stage)
         screening = Screening(
             judge, start, count, runs.look, _rule(prepared, runs, fraction * reference)
@@ -122,11 +115,3 @@ def _level(assigned: StageLevels, t: int, judged: Judged) -> Level:
         csa_lo=found.low.csa,
         csa_hi=found.high.csa,
     )
-
-
-def run_level(
-    prepared: Prepared, unit: int, assigned: StageLevels, t: int, fixed: Kept, tally: Tally
-) -> Tensor:
-    """The activation float32 [N] of one level of a stage on the whole extraction set."""
-    runs = executor(prepared, unit, assigned, fixed, tally)
-    return runs.look([t], np.arange(len(prepared.extraction)), True)[0]

@@ -25,6 +25,7 @@ from alexnet import image_folder, trained_alexnet  # noqa: E402
 
 from circuitcore.circuit import judges, unpruned_baseline  # noqa: E402
 from circuitcore.device import memory_budget, pick  # noqa: E402
+from circuitcore.execute import executor  # noqa: E402
 from circuitcore.footprint import Counts, predicted  # noqa: E402
 from circuitcore.forward import Tally  # noqa: E402
 from circuitcore.images import decode  # noqa: E402
@@ -127,9 +128,12 @@ def fc_stage(images: int) -> None:
             reference = unpruned_baseline(prepared, 4).extraction_biased.csa
             began = time.perf_counter()
             swept = sweep_stage(
-                prepared, 4, assigned, judge, fixed={}, start=judge.unpruned,
-                reference=reference, dense=True, tally=Tally(),
-            )  # fmt: skip
+                executor(prepared, 4, assigned, {}, Tally()),
+                judge,
+                start=judge.unpruned,
+                reference=reference,
+                dense=True,
+            )
         features = next(iter(prepared.extraction.features.values()))
         shown = " x ".join(map(str, features.shape))
         print(f"{shown} float32 boundary values, {features.nbytes / 1e6:.0f} MB on disk")

@@ -15,6 +15,7 @@ import pytest
 from torch import Tensor
 
 from circuitcore.circuit import is_dense, judges, unpruned_baseline
+from circuitcore.execute import executor
 from circuitcore.forward import Tally
 from circuitcore.levels import stage_levels
 from circuitcore.options import Options
@@ -54,15 +55,11 @@ def work(
         for stage, tally in tallies.items():
             assigned = stage_levels(prepared.network, stage, found, unit, chosen)
             swept = sweep_stage(
-                prepared,
-                unit,
-                assigned,
+                executor(prepared, unit, assigned, fixed, tally),
                 judge,
-                fixed=fixed,
                 start=start,
                 reference=unpruned_baseline(prepared, unit).extraction_biased.csa,
                 dense=is_dense(prepared),
-                tally=tally,
             )
             fixed, start = assigned.kept(swept.level), swept.activation
     once = prepared.forward_multiply_adds * len(prepared.extraction) * len(units)

@@ -15,6 +15,7 @@ from contenders import Curve, InPlace, Naive, assert_same, extract, sweep
 from torch import Tensor
 
 from circuitcore.circuit import extract_circuit, is_dense, judges, unpruned_baseline
+from circuitcore.execute import executor
 from circuitcore.forward import Tally, forward
 from circuitcore.levels import StageLevels, stage_levels
 from circuitcore.prepare import FORWARD_CHUNK, Prepared
@@ -74,15 +75,11 @@ def race_stage(
         def run() -> None:
             tally = Tally()
             swept = sweep_stage(
-                own,
-                UNIT,
-                assigned,
+                executor(own, UNIT, assigned, fixed, tally),
                 judge,
-                fixed=fixed,
                 start=start,
                 reference=reference,
                 dense=is_dense(own),
-                tally=tally,
             )
             found[name], executed[name] = Curve.of(swept.record), tally.multiply_adds
             note["multiply-adds"] = counted(own, stage, executed)
