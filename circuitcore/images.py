@@ -11,11 +11,8 @@ scaled to 8 bits.
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from circuitcore.errors import InputError
-from circuitcore.scratch import Scratch
-from circuitcore.spans import span
 
 SPLITS = ("scoring", "extraction", "heldout")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 LARGEST = 100_000_000  # pixels; more is refused as a decompression bomb
-PIXELS = "pixels"  # name of the array of decoded images
 DECODER = f"pillow-{PIL.__version__}"
-DECODE_AHEAD = 192  # images: three chunks of a forward pass
-MOST_THREADS = 8
 # `decode` refuses by LARGEST; a filter of its own would not hold where threads decode
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -90,41 +82,26 @@ def list_folders(root: Path) -> list[str]:
 
 
 def choose_images(
-    root: Path, folders: Sequence[tuple[int, str]], scoring: int, extraction: int, heldout: int
+    root: Path,
+    folders: Sequence[tuple[int, str]],
+    counts: Sequence[int],
+    left_out: Collection[Path] = (),
 ) -> list[ImageFile]:
     """The images of a run, for (unit, folder) pairs: by split, unit, then name.
 
-    Raises InputError where a category has too few images, or one image (by content) stands in
-    the list twice, naming both.
+    ``counts``: of scoring, extraction and held-out images of a category; ``left_out``: files that
+    are not to be used.  Raises InputError where a category has too few images, or one image (by
+    content) stands in the list twice, naming both.
     """
-    chosen: list[tuple[str, int, Path]] = []
-    for split, part, start, count in (
-        ("scoring", "train", 0, scoring),
-        ("extraction", "val", 0, extraction),
-        ("heldout", "val", extraction, heldout),
-    ):
-        for unit, folder in folders:
-            files = _files(root / part / folder)
-            if len(files) < start + count:
-                need = (
-                    f"{scoring} for scoring"
-                    if part == "train"
-                    else f"{extraction} for extraction + {heldout} held out"
-                )
-                raise InputError(
-                    f"{root / part / folder}: {len(files)} images, {need} are needed "
-                    "(--scoring-images, --extraction-images, --heldout-images)"
-                )
-            chosen += [(split, unit, file) for file in files[start : start + count]]
     images: list[ImageFile] = []
     seen: dict[str, ImageFile] = {}
-    for number, (split, unit, file) in enumerate(chosen):
+    for split, unit, file in choose_files(root, folders, counts, left_out):
         relative = file.relative_to(root).as_posix()
         try:
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-        image = ImageFile(number, relative, unit, split, digest)
+        image = ImageFile(len(images), relative, unit, split, digest)
         twin = seen.setdefault(digest, image)
         if twin is not image and (twin.split, twin.category) != (split, unit):
             raise InputError(
@@ -133,6 +110,39 @@ def choose_images(
             )
         images.append(image)
     return images
+
+
+def choose_files(
+    root: Path,
+    folders: Sequence[tuple[int, str]],
+    counts: Sequence[int],
+    left_out: Collection[Path] = (),
+) -> list[tuple[str, int, Path]]:
+    """(split, unit, file) of a run's images, as `choose_images` takes them."""
+    scoring, extraction, heldout = counts
+    chosen: list[tuple[str, int, Path]] = []
+    for split, part, start, count in (
+        ("scoring", "train", 0, scoring),
+        ("extraction", "val", 0, extraction),
+        ("heldout", "val", extraction, heldout),
+    ):
+        for unit, folder in folders:
+            every = _files(root / part / folder)
+            files = [file for file in every if file not in left_out]
+            if len(files) < start + count:
+                need = (
+                    f"{scoring} for scoring"
+                    if part == "train"
+                    else f"{extraction} for extraction + {heldout} held out"
+                )
+                bad = len(every) - len(files)
+                beside = f" beside {bad} unreadable" if bad else ""
+                raise InputError(
+                    f"{root / part / folder}: {len(files)} images{beside}, {need} are needed "
+                    "(--scoring-images, --extraction-images, --heldout-images)"
+                )
+            chosen += [(split, unit, file) for file in files[start : start + count]]
+    return chosen
 
 
 def _files(folder: Path) -> list[Path]:
@@ -182,79 +192,6 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
         gray = np.asarray(image).astype(np.int64)
         image = Image.fromarray((np.clip(gray, 0, 65535) // 257).astype(np.uint8))
     return image.convert("L" if channels == 1 else "RGB")
-
-
-class Decoding:
-    """Images being decoded by a few threads into a memory map, ahead of whoever reads them.
-
-    ``pixels``: uint8 [images, channels, height, width]; rows before ``stop`` are whole once
-    `wait(stop)` has returned.  At most ``ahead`` images beyond that are begun.  The map is
-    ``pixels`` of ``scratch``.  ``waited``: seconds spent in `wait`.
-    Raises InputError where an image cannot be read or sizes differ (they must not, without a crop):
-    the first such image in order, whichever thread met it.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        images: Sequence[ImageFile],
-        preprocessing: Preprocessing,
-        scratch: Scratch | None = None,
-        ahead: int = DECODE_AHEAD,
-    ) -> None:
-        if not images:
-            raise InputError(f"{root}: no images")
-        self.preprocessing = preprocessing
-        self._root, self._images = root, images
-        first = decode(root / images[0].path, preprocessing)  # its size is everyone's
-        shape = len(images), *first.shape
-        self.pixels = (scratch or Scratch()).array(PIXELS, shape, np.dtype(np.uint8))
-        self.pixels[0] = first
-        self.waited = 0.0
-        self._whole, self._ahead = 1, ahead
-        self._begun: deque[Future[None]] = deque()  # rows from ``_whole`` on
-        # Pillow lets go of Python's lock; torch's count is the cores this process is to use.
-        threads = min(torch.get_num_threads(), MOST_THREADS)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-
-    def __enter__(self) -> Decoding:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)  # waits for the images being decoded right now
-
-    def wait(self, stop: int) -> None:
-        """Return once the images before ``stop`` are decoded; those after them are begun."""
-        for row in range(
-            self._whole + len(self._begun), min(stop + self._ahead, len(self._images))
-        ):
-            self._begun.append(self._pool.submit(self._decode, row))
-        began = time.perf_counter()
-        with span("stage", "wait for images"):
-            while self._whole < stop:
-                self._begun[0].result()  # stays in the queue where it raises: so will the next call
-                self._begun.popleft()
-                self._whole += 1
-        self.waited += time.perf_counter() - began
-
-    def _decode(self, row: int) -> None:
-        file = self._root / self._images[row].path
-        with span("stage", "decode", row):
-            pixels = decode(file, self.preprocessing)
-        if pixels.shape != self.pixels.shape[1:]:
-            _, _, height, width = self.pixels.shape
-            raise InputError(
-                f"{file}: {pixels.shape[2]} x {pixels.shape[1]} pixels, the ones "
-                f"before {width} x {height}: give --crop to make them equal"
-            )
-        self.pixels[row] = pixels
-
-
-def decode_all(root: Path, images: Sequence[ImageFile], preprocessing: Preprocessing) -> np.ndarray:
-    """Decode every image once: uint8 [images, channels, height, width], as `Decoding` does."""
-    with Decoding(root, images, preprocessing) as decoding:
-        decoding.wait(len(images))
-    return decoding.pixels
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.categories import Category, Mapping, check_assignment, map_folders
+from circuitcore.categories import Category, check_assignment, map_folders
+from circuitcore.categories import Mapping as FolderMapping
 from circuitcore.chunks import in_chunks
 from circuitcore.cost import activation_bytes, multiply_adds
+from circuitcore.decoding import PIXELS, Decoding, decode_all, unreadable_images
 from circuitcore.device import DTYPES, memory_budget, pick, resolve_dtype
 from circuitcore.errors import InputError
 from circuitcore.footprint import (
@@ -24,12 +26,9 @@ from circuitcore.footprint import (
     masked_kernels,
 )
 from circuitcore.images import (
-    PIXELS,
-    Decoding,
     ImageFile,
     Preprocessing,
     choose_images,
-    decode_all,
     list_folders,
     to_input,
 )
@@ -49,8 +48,9 @@ class Inputs:
 
     model: Model
     root: Path
-    mapping: Mapping
+    mapping: FolderMapping
     images: tuple[ImageFile, ...]
+    left_out: Mapping[Path, str]  # unreadable images, and what is wrong with them
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -130,7 +130,7 @@ def images_root(options: Options) -> Path:
 
 
 def read_inputs(options: Options) -> Inputs:
-    """Load the model and choose the images, without decoding any.
+    """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
 
     Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
     """
@@ -139,10 +139,12 @@ def read_inputs(options: Options) -> Inputs:
     model = load_model(options)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
     pairs = [(c.index, c.folder) for c in mapping.categories]
-    images = choose_images(
-        root, pairs, options.scoring_images, options.extraction_images, options.heldout_images
-    )
-    return Inputs(model, root, mapping, tuple(images))
+    counts = options.scoring_images, options.extraction_images, options.heldout_images
+    bad: dict[Path, str] = {}
+    if options.max_bad:
+        bad = unreadable_images(root, pairs, counts, model.preprocessing, options.max_bad)
+    images = choose_images(root, pairs, counts, bad)
+    return Inputs(model, root, mapping, tuple(images), bad)
 
 
 def prepare(

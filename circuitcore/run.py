@@ -65,6 +65,8 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
             run = create_run(folder, inputs, options, device)
             if not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
+            if inputs.left_out:
+                _quarantine(run, inputs, progress)
             predict(run, inputs, options, chosen)
             if options.workers > 1:
                 spread(run, inputs, options, chosen, progress)
@@ -87,6 +89,18 @@ def predict(run: Run, inputs: Inputs, options: Options, chosen: Sequence[Categor
     names = [str(c.index) for c in chosen]
     planned = plan(options, names, False, Silent(), inputs=inputs)
     write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
+
+
+def _quarantine(run: Run, inputs: Inputs, progress: Progress) -> None:
+    """List the images left out, in the run folder and on the way."""
+    listed = [
+        {"path": file.relative_to(inputs.root).as_posix(), "error": said}
+        for file, said in inputs.left_out.items()
+    ]
+    path = run.folder / "quarantine" / "images.json"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(listed, indent=1).encode())
+    progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
 
 
 def finish(run: Run) -> Sweep:

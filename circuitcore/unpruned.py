@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from circuitcore.chunks import Ahead, in_chunks
+from circuitcore.decoding import PIXELS, Decoding
 from circuitcore.device import pick
 from circuitcore.errors import InputError
 from circuitcore.forward import forward
-from circuitcore.images import PIXELS, Decoding, ImageFile, to_input
+from circuitcore.images import ImageFile, to_input
 from circuitcore.network import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress

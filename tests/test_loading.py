@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from circuitcore import images as loading
+from circuitcore import decoding as loading
 from circuitcore import prepare as preparing
 from circuitcore import unpruned
 from circuitcore.chunks import Ahead, in_chunks
+from circuitcore.decoding import Decoding, decode_all
 from circuitcore.errors import InputError
-from circuitcore.images import Decoding, ImageFile, Preprocessing, decode, decode_all, to_input
+from circuitcore.images import ImageFile, Preprocessing, decode, to_input
 from circuitcore.options import Options
 from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent

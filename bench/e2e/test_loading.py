@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torchvision.models import alexnet
 
+from circuitcore.decoding import Decoding
 from circuitcore.forward import forward
-from circuitcore.images import Decoding, ImageFile, Preprocessing, to_input
+from circuitcore.images import ImageFile, Preprocessing, to_input
 from circuitcore.trace import trace
 
 IMAGES, CHUNK = 256, 64

@@ -16,7 +16,8 @@ from torch import nn
 
 from circuitcore import prepare
 from circuitcore.cli.main import main
-from circuitcore.images import Preprocessing, choose_images, decode_all, to_input
+from circuitcore.decoding import decode_all
+from circuitcore.images import Preprocessing, choose_images, to_input
 from circuitcore.kernels.compilers import interpreted
 from circuitcore.models import Model
 from circuitcore.trace import trace
@@ -36,7 +37,7 @@ def tiny_model(root: Path) -> Model:
     ).eval()  # fmt: skip
     own = Preprocessing(None, None, (0.5,), (0.25,), 1)
     with torch.no_grad():
-        files = choose_images(root, list(enumerate(CATEGORIES)), *SPLITS)
+        files = choose_images(root, list(enumerate(CATEGORIES)), SPLITS)
         pixels = to_input(decode_all(root, files, own), own, torch.device("cpu"))
         hidden = module[:-1](pixels)
         target = nn.functional.one_hot(torch.tensor([file.category for file in files])).float() * 8
