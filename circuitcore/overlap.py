@@ -20,7 +20,8 @@ import torch
 from circuitcore.circuitfile import mapped_mask, read_record, read_shapes
 from circuitcore.document import Overlap
 from circuitcore.kernels.overlap import overlap_counts_mapped
-from circuitcore.store import Run, write_table
+from circuitcore.store import Run
+from circuitcore.tables import write_table
 
 FILE = "overlap.parquet"
 

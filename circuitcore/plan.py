@@ -35,7 +35,7 @@ from circuitcore.options import Options
 from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs
 from circuitcore.progress import Progress
 from circuitcore.scores import contributions
-from circuitcore.screen import CONTROL, HARDEST
+from circuitcore.screen import run_at_every_level
 from circuitcore.stage_plan import StagePlan
 from circuitcore.sweep import sweep_stage
 
@@ -131,7 +131,9 @@ def plan(
         levels = len(options.grid(stage)) - 1
         work = sum(per_layer_target[name] for name in layers) * count
         upper += levels * work
-        passes = levels if dense else _passes(levels, count, len(files_of_one(files)), stage)
+        passes: float = levels
+        if not dense:
+            passes = _passes(levels, count, len(files_of_one(files)), stage, options.stop)
         estimate += LEFT[stage] * passes * work
         steps.append(
             PlanStep(
@@ -188,12 +190,12 @@ def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
     return [file for file in files if file.category == files[0].category]
 
 
-def _passes(levels: int, images: int, targets: int, stage: str) -> float:
+def _passes(levels: int, images: int, targets: int, stage: str, stop: str) -> float:
     """Passes over all images that screening is expected to need, certification included."""
     looked_at = max(1, round(levels * STOPPED_EARLY))
     if stage == "fc":  # levels share a pass
         return looked_at
-    part = (targets + max(targets, HARDEST * images) + max(64, CONTROL * images)) / images
+    part = (targets + sum(run_at_every_level(images, targets, stop))) / images
     return min(looked_at, 2 * looked_at * part + 1)
 
 

@@ -33,8 +33,8 @@ from circuitcore.store import (
     open_run,
     sweep_orphans,
     unit_key,
-    write_curves,
 )
+from circuitcore.tables import write_curves
 from circuitcore.unpruned import Arrays
 from circuitcore.workers import spread
 
@@ -108,7 +108,7 @@ def finish(run: Run) -> Sweep:
     from circuitcore.report import write_report  # matplotlib takes a second to import
 
     with span("stage", "report"):
-        write_curves(run, run.records())
+        write_curves(run.folder, run.records())
         pairs(run)
         write_report(run.folder)
         return run.document()

@@ -61,6 +61,12 @@ class Judged:
     recomputed: int
 
 
+def run_at_every_level(images: int, targets: int, stop: str) -> tuple[int, int]:
+    """How many of the hardest others, and how many drawn at random, beside the target images."""
+    control = max(64, round(CONTROL * images)) if stop == "first-crossing" else 0
+    return max(targets, round(HARDEST * images)), control
+
+
 class Screening:
     """Levels 0 .. ``count`` - 1 of one stage, level 0 known: what was run, and what follows."""
 
@@ -80,13 +86,11 @@ class Screening:
         target = self.judge.is_target.numpy()
         others = np.flatnonzero(~target)
         steps = self.judge.margin_max.numpy() - self.activation[0]
-        hardest = max(int(target.sum()), round(HARDEST * len(target)))
-        control = max(64, round(CONTROL * len(target)))
+        hardest, control = run_at_every_level(len(target), int(target.sum()), self.rule.stop)
         chosen = target.copy()
         chosen[others[np.argsort(steps[others], kind="stable")[:hardest]]] = True
-        if self.rule.stop == "first-crossing":
-            random = np.random.default_rng([self.rule.seed, 17])
-            chosen[random.permutation(others)[:control]] = True
+        random = np.random.default_rng([self.rule.seed, 17])
+        chosen[random.permutation(others)[:control]] = True
         return np.flatnonzero(chosen)
 
     def run(self) -> int:

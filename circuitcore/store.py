@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pyarrow as pa
-import pyarrow.parquet
 import torch
 
 import circuitcore
@@ -31,6 +29,7 @@ from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.images import DECODER
 from circuitcore.options import Options
 from circuitcore.prepare import Inputs
+from circuitcore.tables import write_images
 
 NUMERICS = 2  # raised when the same inputs would give other numbers
 MANIFEST = "manifest.json"
@@ -241,46 +240,13 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         run = Run(folder, manifest)
     if not (folder / "images.parquet").exists():
-        _write_images(folder / "images.parquet", inputs)
+        write_images(folder / "images.parquet", inputs)
     return run
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _write_images(path: Path, inputs: Inputs) -> None:
-    names = {c.index: c.name for c in inputs.categories}
-    table = pa.table(
-        {
-            "id": pa.array([i.id for i in inputs.images], pa.int64()),
-            "path": [i.path for i in inputs.images],
-            "category": [names[i.category] for i in inputs.images],
-            "split": [i.split for i in inputs.images],
-            "sha256": [i.sha256 for i in inputs.images],
-        }
-    )
-    write_table(path, table)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a parquet file atomically."""
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
-
-
-def write_curves(run: Run, records: Sequence[Category]) -> None:
-    """``curves.parquet``: one row a category, stage and level."""
-    rows = [
-        {"category": r.category, "index": r.index, "stage": s.stage, "chosen": i == s.chosen}
-        | level.model_dump()
-        for r in records
-        for s in r.stages
-        for i, level in enumerate(s.levels)
-    ]
-    write_table(run.folder / "curves.parquet", pa.Table.from_pylist(rows))
 
 
 def sweep_orphans(folder: Path, older_than: float = 3600.0) -> int:

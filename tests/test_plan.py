@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -89,3 +90,17 @@ def test_what_runs_a_stage_is_freed_at_once():
             assert gone() is None
     finally:
         gc.enable()
+
+
+def test_the_levels_of_one_category_fill_a_gpu():
+    """Why categories are not batched: one launch of AlexNet's fc stage has more programs than SMs.
+
+    At ImageNet's proportions a level is judged on 220 images at least; 60 are enough for this.
+    """
+    from circuitcore.kernels.masked_linear_triton import tile
+
+    multiprocessors, levels, images, rows = 148, 31, 60, 4096
+    for variant, dtype, shared in product(("plain", "packed"), ("fp32", "bf16"), (True, False)):
+        form = tile(variant, dtype, "ieee", shared=shared, arch="sm_100")
+        programs = -(-rows // form.rows) * -(-images // form.batch) * -(-levels // form.levels)
+        assert programs > multiprocessors, (variant, dtype, shared, programs)

@@ -198,14 +198,19 @@ def test_unpruned_margins(capsys):
     assert alarms == pytest.approx((1 - hit) * TARGETS, rel=0.35)
 
 
+def show(capsys, title: str, sweeps, stop: str) -> None:
+    """Print the counts; from the sparse end the choice must be that of running everything."""
+    with capsys.disabled():
+        print(f"\n{table(title, sweeps)}")
+    if stop == "sparsest-above":
+        assert all(s.chosen == s.truth for sweep in sweeps for s in sweep.values())
+
+
 @pytest.mark.parametrize("stop", STOPS)
 def test_categories_of_a_thousand(stop, capsys):
     """20 target images in 20,000; the choice from the sparse end is that of running everything."""
     sweeps = thousand(stop, "target")
-    with capsys.disabled():
-        print(f"\n{table(f'1 of 1,000, --stop {stop}, target {TARGET[stop]:g} FPE', sweeps)}")
-    if stop == "sparsest-above":
-        assert all(s.chosen == s.truth for sweep in sweeps for s in sweep.values())
+    show(capsys, f"1 of 1,000, --stop {stop}, target {TARGET[stop]:g} FPE", sweeps, stop)
     assert mean(sum(s.fpe for s in sweep.values()) for sweep in sweeps) <= TARGET[stop]
 
 
@@ -213,17 +218,11 @@ def test_categories_of_a_thousand(stop, capsys):
 def test_a_false_alarm_costs_less_under_norm_other(stop, capsys):
     """The same categories where false alarms are divided by the other images: samples accept."""
     sweeps = thousand(stop, "other")
-    with capsys.disabled():
-        print(f"\n{table(f'1 of 1,000, --stop {stop}, --false-alarm-norm other', sweeps)}")
-    if stop == "sparsest-above":
-        assert all(s.chosen == s.truth for sweep in sweeps for s in sweep.values())
+    show(capsys, f"1 of 1,000, --stop {stop}, --false-alarm-norm other", sweeps, stop)
 
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_the_real_network(stop, capsys):
     """40 target images in 400, as recorded."""
     sweeps = [recorded(real, stop, "target") for real in real_categories()]
-    with capsys.disabled():
-        print(f"\n{table(f'trained AlexNet, 1 of 10, --stop {stop}', sweeps)}")
-    if stop == "sparsest-above":
-        assert all(s.chosen == s.truth for sweep in sweeps for s in sweep.values())
+    show(capsys, f"trained AlexNet, 1 of 10, --stop {stop}", sweeps, stop)

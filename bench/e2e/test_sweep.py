@@ -89,10 +89,7 @@ def race_stage(
     more = more or {}
     result = race(
         {
-            OURS: ours(OURS, "on"),
-            DENSE: ours(DENSE, "off"),
-            NAIVE: plain(NAIVE, Naive),
-            IN_PLACE: plain(IN_PLACE, InPlace),
+            **contenders(ours, plain),
             **{name: function for name, (function, _) in more.items()},
         },
         ours=OURS,
@@ -103,6 +100,18 @@ def race_stage(
     )
     same_curves(found)
     return result
+
+
+def contenders(
+    ours: Callable[[str, str], Callable[[], None]],
+    plain: Callable[[str, type[Naive] | type[InPlace]], Callable[[], None]],
+) -> dict[str, Callable[[], None]]:
+    return {
+        OURS: ours(OURS, "on"),
+        DENSE: ours(DENSE, "off"),
+        NAIVE: plain(NAIVE, Naive),
+        IN_PLACE: plain(IN_PLACE, InPlace),
+    }
 
 
 def same_curves(found: Mapping[str, Curve]) -> None:
@@ -178,12 +187,7 @@ def test_category(race, alexnet_prepared, images_per_category, benchmark, capsys
         return run
 
     result = race(
-        {
-            OURS: ours(OURS, "on"),
-            DENSE: ours(DENSE, "off"),
-            NAIVE: plain(NAIVE, Naive),
-            IN_PLACE: plain(IN_PLACE, InPlace),
-        },
+        contenders(ours, plain),
         ours=OURS,
         rounds=1,
         note=note,
