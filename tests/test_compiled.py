@@ -40,7 +40,7 @@ print([must_compile(Options(impl=impl), torch.device("cpu")) for impl in ("auto"
 
 def run(script, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-P", "-c", script, *map(str, arguments)],
         env=os.environ | environment,
         capture_output=True,
         text=True,
