@@ -36,7 +36,7 @@ from circuitcore.store import (
 )
 from circuitcore.tables import write_curves
 from circuitcore.unpruned import Arrays
-from circuitcore.workers import spread
+from circuitcore.workers import end_with_parent, spread
 
 __all__ = ["Run", "extract", "list_runs", "open_run", "sweep", "worker"]
 
@@ -199,7 +199,10 @@ def worker(
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, pick(options))
     mine = select(inputs.categories, wanted)[shard::shards]
-    given = inherited(shared) if shared else None
+    given = None
+    if shared:
+        end_with_parent()
+        given = inherited(shared)
     with span("run", "worker", shard):
         return _extract_all(run, inputs, options, mine, progress, given=given)
 

@@ -67,7 +67,7 @@ def spread(
     all workers.
     Raises the workers' own error where all failed alike and none committed anything, else
     PartialError naming those that failed: what is committed is kept, running again goes on.
-    However it ends, no worker outlives it.
+    However this process ends, no worker outlives it for long.
     """
     missing = {c.index: c for c in chosen if not run.finished(c.index)}
     if len(missing) < len(chosen):
@@ -175,7 +175,7 @@ def _start(
     with log.open("wb") as said:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
             stdout=subprocess.DEVNULL,
             stderr=said,
             env=os.environ | counts,
@@ -194,3 +194,15 @@ def _stop(workers: Sequence[Worker]) -> None:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
+        if worker.process.stdin is not None:
+            worker.process.stdin.close()
+
+
+def end_with_parent() -> None:
+    """Terminate this worker as soon as the process that started it is gone, however it went."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -60,6 +60,22 @@ def children(process, count: int) -> list[int]:
     raise AssertionError("no workers")
 
 
+def wait_for_the_end(pids: list[int]) -> None:
+    until = time.monotonic() + 120
+    while any(running(pid) for pid in pids):
+        assert time.monotonic() < until, pids
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Not ended; ended counts also where no parent has asked how."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return said.rpartition(")")[2].split()[0] != "Z"
+
+
 @needs_children
 @pytest.mark.slow
 def test_one_that_is_killed_takes_nothing_of_the_others(tmp_path):
@@ -85,7 +101,18 @@ def test_a_signal_stops_the_workers_too(number, code, tmp_path):
     pids = children(process, 2)
     process.send_signal(number)
     finish(process, code)
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    wait_for_the_end(pids)
+
+
+@needs_children
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path):
+    process = begin(tmp_path, "--workers", "2")
+    pids = children(process, 2)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    wait_for_the_end(pids)
+    said = [log.read_text() for log in (tmp_path / "logs").iterdir()]
+    assert len(said) == 2 and all("terminated" in each for each in said)  # and not done
 
 
 def test_what_all_share_fails_before_any_worker(tmp_path):
