@@ -24,7 +24,7 @@ from circuitcore.options import Options
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 FEATURE_CHUNK = 4096  # images from the boundary on: more do not make gathering weights cheaper
 
-CODE = 52 << 20  # numba's, oneDNN's, scipy's, on the CPU
+CODE = 36 << 20  # numba's, oneDNN's, scipy's, on the CPU
 COMPILER = 190 << 20  # numba's and LLVM's, where they have to compile
 BUFFERS = 48 << 20  # a library's own for matrix products, at most; as large as the largest matrix
 CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it met
