@@ -153,7 +153,7 @@ def prepare(
     """Decode the images and, as they come, run the unpruned network once over them.
 
     Then the order of the categories is checked.  ``given``: what a process with the same inputs
-    made of them (`unpruned.give_on`); nothing is decoded or run then.
+    made of them (`unpruned.give_on`); nothing is decoded, run or checked again then.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value on disk.  Raises InputError where images do not fit the network, the assignment
     of folders to units is wrong, or accuracy is near chance, and DeviceError where one image at a
@@ -183,12 +183,12 @@ def prepare(
                     network, decoding, len(extraction), heldout_files, at_once, None, options,
                     progress,
                 )  # fmt: skip
-    check_assignment(
-        extraction.logits.argmax(1).numpy(),
-        extraction.labels.numpy(),
-        inputs.categories,
-        network.outputs,
-    )
+        check_assignment(
+            extraction.logits.argmax(1).numpy(),
+            extraction.labels.numpy(),
+            inputs.categories,
+            network.outputs,
+        )
     dtype = DTYPES[resolve_dtype(options)]
     return Prepared(
         inputs,

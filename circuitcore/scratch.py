@@ -14,11 +14,6 @@ from typing import IO
 import numpy as np
 
 
-def disk_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of zeros in a file of its own."""
-    return Scratch().array("", shape, dtype)
-
-
 class Scratch:
     """Arrays by name, their files kept open so that other processes can be given them."""
 

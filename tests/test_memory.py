@@ -21,7 +21,7 @@ from circuitcore.options import Options
 from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 from circuitcore.scores import contributions
-from circuitcore.scratch import disk_array
+from circuitcore.scratch import Scratch
 from circuitcore.trace import trace
 from circuitcore.unpruned import Split
 
@@ -60,7 +60,7 @@ def test_freed_memory_is_seen_and_mapped_files_are_not_counted():
         time.sleep(10 * INTERVAL)
         del block
     with Meter(CPU) as mapped:
-        disk_array((64 * MB,), np.dtype(np.uint8))[:] = 1
+        Scratch().array("ones", (64 * MB,), np.dtype(np.uint8))[:] = 1
     assert 60 * MB < meter.peak < 72 * MB
     assert mapped.peak < 8 * MB
 
@@ -125,7 +125,7 @@ def test_fc_stage_of_many_images_keeps_the_budget(prepared):
     """As many images at once as a large budget allows break a small one; its own chunks do not."""
     few = prepared.extraction
     (name, stored), count = next(iter(few.features.items())), 20_000
-    many = disk_array((count, *stored.shape[1:]), stored.dtype)
+    many = Scratch().array(name, (count, *stored.shape[1:]), stored.dtype)
     for first in range(0, count, len(stored)):
         many[first : first + len(stored)] = stored[: count - first]
     split = Split(few.pixels, torch.zeros(count), torch.zeros(count, 10), {name: many})

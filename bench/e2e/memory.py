@@ -36,7 +36,7 @@ from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs  # noqa: 
 from circuitcore.progress import Silent  # noqa: E402
 from circuitcore.run import sweep  # noqa: E402
 from circuitcore.scores import contributions  # noqa: E402
-from circuitcore.scratch import disk_array  # noqa: E402
+from circuitcore.scratch import Scratch  # noqa: E402
 from circuitcore.sweep import sweep_stage  # noqa: E402
 from circuitcore.unpruned import Split  # noqa: E402
 
@@ -104,7 +104,7 @@ def many(prepared: Prepared, images: int) -> Split:
     """An extraction set of ``images``: the small one's, repeated with noise."""
     few, random = prepared.extraction, np.random.default_rng(0)
     (name, stored), size = next(iter(few.features.items())), len(few)
-    values = disk_array((images, *stored.shape[1:]), stored.dtype)
+    values = Scratch().array(name, (images, *stored.shape[1:]), stored.dtype)
     for first in range(0, images, size):
         part = stored[: images - first]
         values[first : first + size] = part * random.uniform(0.9, 1.1, (len(part), 1))
