@@ -81,7 +81,7 @@ def _numba() -> Check:
 
 
 def _devices() -> Check:
-    from circuitcore.device import list_devices
+    from circuitcore.machine.device import list_devices
 
     return Check("ok", "devices", ", ".join(f"{d.device} ({d.name})" for d in list_devices()))
 
@@ -99,7 +99,7 @@ def _instructions() -> Check:
 
 def _memory() -> Check:
     from circuitcore.cli.tables import size
-    from circuitcore.device import free_host_memory
+    from circuitcore.machine.device import free_host_memory
 
     free = free_host_memory()
     return Check("ok" if free > SMALL_MEMORY else "warning", "memory", f"{size(free)} free")
@@ -137,8 +137,8 @@ def _writable(folder: Path) -> bool:
 
 
 def _example() -> Check:
+    from circuitcore.inputs.read import read_inputs
     from circuitcore.options import resolve
-    from circuitcore.prepare import read_inputs
 
     inputs = read_inputs(resolve({}, environment={}))
     return Check(

@@ -52,18 +52,18 @@ def ls(
     elif what is Listed.devices:
         from dataclasses import asdict
 
-        from circuitcore.device import list_devices
+        from circuitcore.machine.device import list_devices
 
         rows = [asdict(d) for d in list_devices()]
     elif what is Listed.categories:
-        from circuitcore.prepare import read_inputs
+        from circuitcore.inputs.read import read_inputs
 
         rows = [
             {"index": c.index, "category": c.name, "folder": c.folder}
             for c in read_inputs(given.options()).categories
         ]
     else:
-        from circuitcore.run import list_runs
+        from circuitcore.runs.folder import list_runs
 
         rows = list_runs(root)
     emit(rows_text(rows, form, left=3))
@@ -96,7 +96,7 @@ def verify(run: RunFolder) -> None:
     Lists what is not; exit 3 if anything.
     """
     from circuitcore.cli.tables import emit
-    from circuitcore.run import open_run
+    from circuitcore.runs.folder import open_run
 
     opened = open_run(run)
     problems = opened.verify()
@@ -129,7 +129,7 @@ def kernels(
 
     if not HAS_TRITON:
         raise DeviceError("kernels are compiled by Triton, which is not installed here")
-    from circuitcore.kernels.aot import kernel_table, table_row, targets
+    from circuitcore.kernels.aot.compile import kernel_table, table_row, targets
 
     if target not in targets():
         near = nearest(target, targets())
@@ -151,7 +151,7 @@ def tune(*, given: Given) -> None:
 
     from circuitcore.cli.tables import emit, rows_text
     from circuitcore.errors import DeviceError
-    from circuitcore.kernels.dispatch import table_path
+    from circuitcore.kernels.masked.paths import table_path
     from circuitcore.kernels.tune import tune as measured
 
     if not torch.cuda.is_available():
@@ -215,7 +215,7 @@ def worker(
     index, count = parse_shard(shard)
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
-    from circuitcore.run import worker as work
+    from circuitcore.jobs.job import worker as work
 
     with progress(given.quiet) as shown:
         done = work(run, index, count, shown, wanted or (), shared, **given.changes(run))
@@ -246,9 +246,9 @@ def launch(
     Needs submitit: pip install 'circuitcore[cluster]'. The run folder must have been started by
     sweep. Running it again goes on where it stopped.
     """
-    from circuitcore import launch as launching
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
+    from circuitcore.jobs import launch as launching
 
     where = launching.Where(cluster=cluster, timeout=timeout, partition=partition, cpus=cpus)
     with progress(given.quiet) as shown:

@@ -10,7 +10,7 @@ import typer
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
 
 if TYPE_CHECKING:
-    from circuitcore.plan import CategoryPlan, Plan
+    from circuitcore.extraction.plan import CategoryPlan, Plan
 
 Wanted = Annotated[
     list[str] | None,
@@ -31,9 +31,9 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
     Running the same command again goes on where it stopped.
     """
     options = given.options()
-    from circuitcore import run
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.jobs import job as run
 
     with progress(options.quiet) as shown:
         document = run.sweep(options, wanted or [], shown)
@@ -57,9 +57,9 @@ def plan(
 ) -> None:
     """What a sweep with these arguments will cost. Changes nothing."""
     options = given.options()
-    from circuitcore import plan as planning
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.extraction import plan as planning
 
     with progress(options.quiet) as shown:
         planned = planning.plan(options, wanted or [], not no_probe, shown, exact)
@@ -81,8 +81,8 @@ def plan(
 def score(wanted: Wanted = None, *, given: Given) -> None:
     """The scores of every layer, with --out written there."""
     options = given.options()
+    from circuitcore.analysis.score_files import score as scored
     from circuitcore.cli.progress import progress
-    from circuitcore.step_score import score as scored
 
     with progress(options.quiet) as shown:
         rows = scored(options, wanted or [], options.out, shown)
@@ -93,8 +93,8 @@ def score(wanted: Wanted = None, *, given: Given) -> None:
 def stability(wanted: Wanted = None, *, given: Given) -> None:
     """Rank correlation of scores from k and from 2k scoring images."""
     options = given.options()
+    from circuitcore.analysis.stability import stability as compared
     from circuitcore.cli.progress import progress
-    from circuitcore.stability import stability as compared
 
     with progress(options.quiet) as shown:
         rows = compared(options, wanted or [], shown)
@@ -107,10 +107,10 @@ def extract(run: RunFolder, wanted: Wanted = None, *, given: Given) -> None:
 
     The fully connected level comes from the stored curve, the convolutional stage is run again.
     """
-    from circuitcore import run as running
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, sweep_text
     from circuitcore.errors import UsageError
+    from circuitcore.jobs import job as running
 
     form, out = given.format, given.flags.get("out")
     if not set(given.flags) & set(RECHOOSE):
@@ -131,8 +131,8 @@ def evaluate(
     given: Given,
 ) -> None:
     """Judge the circuits of a run, on other images if need be."""
+    from circuitcore.analysis.evaluation import evaluate as judged
     from circuitcore.cli.progress import progress
-    from circuitcore.step_evaluate import evaluate as judged
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -146,9 +146,9 @@ def overlap(run: RunFolder, *, given: Given) -> None:
 
     Written to overlap.parquet in the run folder, for every layer too.
     """
+    from circuitcore.analysis.overlap import pairs
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.overlap import pairs
-    from circuitcore.run import open_run
+    from circuitcore.runs.folder import open_run
 
     form = given.format
     found = pairs(open_run(run)).to_pylist()
@@ -170,9 +170,9 @@ def controls(run: RunFolder, *, given: Given) -> None:
     Random masks of the same density per layer, masks by weight, another category's circuit, and
     the complement. Kept in the run folder, for its report.
     """
+    from circuitcore.analysis.controls import controls as compared
+    from circuitcore.analysis.controls import keep_controls
     from circuitcore.cli.progress import progress
-    from circuitcore.controls import controls as compared
-    from circuitcore.report import keep_controls
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -184,7 +184,7 @@ def controls(run: RunFolder, *, given: Given) -> None:
 def report(run: RunFolder) -> None:
     """One self-contained HTML file; prints its path."""
     from circuitcore.cli.tables import emit
-    from circuitcore.report import write_report
+    from circuitcore.report.page import write_report
 
     emit(f"{write_report(run)}\n")
 
@@ -201,7 +201,7 @@ def export(
     With the masks, for torch.nn.utils.prune.
     """
     from circuitcore.cli.tables import emit
-    from circuitcore.export import export as exported
+    from circuitcore.runs.export import export as exported
 
     emit("".join(f"{path}\n" for path in exported(run, category, out)))
 

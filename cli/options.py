@@ -169,7 +169,7 @@ class Given:
         Raises UsageError for what does not fit, InputError where ``run`` is no run folder.
         """
         from circuitcore.options import resolve
-        from circuitcore.run import open_run
+        from circuitcore.runs.folder import open_run
 
         flags = {k: v for k, v in self.flags.items() if k not in ("out", *OUTPUT)}
         merged = resolve({**open_run(run).manifest["options"], **flags}, environment={})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuitcore.document import Accuracy, Category, Sweep
+    from circuitcore.records import Accuracy, Category, Sweep
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"

@@ -1,8 +1,9 @@
-"""Device kernels: one operation a file, its reference beside it.
+"""Device kernels: one operation a folder, its reference beside its fast versions.
 
-``circuitcore.kernels.masked_linear`` is the module, ``masked_linear.masked_linear`` the operation
-in it, and so for every operation named as its file.  The other public names are re-exported here
-lazily: importing this package imports neither torch, Triton nor numba, the first use of one does.
+In each: ``operation`` is what callers call, its docstring the equation; ``reference`` the same in
+plain torch, the specification; ``gpu`` (Triton) and ``cpu`` (numba) are fast.  ``dispatch`` picks.
+What is public is named here too, lazily: importing this package imports neither torch, Triton nor
+numba, the first use of a name does.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "linear_factors": "score_linear",
-    "Assignment": "levels",
-    "LayerScores": "levels",
-    "assign_levels": "levels",
-    "assign_unit_levels": "levels",
-    "score_range": "levels",
-    "overlap_counts": "overlap",
-    "overlap_counts_mapped": "overlap",
-    "BestBias": "best_bias",
+    "linear_factors": "score_linear.factors",
+    "Assignment": "levels.layer",
+    "LayerScores": "levels.layer",
+    "assign_levels": "levels.operation",
+    "assign_unit_levels": "levels.operation",
+    "score_range": "levels.operation",
+    "overlap_counts": "overlap.operation",
+    "overlap_counts_mapped": "overlap.operation",
+    "BestBias": "best_bias.reference",
 }
 
 

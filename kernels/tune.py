@@ -1,6 +1,6 @@
 """Measure the ways a masked layer can run on the GPU at hand and remember the fastest.
 
-`tune` writes ``tuned.json`` into the cache folder (`dispatch.table_path`); `dispatch.masked_path`
+`tune` writes ``tuned.json`` into the cache folder (`paths.table_path`); `paths.masked_path`
 prefers it to the cost model.  Contenders run interleaved on the same masked weights and are
 compared by the median of event timings.
 """
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from circuitcore.kernels import dispatch
-from circuitcore.kernels.cost import MaskedShape
+from circuitcore.kernels.dispatch import architecture
+from circuitcore.kernels.masked import paths
+from circuitcore.kernels.masked.cost import MaskedShape
 
 ROUNDS = 7
 
@@ -51,19 +52,19 @@ def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, s
     if not torch.cuda.is_available():
         raise RuntimeError("tuning measures a GPU, and torch finds none")
     device = torch.device("cuda", torch.cuda.current_device())
-    arch = dispatch.architecture(device)
+    arch = architecture(device)
     found = {}
     for op, shape in shapes if shapes is not None else alexnet_shapes():
-        paths = _linear(shape, device) if op == "masked_linear" else _conv(shape, device)
-        found[dispatch.table_key(op, shape, arch)] = fastest(paths)
-    path = dispatch.table_path()
+        contenders = _linear(shape, device) if op == "masked_linear" else _conv(shape, device)
+        found[paths.table_key(op, shape, arch)] = fastest(contenders)
+    path = paths.table_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    dispatch.tuned.cache_clear()
-    table = {"device": torch.cuda.get_device_name(device), "paths": dispatch.tuned() | found}
+    paths.tuned.cache_clear()
+    table = {"device": torch.cuda.get_device_name(device), "paths": paths.tuned() | found}
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(table, indent=1, sort_keys=True))
     os.replace(temporary, path)
-    dispatch.tuned.cache_clear()
+    paths.tuned.cache_clear()
     return found
 
 
@@ -86,7 +87,7 @@ IMPL_OF = {"plain": "triton:plain", "packed": "triton:packed", "library": "torch
 
 
 def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
-    from circuitcore.kernels.masked_linear import masked_linear
+    from circuitcore.kernels.masked_linear.operation import masked_linear
 
     dtype = getattr(torch, shape.dtype)
     size = (shape.batch, shape.columns) if shape.shared else (
@@ -103,7 +104,7 @@ def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], 
 
 
 def _conv(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
-    from circuitcore.kernels.masked_conv2d import masked_conv2d
+    from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 
     dtype = getattr(torch, shape.dtype)
     channels = max(1, shape.columns // 9)

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-import circuitcore.sweep
-from circuitcore.circuit import extract_circuit
-from circuitcore.levels import stage_levels
+import circuitcore.extraction.stage
+from circuitcore.engine.prepare import prepare
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.inputs.read import read_inputs
 from circuitcore.options import Options
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scores import contributions
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 EPS = torch.finfo(torch.float32).eps
 ULPS = 4 * EPS  # of a score and of what its factors may be off by, see `method.rounding`
@@ -54,13 +55,13 @@ def recorded(prepared, category, name):
     """The product's circuit, and its activations from level 1 on by stage, [levels - 1, N]."""
     stages = []
 
-    class Recorded(circuitcore.sweep.Screening):
+    class Recorded(circuitcore.extraction.stage.Screening):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             stages.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(circuitcore.sweep, "Screening", Recorded)
+        patch.setattr(circuitcore.extraction.stage, "Screening", Recorded)
         product = extract_circuit(prepared, category, name)
     rows = [torch.stack([stage.at(t) for t in range(1, stage.count)]) for stage in stages]
     return product, dict(zip(("fc", "conv"), rows, strict=True))
@@ -204,8 +205,8 @@ def test_options_agree(changes, example, method):
 
 def test_overlap_agrees(method):
     """Jaccard and its chance level against counts and densities written out."""
-    from circuitcore.kernels.overlap import overlap_counts
-    from circuitcore.overlap import LayerOverlap, jaccard
+    from circuitcore.analysis.overlap import LayerOverlap, jaccard
+    from circuitcore.kernels.overlap.operation import overlap_counts
 
     generator = torch.Generator().manual_seed(0)
     shapes = {"features.0": (7, 3, 3, 3), "classifier.1": (20, 11), "classifier.3": (1, 20)}

@@ -10,16 +10,17 @@ pytest.importorskip("triton", reason="Triton exists on Linux only")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels cannot be compiled", allow_module_level=True)
 
-from circuitcore.kernels import aot, overlap
-from circuitcore.kernels.budget import (
+from circuitcore.kernels.aot import compile as aot
+from circuitcore.kernels.aot.budget import (
     CompiledKernel,
     read_budget,
     triton_version,
     worse,
     write_budget,
 )
-from circuitcore.kernels.roofline import ALEXNET_FC, ALEXNET_WEIGHTS, alexnet_microseconds
-from circuitcore.kernels.targets import TARGETS, target
+from circuitcore.kernels.aot.roofline import ALEXNET_FC, ALEXNET_WEIGHTS, alexnet_microseconds
+from circuitcore.kernels.aot.targets import TARGETS, target
+from circuitcore.kernels.overlap import operation as overlap
 
 RECORD = CompiledKernel(
     op="overlap",

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.best_bias import NORMS, BestBias, best_bias
+from circuitcore.kernels.best_bias.operation import best_bias
+from circuitcore.kernels.best_bias.reference import NORMS, BestBias
 
 IMPLS = ("torch", "numba")
 

@@ -20,7 +20,7 @@ from circuitcore.cli.main import run
 from circuitcore.cli.method import VERBS as METHOD_VERBS
 from circuitcore.cli.progress import Lines, Quiet
 from circuitcore.cli.tables import cell, plain, size
-from circuitcore.document import json_schema
+from circuitcore.records import json_schema
 
 HEAVY = ("torch", "torchvision", "pydantic", "numpy", "matplotlib", "pyarrow", "rich", "kernels")
 
@@ -35,7 +35,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def swept(monkeypatch):
     """`sweep` answers with a made-up document and remembers what it was asked."""
-    import circuitcore.run
+    import circuitcore.jobs.job
 
     asked = SimpleNamespace()
 
@@ -44,7 +44,7 @@ def swept(monkeypatch):
         progress.note("something to know")
         return sweep(undefined=("Trouser",))
 
-    monkeypatch.setattr(circuitcore.run, "sweep", answer)
+    monkeypatch.setattr(circuitcore.jobs.job, "sweep", answer)
     return asked
 
 
@@ -152,7 +152,7 @@ def test_levels_out_of_order_are_sorted_and_said_so(swept, capsys):
 
 
 def test_plan_in_words_and_as_json(monkeypatch, capsys):
-    planning = pytest.importorskip("circuitcore.plan")
+    planning = pytest.importorskip("circuitcore.extraction.plan")
     step = SimpleNamespace(what="fc stage", count=31, multiply_adds=10**9, bytes=10**6, fpe=2.5)
     planned = SimpleNamespace(
         device="cpu", categories=10, fpe=3.0, fpe_upper=9.0, shared_fpe=1.0,
@@ -256,7 +256,7 @@ def sweep(*_):
     while True:
         time.sleep(0.01)
 
-circuitcore.run = sys.modules["circuitcore.run"] = types.SimpleNamespace(sweep=sweep)
+circuitcore.jobs.job = sys.modules["circuitcore.jobs.job"] = types.SimpleNamespace(sweep=sweep)
 """
 SLOW_EXIT = """
 class Slow:
@@ -296,7 +296,7 @@ def deaf(*_):
     while True:
         Deaf()
 
-circuitcore.run.sweep = deaf
+circuitcore.jobs.job.sweep = deaf
 """
     hurry = "alarm = signal.alarm\nsignal.alarm = lambda seconds: alarm(min(seconds, 1))\n"
     child = subprocess.Popen(

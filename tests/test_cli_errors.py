@@ -11,12 +11,12 @@ from circuitcore.cli.main import run
 
 
 def failing(monkeypatch, error: BaseException) -> None:
-    import circuitcore.run
+    import circuitcore.jobs.job
 
     def sweep(*_):
         raise error
 
-    monkeypatch.setattr(circuitcore.run, "sweep", sweep)
+    monkeypatch.setattr(circuitcore.jobs.job, "sweep", sweep)
 
 
 @pytest.mark.parametrize(

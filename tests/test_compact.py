@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from circuitcore.compact import compact
-from circuitcore.forward import Override, Tally, forward
-from circuitcore.trace import trace
+from circuitcore.network.compaction import compact
+from circuitcore.network.forward import Override, Tally, forward
+from circuitcore.network.trace import trace
 
 BUILDERS = {
     "alexnet": (lambda: torchvision.models.alexnet(num_classes=5), 72),
@@ -135,12 +135,13 @@ def test_borders(seed, stride, padding, dilation, groups, density, units) -> Non
 
 def test_the_bundled_network_at_every_level() -> None:
     """Real scores, real levels: compacted equals uncompacted, and the work falls with the level."""
-    from circuitcore.levels import stage_levels
+    from circuitcore.engine.passes import circuit_override
+    from circuitcore.engine.prepare import prepare
+    from circuitcore.inputs.read import read_inputs
     from circuitcore.options import Options
-    from circuitcore.passes import circuit_override
-    from circuitcore.prepare import prepare, read_inputs
     from circuitcore.progress import Silent
-    from circuitcore.scores import contributions
+    from circuitcore.scoring.levels import stage_levels
+    from circuitcore.scoring.scores import contributions
 
     options = Options(extraction_images=4, heldout_images=4)
     prepared = prepare(read_inputs(options), options, Silent())

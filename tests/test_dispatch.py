@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
-from circuitcore.kernels import cost, dispatch
-from circuitcore.kernels.cost import MaskedShape
-from circuitcore.kernels.dispatch import choose, masked_path, table_key, tuned
+from circuitcore.kernels import dispatch
+from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.masked import cost
+from circuitcore.kernels.masked.cost import MaskedShape
+from circuitcore.kernels.masked.paths import masked_path, table_key, tuned
 
 
 @pytest.fixture

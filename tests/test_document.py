@@ -6,7 +6,7 @@ from importlib.resources import files
 import jsonschema
 import pytest
 
-from circuitcore.document import Accuracy, json_schema
+from circuitcore.records import Accuracy, json_schema
 
 
 def test_shipped_schema_is_current() -> None:

@@ -137,12 +137,12 @@ def test_a_signal_ends_the_sweep_cleanly(tmp_path, number, code) -> None:
 def test_export_gives_the_activations_back_in_plain_torch(small, tmp_path) -> None:
     from safetensors.torch import load_file
 
+    from circuitcore.analysis.evaluation import prepared_run
     from circuitcore.bundled.network import SmallAlexNet
-    from circuitcore.circuit import judges
-    from circuitcore.circuitfile import read_circuit
-    from circuitcore.passes import activations
+    from circuitcore.engine.passes import activations
+    from circuitcore.extraction.judging import judges
     from circuitcore.progress import Silent
-    from circuitcore.run import prepared_run
+    from circuitcore.runs.circuitfile import read_circuit
 
     path, mask_path = call(
         "export", small.folder, "Trouser", "--out", tmp_path / "t.safetensors"

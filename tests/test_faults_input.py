@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from circuitcore.bundled import CATEGORIES, IMAGES, WEIGHTS
-from circuitcore.categories import map_folders
 from circuitcore.cli.main import run
 from circuitcore.errors import InputError
+from circuitcore.inputs.categories import map_folders
 
 SMALL = ["--scoring-images", "1", "--extraction-images", "4", "--heldout-images", "2"]
 SMALL += ["--levels", "0,0.5", "--quiet"]

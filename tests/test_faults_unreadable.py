@@ -7,7 +7,7 @@ from command import call
 from PIL import Image
 
 from circuitcore.bundled import IMAGES
-from circuitcore.store import open_run
+from circuitcore.runs.folder import open_run
 
 CATEGORIES = ("Trouser", "Bag", "Ankle boot")
 SMALL = ["--scoring-images", "1", "--extraction-images", "4", "--heldout-images", "2"]

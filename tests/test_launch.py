@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from circuitcore import launch as launching
 from circuitcore.cli.main import run
 from circuitcore.errors import InputError, PartialError, UsageError
-from circuitcore.launch import Where, launch
+from circuitcore.jobs import launch as launching
+from circuitcore.jobs.launch import Where, launch
 from circuitcore.progress import Silent
 
 
@@ -98,7 +98,7 @@ def test_without_a_gpu_jobs_share_cores_and_memory(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "submitit", fake)
     monkeypatch.setattr(launching, "_gpus", lambda: 0)
     monkeypatch.setattr(launching.os, "cpu_count", lambda: 9)
-    monkeypatch.setattr("circuitcore.device.free_host_memory", lambda: 100 << 30)
+    monkeypatch.setattr("circuitcore.machine.device.free_host_memory", lambda: 100 << 30)
     launch(folder, 4, Where(), Silent())
     assert [call[3] for call in fake.calls] == [
         {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
@@ -114,13 +114,13 @@ def test_a_job_sets_its_environment_before_it_works(monkeypatch, folder):
         return 5
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    monkeypatch.setattr("circuitcore.run.worker", worker)
+    monkeypatch.setattr("circuitcore.jobs.job.worker", worker)
     assert launching.work(str(folder), 1, 3, {"CUDA_VISIBLE_DEVICES": "2"}, 1000) == 5
     assert found == {"gpu": "2", "call": (folder, 1, 3, {"memory": 1000})}
 
 
 def test_nothing_before_a_job_imports_torch():
-    code = "import circuitcore.launch, sys; sys.exit('torch' in sys.modules)"
+    code = "import circuitcore.jobs.launch, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

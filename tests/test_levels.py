@@ -10,15 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.levels import (
-    LayerScores,
-    assign_levels,
-    assign_levels_reference,
-    assign_unit_levels,
-    normalised,
-    raw_scores,
-    score_range,
-)
+from circuitcore.kernels.levels.layer import LayerScores, normalised, raw_scores
+from circuitcore.kernels.levels.operation import assign_levels, assign_unit_levels, score_range
+from circuitcore.kernels.levels.reference import assign_levels_reference
 
 IMPLS = ("torch", "auto")
 

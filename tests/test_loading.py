@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from circuitcore import decoding as loading
-from circuitcore import prepare as preparing
-from circuitcore import unpruned
-from circuitcore.chunks import Ahead, in_chunks
-from circuitcore.decoding import Decoding, decode_all
+from circuitcore.engine import prepare as preparing
+from circuitcore.engine import splits as unpruned
+from circuitcore.engine.prepare import prepare
 from circuitcore.errors import InputError
-from circuitcore.images import ImageFile, Preprocessing, decode, to_input
+from circuitcore.inputs import decoding as loading
+from circuitcore.inputs.decoding import Decoding, decode_all
+from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.pixels import Preprocessing, decode, to_input
+from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.options import Options
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 
 PLAIN = Preprocessing(None, None, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))

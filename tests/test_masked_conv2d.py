@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from masked_layers import conv_problem as problem
 
-from circuitcore.kernels.masked_conv2d import masked_conv2d, masked_conv2d_reference
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
+from circuitcore.kernels.masked_conv2d.reference import masked_conv2d_reference
 
 IMPLS = ("torch", "auto")
 

@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_layers import linear_problem as problem
 
-from circuitcore.kernels import cost, masked_linear_chain_cpu, masked_linear_sparse_cpu
-from circuitcore.kernels.masked_linear import (
+from circuitcore.kernels.masked import cost
+from circuitcore.kernels.masked_linear import cpu as masked_linear_chain_cpu
+from circuitcore.kernels.masked_linear import cpu_sparse as masked_linear_sparse_cpu
+from circuitcore.kernels.masked_linear.operation import (
     chain_survey,
     compacted_chain,
     masked_chain,
     masked_chain_plan,
-    masked_chain_reference,
     masked_linear,
+)
+from circuitcore.kernels.masked_linear.reference import (
+    masked_chain_reference,
     masked_linear_reference,
 )
 

@@ -10,20 +10,22 @@ import torch
 import torchvision
 from command import call
 
-from circuitcore import execute, footprint
-from circuitcore.circuit import extract_circuit
+from circuitcore.engine import executors as execute
+from circuitcore.engine import footprint
+from circuitcore.engine.footprint import Counts, for_chunks, predicted
+from circuitcore.engine.prepare import prepare
+from circuitcore.engine.splits import Split
 from circuitcore.errors import DeviceError
-from circuitcore.footprint import Counts, for_chunks, predicted
-from circuitcore.forward import Tally
-from circuitcore.levels import stage_levels
-from circuitcore.memory import INTERVAL, Meter
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.meter import INTERVAL, Meter
+from circuitcore.machine.scratch import Scratch
+from circuitcore.network.forward import Tally
+from circuitcore.network.trace import trace
 from circuitcore.options import Options
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scores import contributions
-from circuitcore.scratch import Scratch
-from circuitcore.trace import trace
-from circuitcore.unpruned import Split
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 CPU = torch.device("cpu")
 MB = 1 << 20
@@ -166,7 +168,7 @@ def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
         return call
 
     monkeypatch.setattr(execute, "masked_chain", failing(chain))
-    monkeypatch.setattr("circuitcore.compacted.F.linear", failing(linear))
+    monkeypatch.setattr("circuitcore.network.pieces.F.linear", failing(linear))
     found = extract_circuit(short, 1, "Trouser")
     assert all("out of memory with" in line and "going on with" in line for line in said)
     assert "out of memory with 200 images at once; going on with 100" in said

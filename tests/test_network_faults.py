@@ -9,11 +9,11 @@ import torchvision
 from torch import nn
 
 from circuitcore.errors import InputError
-from circuitcore.forward import Masks, forward
-from circuitcore.levels import stage_levels
+from circuitcore.network.forward import Masks, forward
+from circuitcore.network.trace import trace
 from circuitcore.options import Options
-from circuitcore.scores import contributions
-from circuitcore.trace import trace
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 
 def lively(module, seed=0):
@@ -107,7 +107,7 @@ def test_44_masked_levels_are_plain_torch_with_weights_set_to_zero(name, stage):
     network, unit = trace(module), 2
     found = contributions(network, images, unit)
     assigned = stage_levels(network, stage, found, unit, Options(levels="0,0.4,0.9"))
-    from circuitcore.forward import target_row
+    from circuitcore.network.forward import target_row
 
     with torch.no_grad():
         rows = forward(
@@ -133,8 +133,8 @@ def test_44_scores_of_grouped_layers_are_gradients_times_weights():
     module = lively(Mixed(), 2)
     images = torch.randn(2, 3, 17, 17, generator=torch.Generator().manual_seed(2))
     network = trace(module)
-    from circuitcore.kernels.levels import raw_scores
-    from circuitcore.scores import layer_scores
+    from circuitcore.kernels.levels.layer import raw_scores
+    from circuitcore.scoring.scores import layer_scores
 
     plain = copy.deepcopy(module).double()
     plain(images.double())[:, 3].mean().backward()

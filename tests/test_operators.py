@@ -4,12 +4,12 @@ import pytest
 import torch
 from masked_layers import draw, levels_of
 
-import circuitcore.kernels.best_bias
-import circuitcore.kernels.masked_conv2d
-import circuitcore.kernels.masked_linear
-import circuitcore.kernels.overlap
-import circuitcore.kernels.score_conv
-import circuitcore.kernels.score_linear  # noqa: F401
+import circuitcore.kernels.best_bias.operation
+import circuitcore.kernels.masked_conv2d.operation
+import circuitcore.kernels.masked_linear.operation
+import circuitcore.kernels.overlap.operation
+import circuitcore.kernels.score_conv.operation
+import circuitcore.kernels.score_linear.operation  # noqa: F401
 
 OPERATORS = torch.ops.circuitcore
 NO_GRADIENT = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -48,8 +48,8 @@ def test_fake_and_real_agree(name, impl):
 
 def test_compiled_without_a_break():
     """torch.compile keeps an operator whole: the graph holds it by name."""
-    from circuitcore.kernels.masked_linear import masked_linear
-    from circuitcore.kernels.score_linear import score_linear
+    from circuitcore.kernels.masked_linear.operation import masked_linear
+    from circuitcore.kernels.score_linear.operation import score_linear
 
     seen = []
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import overlap
-from circuitcore.kernels.overlap import (
+from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap.operation import (
     overlap_cost,
     overlap_counts,
     overlap_counts_mapped,

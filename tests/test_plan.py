@@ -7,10 +7,11 @@ from itertools import product
 
 import pytest
 
-from circuitcore.circuit import extract_circuit
+from circuitcore.engine.prepare import prepare
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.extraction.plan import exact_plan, plan
+from circuitcore.inputs.read import read_inputs
 from circuitcore.options import Options
-from circuitcore.plan import exact_plan, plan
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
 
 
@@ -71,10 +72,10 @@ def test_what_runs_a_stage_is_freed_at_once():
     import gc
     import weakref
 
-    from circuitcore.execute import executor
-    from circuitcore.forward import Tally
-    from circuitcore.levels import stage_levels
-    from circuitcore.scores import contributions
+    from circuitcore.engine.executors import executor
+    from circuitcore.network.forward import Tally
+    from circuitcore.scoring.levels import stage_levels
+    from circuitcore.scoring.scores import contributions
 
     prepared = prepared_with()
     found = contributions(prepared.network, prepared.scoring_images(1), 1)
@@ -97,7 +98,7 @@ def test_the_levels_of_one_category_fill_a_gpu():
 
     At ImageNet's proportions a level is judged on 220 images at least; 60 are enough for this.
     """
-    from circuitcore.kernels.masked_linear_triton import tile
+    from circuitcore.kernels.masked_linear.gpu import tile
 
     multiprocessors, levels, images, rows = 148, 31, 60, 4096
     for variant, dtype, shared in product(("plain", "packed"), ("fp32", "bf16"), (True, False)):

@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from circuitcore.accuracy import Judge
-from circuitcore.circuit import extract_circuit
-from circuitcore.circuitfile import read_circuit, write_circuit
-from circuitcore.forward import Masks, forward, target_row
-from circuitcore.kernels.masked_conv2d import masked_conv2d
-from circuitcore.kernels.masked_linear import masked_linear
-from circuitcore.levels import stage_levels
+from circuitcore.engine.passes import activations
+from circuitcore.engine.prepare import prepare
+from circuitcore.extraction.accuracy import Judge
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.inputs.read import read_inputs
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
+from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.network.forward import Masks, forward, target_row
+from circuitcore.network.trace import trace
 from circuitcore.options import Options
-from circuitcore.passes import activations
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scores import contributions
-from circuitcore.trace import trace
+from circuitcore.runs.circuitfile import read_circuit, write_circuit
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 FEW = {"levels": "0,0.3,0.7,0.9,0.98"}
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from made_up import NAMES, SCRIPT, sweep
 
-from circuitcore import figure_style, figures
-from circuitcore.report import interval, render
+from circuitcore.analysis.summary import interval
+from circuitcore.report import figure_style, figures
+from circuitcore.report.page import render
 
 
 def pairwise(count: int) -> np.ndarray:
@@ -125,16 +126,16 @@ def test_interval_of_a_mean():
 def test_controls_stand_in_the_report_once_they_were_run(tmp_path):
     from types import SimpleNamespace
 
-    from circuitcore.report import _controls, keep_controls
+    from circuitcore.analysis.controls import control_means, keep_controls
 
-    assert _controls(tmp_path) == []
+    assert control_means(tmp_path) == []
     rows = [
         {"control": kind, "overlap": 0.5, "heldout": {"csa": csa, "hit": 0.9}}
         for kind in ("circuit", "random")
         for csa in (0.2, 0.4)
     ]
     keep_controls(tmp_path, [SimpleNamespace(model_dump=lambda mode, r=r: r) for r in rows])
-    found = _controls(tmp_path)
+    found = control_means(tmp_path)
     assert [row["control"] for row in found] == ["circuit", "random"]
     assert found[1]["csa"] == pytest.approx(0.3)
     names = ("Trouser", "Bag")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import score_conv as op
+from circuitcore.kernels.score_conv import operation as op
 
 MAGNITUDES = ("position", "image", "set", "signed")
 GRANULARITIES = ("weight", "kernel", "filter")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import score_linear as op
+from circuitcore.kernels.score_linear import operation as op
 
 MAGNITUDES = ("position", "image", "set", "signed")
 

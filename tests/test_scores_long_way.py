@@ -7,10 +7,10 @@ positions, and with ``image`` between positions and images, so neither follows f
 import pytest
 import torch
 
-from circuitcore.kernels.levels import raw_scores
+from circuitcore.kernels.levels.layer import raw_scores
+from circuitcore.network.trace import trace
 from circuitcore.options import Options
-from circuitcore.scores import contributions, layer_scores
-from circuitcore.trace import trace
+from circuitcore.scoring.scores import contributions, layer_scores
 
 CATEGORY = 3
 CLOSE = 1e-5  # relative to the layer's highest score: float32 products, summed over positions

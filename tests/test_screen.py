@@ -11,10 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.accuracy import SLACK, Judge, choose_level
-from circuitcore.bounds import Known, bounds
-from circuitcore.sample import false_alarm_limit
-from circuitcore.screen import Rule, Screening
+from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
+from circuitcore.extraction.bounds import Known, bounds
+from circuitcore.extraction.screening import Rule, Screening, false_alarm_limit
 
 
 class Problem:
@@ -207,7 +206,7 @@ def test_under_norm_other_a_sample_spares_most_images():
 @pytest.mark.parametrize("stop", ["sparsest-above", "first-crossing"])
 def test_the_bundled_example_gives_the_same_circuits(stop, prepared_small):
     """Every category: the same circuit as with every level run; disagreements counted."""
-    from circuitcore.circuit import extract_circuit
+    from circuitcore.extraction.circuit import extract_circuit
 
     disagree = []
     for category in prepared_small.inputs.categories:
@@ -229,8 +228,9 @@ def test_the_bundled_example_gives_the_same_circuits(stop, prepared_small):
 
 @pytest.fixture(scope="module")
 def prepared_small():
+    from circuitcore.engine.prepare import prepare
+    from circuitcore.inputs.read import read_inputs
     from circuitcore.options import Options
-    from circuitcore.prepare import prepare, read_inputs
     from circuitcore.progress import Silent
 
     options = Options(levels="12")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.survivors import columns_read, rows_reading
+from circuitcore.kernels.survivors.operation import columns_read, rows_reading
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool]
 

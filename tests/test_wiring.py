@@ -16,7 +16,7 @@ from command import call, masks
 from PIL import Image
 from sweep_tiny import tiny_model
 
-import circuitcore.prepare
+import circuitcore.engine.prepare
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
@@ -78,7 +78,9 @@ def interpreted(images, tmp_path_factory):
 def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path, monkeypatch):
     options, scoring = SWEEPS[name]
     document, ours_by_layer, launches = interpreted[name]
-    monkeypatch.setattr(circuitcore.prepare, "load_model", lambda options: tiny_model(images))
+    monkeypatch.setattr(
+        circuitcore.engine.prepare, "load_model", lambda options: tiny_model(images)
+    )
     said = call("sweep", *arguments(images, tmp_path, "torch", options))
     expected, theirs_by_layer = json.loads(said.stdout), masks(tmp_path / "run")
     assert ours_by_layer.keys() == theirs_by_layer.keys()

@@ -12,14 +12,15 @@ import pytest
 import torch
 from command import call, masks
 
-from circuitcore import workers
 from circuitcore.bundled import IMAGES
+from circuitcore.engine.prepare import prepare
+from circuitcore.engine.splits import give_on
+from circuitcore.inputs.read import read_inputs
+from circuitcore.jobs import workers
+from circuitcore.machine.scratch import inherited
 from circuitcore.options import Options
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scratch import inherited
-from circuitcore.store import open_run
-from circuitcore.unpruned import give_on
+from circuitcore.runs.folder import open_run
 
 SMALL = (
     "--scoring-images", "1", "--extraction-images", "3", "--heldout-images", "3",
@@ -189,7 +190,7 @@ def test_devices_go_round_and_memory_is_shared(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
-    monkeypatch.setattr("circuitcore.device.free_host_memory", lambda: 5000)
+    monkeypatch.setattr("circuitcore.machine.device.free_host_memory", lambda: 5000)
     assert workers._devices(Options(), 2) == [("cuda:0", None), ("cuda:1", None)]
     assert workers._devices(Options(), 3) == [("cuda:0", 400), ("cuda:1", None), ("cuda:0", 400)]
     assert workers._devices(Options(gpu=1), 2) == [("cuda:1", 400)] * 2

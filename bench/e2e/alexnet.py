@@ -23,7 +23,7 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from circuitcore.bundled import CATEGORIES
 from circuitcore.bundled.fashion_mnist import Split, png_bytes, read_split
-from circuitcore.kernels.dispatch import table_path
+from circuitcore.kernels.masked.paths import table_path
 
 LEAST_ACCURACY = 0.75  # on the first TEST_IMAGES of the test split, at the size trained most on
 LEAST_LARGE = 0.70  # at the larger size

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # alexnet.py and contenders.py a
 
 from alexnet import image_folder, trained_alexnet  # noqa: E402
 
+from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.inputs.read import read_inputs  # noqa: E402
 from circuitcore.options import Options  # noqa: E402
-from circuitcore.prepare import Prepared, prepare, read_inputs  # noqa: E402
 from circuitcore.progress import Silent  # noqa: E402
 
 HELDOUT = 30

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitcore.accuracy import Judge, choose_level
-from circuitcore.circuit import judges, unpruned_baseline
-from circuitcore.document import Stage
-from circuitcore.levels import StageLevels, stage_levels
-from circuitcore.network import STAGES, apply_step
-from circuitcore.prepare import Prepared
-from circuitcore.scores import contributions
-from circuitcore.unpruned import Split
+from circuitcore.engine.prepare import Prepared
+from circuitcore.engine.splits import Split
+from circuitcore.extraction.accuracy import Judge, choose_level
+from circuitcore.extraction.judging import judges, unpruned_baseline
+from circuitcore.network.graph import STAGES, apply_step
+from circuitcore.records import Stage
+from circuitcore.scoring.levels import StageLevels, stage_levels
+from circuitcore.scoring.scores import contributions
 
 BATCH = 64  # images
 
@@ -197,7 +197,7 @@ def sweep(
 def extract(
     prepared: Prepared, unit: int, contender: type[Naive] | type[InPlace]
 ) -> dict[str, Curve]:
-    """One category end to end, as `circuitcore.circuit.extract_circuit` does it."""
+    """One category end to end, as `circuitcore.extraction.circuit.extract_circuit` does it."""
     judge, heldout = judges(prepared, unit)
     reference = unpruned_baseline(prepared, unit).extraction_biased.csa
     found = contributions(prepared.network, prepared.scoring_images(unit), unit)

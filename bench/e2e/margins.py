@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from alexnet import image_folder, trained_alexnet
 
-from circuitcore.accuracy import Judge, choose_level
-from circuitcore.circuit import judges
-from circuitcore.cost import multiply_adds
-from circuitcore.execute import ChainExecutor, Executor, executor
-from circuitcore.forward import Tally
-from circuitcore.kernels.masked_linear_chain_cpu import Survey, Survivors, plan_chain
-from circuitcore.levels import stage_levels
+from circuitcore.engine.executors import ChainExecutor, Executor, executor
+from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.extraction.accuracy import Judge, choose_level
+from circuitcore.extraction.judging import judges
+from circuitcore.inputs.read import read_inputs
+from circuitcore.kernels.masked_linear.cpu import Survey, Survivors, plan_chain
+from circuitcore.network.forward import Tally
+from circuitcore.network.sizes import multiply_adds
 from circuitcore.options import Options
-from circuitcore.prepare import Prepared, prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scores import Contribution, contributions
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import Contribution, contributions
 
 DATA = Path(__file__).parent / "data" / "margins.npz"
 CATEGORIES = ("Pullover", "Coat", "Shirt", "Sneaker")

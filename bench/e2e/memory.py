@@ -23,22 +23,23 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from alexnet import image_folder, trained_alexnet  # noqa: E402
 
-from circuitcore.circuit import judges, unpruned_baseline  # noqa: E402
-from circuitcore.device import memory_budget, pick  # noqa: E402
-from circuitcore.execute import executor  # noqa: E402
-from circuitcore.footprint import Counts, predicted  # noqa: E402
-from circuitcore.forward import Tally  # noqa: E402
-from circuitcore.images import decode  # noqa: E402
-from circuitcore.levels import stage_levels  # noqa: E402
-from circuitcore.memory import Meter  # noqa: E402
+from circuitcore.engine.executors import executor  # noqa: E402
+from circuitcore.engine.footprint import Counts, predicted  # noqa: E402
+from circuitcore.engine.prepare import Prepared, prepare  # noqa: E402
+from circuitcore.engine.splits import Split  # noqa: E402
+from circuitcore.extraction.judging import judges, unpruned_baseline  # noqa: E402
+from circuitcore.extraction.stage import sweep_stage  # noqa: E402
+from circuitcore.inputs.pixels import decode  # noqa: E402
+from circuitcore.inputs.read import Inputs, read_inputs
+from circuitcore.jobs.job import sweep  # noqa: E402
+from circuitcore.machine.device import memory_budget, pick  # noqa: E402
+from circuitcore.machine.meter import Meter  # noqa: E402
+from circuitcore.machine.scratch import Scratch  # noqa: E402
+from circuitcore.network.forward import Tally  # noqa: E402
 from circuitcore.options import Options, resolve  # noqa: E402
-from circuitcore.prepare import Inputs, Prepared, prepare, read_inputs  # noqa: E402
 from circuitcore.progress import Silent  # noqa: E402
-from circuitcore.run import sweep  # noqa: E402
-from circuitcore.scores import contributions  # noqa: E402
-from circuitcore.scratch import Scratch  # noqa: E402
-from circuitcore.sweep import sweep_stage  # noqa: E402
-from circuitcore.unpruned import Split  # noqa: E402
+from circuitcore.scoring.levels import stage_levels  # noqa: E402
+from circuitcore.scoring.scores import contributions  # noqa: E402
 
 GB = 10**9
 SMALL = {"levels": "6", "screen": "off"}

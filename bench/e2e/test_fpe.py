@@ -21,9 +21,9 @@ from margins import LEVELS, STOPS, Recorded, load
 from thousand import CONV, DENSE, FC, TARGETS, category, moved
 from torch import Tensor
 
-from circuitcore.accuracy import SLACK, Judge, choose_level
-from circuitcore.screen import Rule, Screening
-from circuitcore.sweep import ERROR_BUDGET
+from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
+from circuitcore.extraction.screening import Rule, Screening
+from circuitcore.extraction.stage import ERROR_BUDGET
 
 CATEGORIES = int(os.environ.get("BENCH_FPE_CATEGORIES", "24"))
 TARGET = {"sparsest-above": 3.0, "first-crossing": 6.0}  # FPE a category, 32 + 32 levels
@@ -53,7 +53,7 @@ class Swept:
 def swept(
     stage: str, rows: Tensor, judge: Judge, reference: float, stop: str, cost: Cost, units: int
 ) -> Swept:
-    """A stage as `circuitcore.sweep.sweep_stage` sweeps it, with looks counted, not run."""
+    """A stage as `extraction.stage.sweep_stage` sweeps it, with looks counted, not run."""
     count, images = rows.shape
     spent: dict[int, float] = {}
     seen: dict[int, int] = {}

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from circuitcore.circuit import is_dense, judges, unpruned_baseline
-from circuitcore.execute import executor
-from circuitcore.forward import Tally
-from circuitcore.levels import stage_levels
+from circuitcore.engine.executors import executor
+from circuitcore.engine.prepare import prepare
+from circuitcore.extraction.judging import is_dense, judges, unpruned_baseline
+from circuitcore.extraction.stage import sweep_stage
+from circuitcore.inputs.read import read_inputs
+from circuitcore.network.forward import Tally
 from circuitcore.options import Options
-from circuitcore.prepare import prepare, read_inputs
 from circuitcore.progress import Silent
-from circuitcore.scores import contributions
-from circuitcore.sweep import sweep_stage
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 LEVELS = (8, 16, 32, 64, 128)
 IMAGES = (5, 10, 20)

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torchvision.models import alexnet
 
-from circuitcore.decoding import Decoding
-from circuitcore.forward import forward
-from circuitcore.images import ImageFile, Preprocessing, to_input
-from circuitcore.trace import trace
+from circuitcore.inputs.decoding import Decoding
+from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.pixels import Preprocessing, to_input
+from circuitcore.network.forward import forward
+from circuitcore.network.trace import trace
 
 IMAGES, CHUNK = 256, 64
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -14,13 +14,15 @@ import torch
 from contenders import Curve, InPlace, Naive, assert_same, extract, sweep
 from torch import Tensor
 
-from circuitcore.circuit import extract_circuit, is_dense, judges, unpruned_baseline
-from circuitcore.execute import executor
-from circuitcore.forward import Tally, forward
-from circuitcore.levels import StageLevels, stage_levels
-from circuitcore.prepare import FORWARD_CHUNK, Prepared
-from circuitcore.scores import contributions
-from circuitcore.sweep import sweep_stage
+from circuitcore.engine.executors import executor
+from circuitcore.engine.footprint import FORWARD_CHUNK
+from circuitcore.engine.prepare import Prepared
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.extraction.judging import is_dense, judges, unpruned_baseline
+from circuitcore.extraction.stage import sweep_stage
+from circuitcore.network.forward import Tally, forward
+from circuitcore.scoring.levels import StageLevels, stage_levels
+from circuitcore.scoring.scores import contributions
 
 UNIT = 4  # Coat: neither the easiest category nor the hardest
 NAIVE, IN_PLACE = "naive", "in place"

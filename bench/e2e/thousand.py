@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.accuracy import Judge
+from circuitcore.extraction.accuracy import Judge
 
 IMAGES, TARGETS = 20_000, 20
 CONV = {  # AlexNet's multiply-adds of one image of 224 pixels

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitcore.kernels.levels import (
-    LayerScores,
-    assign_levels,
-    normalised,
-    raw_scores,
-    score_range,
-)
+from circuitcore.kernels.levels.layer import LayerScores, normalised, raw_scores
+from circuitcore.kernels.levels.operation import assign_levels, score_range
 
 SHAPES = ((4096, 9216), (4096, 4096), (1, 4096))  # fc6, fc7, one row of fc8
 IMAGES = 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from circuitcore.kernels.masked_conv2d import masked_conv2d
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 
 IMAGES = 64
 LAYERS = {  # filters, channels, taps, size of the input, stride, padding

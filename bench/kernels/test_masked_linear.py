@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcore.kernels.levels import LayerScores, assign_levels
-from circuitcore.kernels.masked_linear import (
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.operation import assign_levels
+from circuitcore.kernels.masked_linear.operation import (
     chain_survey,
     masked_chain,
     masked_chain_plan,

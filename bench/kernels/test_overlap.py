@@ -2,7 +2,7 @@
 
 import torch
 
-from circuitcore.kernels.overlap import overlap_cost, overlap_counts
+from circuitcore.kernels.overlap.operation import overlap_cost, overlap_counts
 
 MASKS = 64
 BYTES = 56_998_592 // 8  # relevant weights of one AlexNet category

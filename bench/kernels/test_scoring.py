@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from circuitcore.kernels.score_conv import score_conv
+from circuitcore.kernels.score_conv.operation import score_conv
 
 IMAGES = 4
 TARGET_SPEED, TARGET_MEMORY = 20, 10

@@ -5,10 +5,12 @@ import torch
 from masked_layers import close, conv_problem, doubles, linear_problem
 
 from circuitcore.kernels import tune
-from circuitcore.kernels.cost import MaskedShape
-from circuitcore.kernels.dispatch import masked_path, tuned
-from circuitcore.kernels.masked_conv2d import masked_conv2d, masked_conv2d_reference
-from circuitcore.kernels.masked_linear import masked_linear, masked_linear_reference
+from circuitcore.kernels.masked.cost import MaskedShape
+from circuitcore.kernels.masked.paths import masked_path, tuned
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
+from circuitcore.kernels.masked_conv2d.reference import masked_conv2d_reference
+from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.kernels.masked_linear.reference import masked_linear_reference
 
 pytestmark = pytest.mark.gpu
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcore.kernels import overlap
-from circuitcore.kernels.overlap import overlap_counts, overlap_counts_mapped
+from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap.operation import overlap_counts, overlap_counts_mapped
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcore.kernels import score_conv, score_linear
-from circuitcore.kernels.levels import LayerScores, assign_levels, score_range
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.operation import assign_levels, score_range
+from circuitcore.kernels.score_conv import operation as score_conv
+from circuitcore.kernels.score_linear import operation as score_linear
 
 pytestmark = pytest.mark.gpu
 CONVOLUTIONS = {  # AlexNet's: channels, filters, taps, size, geometry

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from circuitcore.kernels.best_bias import NORMS, best_bias
+from circuitcore.kernels.best_bias.operation import best_bias
+from circuitcore.kernels.best_bias.reference import NORMS
 
 
 @pytest.mark.parametrize("norm", NORMS)

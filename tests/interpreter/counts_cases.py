@@ -8,13 +8,18 @@ import torch
 from masked_layers import draw, levels_of
 from triton.runtime.interpreter import GridExecutor
 
-from circuitcore.kernels import levels_trie, overlap, roofline, score_conv_triton
-from circuitcore.kernels import masked_conv2d as conv
-from circuitcore.kernels import masked_linear as linear
-from circuitcore.kernels.levels import LayerScores, assign_levels, score_range
-from circuitcore.kernels.masked_linear_triton import TILE_LEVELS
-from circuitcore.kernels.score_conv import score_conv
-from circuitcore.kernels.score_linear import linear_factors, score_linear
+from circuitcore.kernels.aot import roofline
+from circuitcore.kernels.levels import trie as levels_trie
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.operation import assign_levels, score_range
+from circuitcore.kernels.masked.cost import TILE_LEVELS
+from circuitcore.kernels.masked_conv2d import operation as conv
+from circuitcore.kernels.masked_linear import operation as linear
+from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.score_conv import gpu as score_conv_triton
+from circuitcore.kernels.score_conv.operation import score_conv
+from circuitcore.kernels.score_linear.factors import linear_factors
+from circuitcore.kernels.score_linear.operation import score_linear
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import levels_triton
-from circuitcore.kernels.levels import LayerScores, assign_levels, score_range
-from circuitcore.kernels.levels_trie import select
-from circuitcore.kernels.score_linear import LinearTile
+from circuitcore.kernels.levels import gpu as levels_triton
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.operation import assign_levels, score_range
+from circuitcore.kernels.levels.trie import select
+from circuitcore.kernels.score_linear.gpu import LinearTile
 
 SMALL = LinearTile(rows=2, columns=16)
 

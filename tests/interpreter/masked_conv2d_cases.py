@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from masked_layers import close, doubles, poison_new_tensors
 from masked_layers import conv_problem as problem
 
-from circuitcore.kernels.masked_conv2d import masked_conv2d, masked_conv2d_reference
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
+from circuitcore.kernels.masked_conv2d.reference import masked_conv2d_reference
 
 
 def check(got, x, weight, level, ts, bias, relu, **options):

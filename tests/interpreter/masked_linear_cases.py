@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from masked_layers import close, doubles, poison_new_tensors
 from masked_layers import linear_problem as problem
 
-from circuitcore.kernels import masked_linear_triton
-from circuitcore.kernels.masked_linear import (
-    masked_chain,
+from circuitcore.kernels.masked_linear import gpu as masked_linear_triton
+from circuitcore.kernels.masked_linear.operation import masked_chain, masked_linear
+from circuitcore.kernels.masked_linear.reference import (
     masked_chain_reference,
-    masked_linear,
     masked_linear_reference,
 )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuitcore.kernels import levels_triton
-from circuitcore.kernels.levels import LayerScores
-from circuitcore.kernels.score_linear import LinearTile
+from circuitcore.kernels.levels import gpu as levels_triton
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.score_linear.gpu import LinearTile
 
 spec = importlib.util.spec_from_file_location(
     "test_operators", Path(__file__).parent.parent / "test_operators.py"

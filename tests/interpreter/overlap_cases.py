@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import overlap
-from circuitcore.kernels.overlap import OverlapConfig, overlap_counts
+from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap.gpu import OverlapConfig
+from circuitcore.kernels.overlap.operation import overlap_counts
 
 SMALL = OverlapConfig(rows_i=2, rows_j=4, words=16, num_warps=1)
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels import score_conv as op
-from circuitcore.kernels import score_conv_triton as kernels
+from circuitcore.kernels.score_conv import gpu as kernels
+from circuitcore.kernels.score_conv import operation as op
 
 SMALL_WGRAD = kernels.WgradTile(16, 16, 16)
 SMALL_MAP = kernels.MapTile(16, 16, 16)

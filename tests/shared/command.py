@@ -31,8 +31,8 @@ def call(*arguments: object, code: int = 0) -> Said:
 
 def masks(folder: Path) -> dict[str, np.ndarray]:
     """The bit-packed masks of a run by "category/layer"."""
-    from circuitcore.circuitfile import packed_masks, read_record
-    from circuitcore.store import open_run
+    from circuitcore.runs.circuitfile import packed_masks, read_record
+    from circuitcore.runs.folder import open_run
 
     return {
         f"{read_record(path)[1].category}/{layer}": bits

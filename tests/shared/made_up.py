@@ -1,6 +1,7 @@
 """A sweep document made up for the tests of what prints it: no model, no images."""
 
-from circuitcore.document import (
+from circuitcore.analysis.summary import summarise
+from circuitcore.records import (
     Accuracy,
     Category,
     Circuit,
@@ -12,7 +13,6 @@ from circuitcore.document import (
     Sweep,
     Unpruned,
 )
-from circuitcore.summary import summarise
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = [

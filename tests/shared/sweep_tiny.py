@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from circuitcore import prepare
 from circuitcore.cli.main import main
-from circuitcore.decoding import decode_all
-from circuitcore.images import Preprocessing, choose_images, to_input
+from circuitcore.engine import prepare
+from circuitcore.inputs.decoding import decode_all
+from circuitcore.inputs.image_files import choose_images
+from circuitcore.inputs.models import Model
+from circuitcore.inputs.pixels import Preprocessing, to_input
+from circuitcore.inputs.weightfile import tensors_sha256
 from circuitcore.kernels.compilers import interpreted
-from circuitcore.models import Model
-from circuitcore.trace import trace
-from circuitcore.weightfile import tensors_sha256
+from circuitcore.network.trace import trace
 
 CATEGORIES = ("left", "middle", "right")
 SPLITS = (2, 4, 4)  # scoring, extraction and held-out images a category

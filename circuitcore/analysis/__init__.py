@@ -1,0 +1,1 @@
+"""What is asked of finished circuits: overlap, controls, evaluation, stability, means."""

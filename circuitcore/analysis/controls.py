@@ -1,0 +1,156 @@
+"""Controls beside every circuit: masks of the same size that should not do as well.
+
+Each control gets its own best bias on the extraction set, as the circuit did, and is judged on the
+held-out set: ``random`` (as many weights a layer, drawn at random), ``weight-magnitude`` (as many
+of the largest weights a layer), ``other-category`` (the circuit of the next category, applied to
+this unit), ``complement`` (every weight the circuit does not keep), ``empty`` (no weight at all:
+the activation is a constant, so whatever CSA is left comes from the free bias against the other
+logits of the unpruned network).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from circuitcore.analysis.evaluation import prepared_run
+from circuitcore.analysis.summary import interval, mean
+from circuitcore.engine.passes import activations
+from circuitcore.engine.prepare import Prepared
+from circuitcore.extraction.accuracy import ratio
+from circuitcore.extraction.judging import judges
+from circuitcore.machine.files import write_atomically
+from circuitcore.network.forward import target_row
+from circuitcore.progress import Progress
+from circuitcore.records import Accuracy
+from circuitcore.runs.circuitfile import read_circuit
+
+
+class ControlRow(BaseModel):
+    """One control (or the ``circuit`` itself) of one category.
+
+    ``extraction``: with the bias fitted there; ``heldout``: with that bias; ``csa_ratio``: held-out
+    CSA over the unpruned network's at bias 0; ``overlap``: Jaccard with the circuit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    category: str
+    control: str
+    kept_weights: int
+    overlap: float
+    extraction: Accuracy
+    heldout: Accuracy
+    csa_ratio: float | None
+
+
+def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
+    """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
+
+    Cost: a forward pass over extraction and held-out images for each of six masks a category.
+    """
+    opened, prepared = prepared_run(run, progress, **engine)
+    stored = [read_circuit(path) for path in opened.units().values()]
+    stored = [s for s in stored if s.record.circuit is not None]
+    progress.start("controls", len(stored))
+    rows = []
+    for position, each in enumerate(stored):
+        unit = each.record.index
+        kept = {name: mask.to(prepared.device) for name, mask in each.kept.items()}
+        masks = {"circuit": kept, **_masks(prepared, unit, kept)}
+        if len(stored) > 1:
+            other = stored[(position + 1) % len(stored)].kept
+            masks["other-category"] = {n: m.to(prepared.device) for n, m in other.items()}
+        rows += [
+            _row(prepared, unit, each.record.category, control, mask, kept)
+            for control, mask in masks.items()
+        ]
+        progress.advance(1, each.record.category)
+    return rows
+
+
+def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
+    network = prepared.network
+    weights = {**network.weights, **target_row(network, unit).weights}
+    drawn, largest, rest, empty = {}, {}, {}, {}
+    for layer, mask in kept.items():
+        seed = (prepared.options.seed * 1_000_003 + unit) * 1009 + network.layers().index(layer)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(mask.numel(), generator=generator).to(mask.device)
+        drawn[layer] = _highest(noise, mask)
+        largest[layer] = _highest(weights[layer].abs().flatten(), mask)
+        rest[layer] = ~mask
+        empty[layer] = torch.zeros_like(mask)
+    every = {"random": drawn, "weight-magnitude": largest, "complement": rest}
+    return {**every, "empty": empty}
+
+
+def _highest(values: Tensor, like: Tensor) -> Tensor:
+    """A mask of as many entries as ``like`` keeps, those of the highest values."""
+    mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    mask[values.topk(int(like.sum())).indices] = True
+    return mask.view(like.shape)
+
+
+def _row(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    control: str,
+    mask: Mapping[str, Tensor],
+    circuit: Mapping[str, Tensor],
+) -> ControlRow:
+    judge, heldout_judge = judges(prepared, unit)
+    on_extraction = activations(prepared, prepared.extraction, unit, mask)
+    extraction = judge.fitted(on_extraction[None], prepared.options.bias)[0]
+    on_heldout = activations(prepared, prepared.heldout, unit, mask)
+    heldout = heldout_judge.at(on_heldout, extraction.bias)
+    unpruned = heldout_judge.at(heldout_judge.unpruned, 0.0)
+    both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
+    either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
+    return ControlRow(
+        category=name,
+        control=control,
+        kept_weights=sum(int(m.sum()) for m in mask.values()),
+        overlap=both / either if either else 0.0,
+        extraction=extraction,
+        heldout=heldout,
+        csa_ratio=ratio(heldout.csa, unpruned.csa),
+    )
+
+
+CONTROLS = "controls.json"
+
+
+def keep_controls(run: Path, rows: Sequence[ControlRow]) -> None:
+    """Write ``controls.json`` into a run folder, where the next report finds it."""
+    text = json.dumps([row.model_dump(mode="json") for row in rows])
+    write_atomically(run / CONTROLS, text.encode())
+
+
+def control_means(run: Path) -> list[dict[str, Any]]:
+    """Means over categories of each kind of control; none where no controls were run."""
+    try:
+        rows = json.loads((run / CONTROLS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    means = []
+    for kind in dict.fromkeys(row["control"] for row in rows):
+        mine = [row for row in rows if row["control"] == kind]
+        csas = [row["heldout"]["csa"] for row in mine]
+        means.append(
+            {
+                "control": kind,
+                "csa": mean(csas),
+                "interval": interval(csas, most=1.0),
+                "hit": mean([row["heldout"]["hit"] for row in mine]),
+                "overlap": mean([row["overlap"] for row in mine]),
+            }
+        )
+    return means

@@ -1,0 +1,91 @@
+"""Means over categories, each beside the baseline it is to be read against."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from circuitcore.analysis import overlap
+from circuitcore.records import Category, Summary, Sweep
+from circuitcore.runs.folder import PLAN, Run
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def summarise(records: Sequence[Category]) -> Summary:
+    """The summary of a sweep: both the mean of ratios and the ratio of means.
+
+    A category without a circuit, or with an undefined ratio, is counted and left out of the means
+    that need it, never taken as 0.
+    """
+    found = [(r, r.circuit) for r in records if r.circuit is not None]
+    circuits = [c for _, c in found]
+    pruned = [c.pruned for c in circuits]
+    ratios = [c.heldout.csa_ratio for c in circuits if c.heldout.csa_ratio is not None]
+    csa = mean([c.heldout.csa for c in circuits])
+    unpruned = mean([r.unpruned.heldout.csa for r, _ in found])
+    return Summary(
+        categories=len(records),
+        undefined=len(records) - len(found),
+        mean_pruned=mean(pruned),
+        sd_pruned=float(np.std(pruned, ddof=1)) if len(pruned) > 1 else None,
+        mean_heldout_csa=csa,
+        mean_unpruned_heldout_csa=unpruned,
+        mean_heldout_hit=mean([c.heldout.hit for c in circuits]),
+        mean_unpruned_heldout_hit=mean([r.unpruned.heldout.hit for r, _ in found]),
+        mean_csa_ratio=mean(ratios),
+        ratio_of_means=csa / unpruned if csa is not None and unpruned else None,
+    )
+
+
+def interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float] | None:
+    """95 % interval of the mean over categories (Student's t), within ``least`` and ``most``.
+
+    None for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    half = stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    return max(mean - half, least), min(mean + half, most)
+
+
+def document(run: Run) -> Sweep:
+    """The JSON document of a run's finished categories."""
+    records = run.records()
+    return Sweep(
+        schema="circuitcore.sweep/1",
+        run={**run.manifest, "folder": str(run.folder), "plan": _plan(run, records)},
+        categories=records,
+        overlap=overlap.summary(run),
+        summary=summarise(records),
+    )
+
+
+def _plan(run: Run, records: Sequence[Category]) -> dict[str, Any] | None:
+    """What was predicted before the run, beside what the finished categories took."""
+    try:
+        planned = json.loads((run.folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    keys = ("fpe", "fpe_upper", "shared_fpe", "memory_bytes", "disk_bytes")
+    costs = [record.cost for record in records]
+    count = max(len(costs), 1)
+    return {
+        "predicted": {key: planned[key] for key in keys if key in planned},
+        "actual": {
+            "fpe": sum(cost.fpe for cost in costs) / count,
+            "multiply_adds": sum(cost.multiply_adds for cost in costs),
+            "seconds": sum(cost.seconds for cost in costs),
+            "memory_bytes": max((cost.memory_bytes for cost in costs), default=0),
+        },
+    }

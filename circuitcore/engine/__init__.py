@@ -1,0 +1,1 @@
+"""How levels run: what categories share, executors, passes, memory."""

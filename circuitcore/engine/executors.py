@@ -1,0 +1,235 @@
+"""Run levels of one stage on images, in the cheapest exact way its layers allow, and say the cost.
+
+What the levels share is computed once: the fc stage starts from the cached boundary values and
+surveys its level bytes once; the conv stage carries the fixed fc circuit compacted.  Every way can
+count the multiply-adds of a run before it runs, from the level bytes and shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.engine.passes import (
+    Kept,
+    blank,
+    chain_layers,
+    circuit_override,
+    run_chunks,
+    shrunk,
+)
+from circuitcore.engine.prepare import Prepared
+from circuitcore.engine.stage_plan import LayerPlan, StagePlan, added
+from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.masked_linear.operation import (
+    chain_survey,
+    masked_chain,
+    masked_chain_plan,
+)
+from circuitcore.kernels.masked_linear.reference import Layer
+from circuitcore.machine.spans import span
+from circuitcore.network.compaction import compact
+from circuitcore.network.forward import Masks, Override, Tally, forward
+from circuitcore.network.graph import Network
+from circuitcore.network.pieces import Compacted
+from circuitcore.network.sizes import multiply_adds
+from circuitcore.scoring.levels import StageLevels
+
+
+class Executor:
+    """One stage of one category's sweep on the extraction set.
+
+    ``look(levels, images, precise)``: target activations float32 [T, n], in the sweep's precision
+    or in float32; ``plan(levels, count)``: what ``look`` will do on ``count`` images.
+    """
+
+    def __init__(
+        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    ) -> None:
+        self.prepared, self.unit, self.assigned, self.tally = prepared, unit, assigned, tally
+        self.split = prepared.extraction
+        self.fixed = fixed
+        self.features = assigned.stage == "fc" and bool(self.split.features)
+
+    def network(self, precise: bool) -> Network:
+        """The network in float32, or in the sweep's precision."""
+        return self.prepared.network if precise else self.prepared.sweep_network
+
+    def exact(self, precise: bool) -> bool:
+        """Whether a run is in float32 either way: one set of weights for both then."""
+        return precise or self.prepared.dtype == torch.float32
+
+    def _chunks(
+        self,
+        images: np.ndarray,
+        precise: bool,
+        levels: int,
+        run: Callable[[dict[str, Tensor]], Tensor],
+    ) -> Tensor:
+        network = self.network(precise)
+        return run_chunks(self.prepared, self.split, images, network, self.features, levels, run)
+
+    def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        raise NotImplementedError
+
+    def plan(self, levels: Sequence[int], count: int) -> StagePlan:
+        layers = self._layers(levels, count)
+        stage = self.assigned.stage
+        return StagePlan(stage=stage, images=count, levels=tuple(levels), layers=layers)
+
+    def planned(self, levels: Sequence[int], count: int) -> int:
+        """Multiply-adds of ``look`` on ``count`` images."""
+        return self.plan(levels, count).multiply_adds
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        raise NotImplementedError
+
+
+class ChainExecutor(Executor):
+    """Fully connected layers that form one masked chain: all levels in one pass."""
+
+    def __init__(
+        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    ) -> None:
+        super().__init__(prepared, unit, assigned, fixed, tally)
+        self.chains: dict[bool, list[Layer]] = {}
+        some = next(iter(self.split.features.values()))
+        x = self.prepared.network.weights[self.prepared.network.last].new_empty(0, some.shape[1])
+        self.survey = chain_survey(x, self.chain(True), self.prepared.options.impl)
+
+    def chain(self, precise: bool) -> list[Layer]:
+        """The layers in float32, or in the sweep's precision; made once."""
+        if precise not in self.chains:
+            levels = self.assigned.levels
+            self.chains[precise] = chain_layers(self.network(precise), self.unit, levels)
+        return self.chains[precise]
+
+    def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        chain = self.chain(self.exact(precise))
+        count = self.tally.add
+
+        def run(values: dict[str, Tensor]) -> Tensor:
+            (x,) = values.values()
+            impl, survey = self.prepared.options.impl, self.survey
+            with span("kernel", "masked_chain", len(x)):
+                return masked_chain(x, chain, levels, impl=impl, survey=survey, count=count)
+
+        return self._chunks(images, precise, len(levels), run)
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        size = self.prepared.feature_chunk(len(levels))
+        chain = self.chain(self.exact(False))
+        names = [name for name, _ in self.prepared.network.fc_chain() or ()]
+        whole, rest = divmod(count, size)
+        plans = [
+            (times, masked_chain_plan(chain, levels, batch, self.survey))
+            for times, batch in ((whole, size), (1, rest))
+            if times and batch
+        ]
+        return added(
+            [
+                (times, [LayerPlan(**{**s._asdict(), "layer": names[s.layer]}) for s in steps])
+                for times, steps in plans
+            ]
+        )
+
+
+class CompactExecutor(Executor):
+    """Any layers, level by level: each level's circuit compacted, then run on the images.
+
+    The fixed fc circuit is compacted once, so that no level scans it again.
+    """
+
+    def __init__(
+        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    ) -> None:
+        super().__init__(prepared, unit, assigned, fixed, tally)
+        self.plans: dict[tuple[int, bool], Compacted] = {}
+        self.small: dict[bool, tuple[Network, Kept]] = {}
+        self.ready: tuple[tuple[int, bool], Compacted] | None = None
+
+    def _override(self, t: int, precise: bool) -> tuple[Network, Override]:
+        if precise not in self.small:
+            self.small[precise] = shrunk(self.network(precise), self.unit, self.fixed)
+        network, fixed = self.small[precise]
+        return network, circuit_override(network, self.unit, {**fixed, **self.assigned.kept(t)})
+
+    def survivors(self, t: int, precise: bool) -> Compacted:
+        """What survives at a level: no weights yet, so that all levels' plans can be kept."""
+        if (t, precise) not in self.plans:
+            network, override = self._override(t, precise)
+            found = compact(network, override, blank(self.split, network, self.features))
+            self.plans[t, precise] = found
+        return self.plans[t, precise]
+
+    def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        exact = self.exact(precise)
+        return torch.cat([self._level(t, images, exact) for t in levels])
+
+    def _level(self, t: int, images: np.ndarray, precise: bool) -> Tensor:
+        if self.ready is None or self.ready[0] != (t, precise):
+            _, override = self._override(t, precise)
+            self.ready = (t, precise), self.survivors(t, precise).gathered(override)
+        found = self.ready[1]
+        with span("level", self.assigned.stage, t):
+            return self._chunks(images, precise, 1, lambda v: found.run(v, self.tally)[None])
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        return tuple(
+            LayerPlan(level=t, layer=p.step.name, path="compact", rows=len(p.index),
+                      columns=len(p.source), multiply_adds=count * p.multiply_adds)
+            for t in levels
+            for p in self.survivors(t, self.exact(False)).pieces
+            if p.source is not None
+        )  # fmt: skip
+
+
+class MaskedExecutor(Executor):
+    """Any layers, all levels in one pass of masked kernels, nothing compacted."""
+
+    def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        network, impl = self.network(precise), self.prepared.options.impl
+        override = circuit_override(network, self.unit, self.fixed)
+        masks = Masks(self.assigned.levels, levels)
+
+        def run(values: dict[str, Tensor]) -> Tensor:
+            out = forward(network, values, [network.last], override=override, masks=masks,
+                          impl=impl, tally=self.tally)[0]  # fmt: skip
+            return out.reshape(len(levels), -1)
+
+        return self._chunks(images, precise, len(levels), run)
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        network = self.prepared.network
+        each = multiply_adds(network, self.split.pixels.shape[1:])
+        each[network.last] //= network.outputs
+        run = network.layers("fc") if self.features else network.layers()
+        apart = network.behind(set(self.assigned.levels))
+        return tuple(
+            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
+                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
+            for t in levels
+            for n in run
+            if n in apart or t == levels[0]
+        )  # fmt: skip
+
+
+def executor(
+    prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+) -> Executor:
+    """How a stage's levels are run.
+
+    On a CPU the library's convolutions on compacted weights beat any masked kernel; the fc layers
+    run at all levels at once wherever they are one chain.
+    """
+    chain = prepared.network.fc_chain()
+    masked = assigned.levels
+    whole = chain is not None and {name for name, _ in chain} == set(masked)
+    if assigned.stage == "fc" and whole and prepared.extraction.features:
+        return ChainExecutor(prepared, unit, assigned, fixed, tally)
+    triton = choose(prepared.options.impl, next(iter(masked.values()))) == "triton"
+    kind = MaskedExecutor if triton else CompactExecutor
+    return kind(prepared, unit, assigned, fixed, tally)

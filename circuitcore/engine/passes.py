@@ -1,0 +1,140 @@
+"""One circuit's pass over a set of images: pruned weights, exact compaction, chunks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.engine.footprint import FORWARD_CHUNK
+from circuitcore.engine.prepare import Prepared
+from circuitcore.engine.splits import Split
+from circuitcore.kernels.masked_linear.operation import compacted_chain
+from circuitcore.kernels.masked_linear.reference import Layer
+from circuitcore.machine.chunks import Ahead, in_chunks
+from circuitcore.network.compaction import compact
+from circuitcore.network.forward import Override, target_row
+from circuitcore.network.graph import Network
+
+Kept = Mapping[str, Tensor]
+"""Bool by layer, shaped like its relevant weights: which are kept; layers not named are whole."""
+
+
+def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
+    """The network's weights with everything outside ``kept`` set to 0, one target row at the end.
+
+    A last layer of one row already is the target's.
+    """
+    target = target_row(network, unit) if network.outputs > 1 else Override()
+    weights = dict(target.weights)
+    for name, mask in kept.items():
+        whole = weights.get(name, network.weights[name])
+        weights[name] = torch.where(mask, whole, whole.new_zeros(()))
+    return Override(weights, target.biases)
+
+
+@torch.inference_mode()
+def activations(prepared: Prepared, split: Split, unit: int, kept: Kept) -> Tensor:
+    """Target activations float32 [N] of one circuit on a split, on the CPU.
+
+    Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
+    masked and the split has them, else from the images.
+    """
+    features = bool(split.features) and not set(kept) & set(prepared.network.layers("conv"))
+    network, kept = shrunk(prepared.network, unit, kept)
+    override = circuit_override(network, unit, kept)
+    found = compact(network, override, blank(split, network, features)).gathered(override)
+    everything = np.arange(len(split))
+    return run_chunks(
+        prepared, split, everything, network, features, 1, lambda values: found.run(values)[None]
+    )[0]
+
+
+def chain_layers(network: Network, unit: int, levels: Mapping[str, Tensor]) -> list[Layer]:
+    """The fc chain for one target unit as (weight, level, bias, ReLU follows).
+
+    ``levels[layer]``: uint8, shaped like the layer's relevant weights.
+    """
+    target = target_row(network, unit)
+    return [
+        (
+            target.weights.get(name, network.weights[name]),
+            levels[name],
+            target.biases.get(name, network.biases.get(name)),
+            relu,
+        )
+        for name, relu in network.fc_chain() or ()
+    ]
+
+
+def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
+    """The network with the masked fc layers compacted, and the masks that are left to apply.
+
+    What follows then scans convolutions and the fc units that survive, not the fc layers whole.
+    Both as given where the fc layers are not one masked chain.
+    """
+    chain = network.fc_chain() or ()
+    if not chain or not {name for name, _ in chain} <= set(kept):
+        return network, kept
+    levels = {name: kept[name].view(torch.uint8) for name, _ in chain}
+    left = compacted_chain(chain_layers(network, unit, levels), 0)
+    if left is None:
+        return network, kept
+    small = {name: layer for (name, _), layer in zip(chain, left, strict=True)}
+    weights = {name: weight for name, (weight, _) in small.items()}
+    biases = {name: b for name, b in network.biases.items() if name not in small}
+    biases |= {name: bias for name, (_, bias) in small.items() if bias is not None}
+    network = replace(network, weights={**network.weights, **weights}, biases=biases)
+    return network, {name: mask for name, mask in kept.items() if name not in small}
+
+
+def blank(split: Split, network: Network, features: bool) -> dict[str, Tensor]:
+    """Zeros in place of one image's values, to compact a circuit with."""
+    some = next(iter(network.weights.values()))
+    shapes = (
+        {name: stored.shape[1:] for name, stored in split.features.items()}
+        if features
+        else {"input": split.pixels.shape[1:]}
+    )
+    return {name: some.new_zeros((1, *shape)) for name, shape in shapes.items()}
+
+
+def run_chunks(
+    prepared: Prepared,
+    split: Split,
+    images: np.ndarray,
+    network: Network,
+    features: bool,
+    levels: int,
+    run: Callable[[dict[str, Tensor]], Tensor],
+) -> Tensor:
+    """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
+
+    The chunks are as large as the memory budget allows for ``levels`` at once.
+    """
+    dtype = next(iter(network.weights.values())).dtype
+    out = torch.empty(levels, len(images))
+
+    def load(part: slice) -> dict[str, Tensor]:
+        at = images[part]
+        if not features:
+            return {"input": prepared.batch(split, at).to(dtype)}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(prepared.device, dtype)
+            for name, stored in split.features.items()
+        }
+
+    def work(part: slice) -> None:
+        out[:, part] = run(chunks.take(part)).float().cpu()
+
+    if features:
+        size = prepared.feature_chunk(levels)
+    else:
+        size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
+    fallback = not prepared.options.no_fallback
+    with Ahead(load, len(images), prepared.device) as chunks:
+        in_chunks(len(images), size, work, fallback=fallback, note=prepared.note)
+    return out

@@ -1,0 +1,1 @@
+"""The decision: accuracy, bounds, screening, stages, a category's circuit, its plan."""

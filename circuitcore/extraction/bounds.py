@@ -1,0 +1,95 @@
+"""What is certain about a level's CSA while only some images were looked at.
+
+Every image has a step d_n = m_n - a_n with an error: 0 where the image was run in float32, the
+measured rounding where it was run in a lower precision, what neighbouring levels moved where it was
+last run at another level, and no bound at all otherwise.  CSA at a bias falls with every other
+image below it, so putting every step at its most favourable end bounds the best CSA from above, and
+at its least favourable end from below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from circuitcore.extraction.accuracy import Judge
+from circuitcore.records import Accuracy
+
+FAR = 1e30  # stands for an unbounded step: finite, so that midpoints of intervals are too
+
+
+@dataclass
+class Known:
+    """What is known of N images at one level.
+
+    ``activation`` float64 [N]: as run, or as expected; ``error`` float64 [N]: how far off it may
+    be (inf: unbounded); ``looked`` bool [N]: run at this level.  Target images are always run.
+    """
+
+    activation: np.ndarray
+    error: np.ndarray
+    looked: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """CSA expected, and its bounds.
+
+    ``high`` holds whatever the images not looked at would do.  ``low`` holds if no activation is
+    further off than its error.
+    """
+
+    expected: Accuracy
+    low: Accuracy
+    high: Accuracy
+
+    def decided(self, below: float) -> bool | None:
+        """Whether CSA is at least ``below``; None while it may be either."""
+        if self.high.csa < below:
+            return False
+        return True if self.low.csa >= below else None
+
+
+def bounds(judge: Judge, known: Known, bias: str) -> Bounds:
+    """CSA's bounds with the bias fitted as ``bias`` says (``exact`` or ``none``).  O(N log P)."""
+    sign = np.where(judge.is_target.numpy(), 1.0, -1.0)
+    error = np.minimum(known.error, FAR)
+    best = known.activation + sign * np.where(known.looked, error, FAR)
+    worst = known.activation - sign * error
+    rows = torch.from_numpy(np.stack([known.activation, worst, best]))
+    return Bounds(*judge.fitted(rows, bias))
+
+
+def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: int) -> np.ndarray:
+    """Images whose run decides most about a level not decided yet, int64; empty if all were run.
+
+    Where the level is expected to hold, all that may be false alarms at its bias; where it is
+    expected to fail, the ``batch`` hardest, and at least as many as it takes to reject: a false
+    alarm costs at most 1 / norm of CSA.
+    """
+    steps = judge.margin_max.numpy() - known.activation
+    unseen = ~known.looked
+    if found.expected.csa >= below:
+        may_alarm = unseen & (steps - known.error < found.expected.bias)
+        if may_alarm.any() and np.isfinite(known.error[may_alarm]).all():
+            return np.flatnonzero(may_alarm)
+    images = np.flatnonzero(unseen)
+    targets = int(judge.is_target.sum())
+    norm = {"target": targets, "other": len(unseen) - targets, "predicted": 0}[judge.norm]
+    batch = max(batch, int((found.high.csa - below) * norm) + 1)
+    return images[np.argsort(steps[images], kind="stable")[:batch]]
+
+
+def inexact_images(judge: Judge, known: Known, found: Bounds) -> np.ndarray:
+    """Images run in low precision whose decision lies within their error, int64.
+
+    At the bias of any bound; where none lies there, all images that have an error.
+    """
+    steps = judge.margin_max.numpy() - known.activation
+    inexact = known.looked & (known.error > 0)
+    close = np.zeros_like(inexact)
+    for record in (found.expected, found.low, found.high):
+        close |= inexact & (np.abs(steps - record.bias) <= known.error)
+    return np.flatnonzero(close if close.any() else inexact)

@@ -1,0 +1,1 @@
+"""All that comes from outside: models, weights, images and what they are called."""

@@ -1,0 +1,143 @@
+"""Decode the images of a run ahead of whoever reads them, once, into a memory map."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from circuitcore.errors import InputError
+from circuitcore.inputs.image_files import ImageFile, choose_files
+from circuitcore.inputs.pixels import Preprocessing, decode
+from circuitcore.machine.scratch import Scratch
+from circuitcore.machine.spans import span
+
+PIXELS = "pixels"  # name of the array of decoded images
+DECODE_AHEAD = 192  # images: three chunks of a forward pass
+MOST_THREADS = 8
+
+
+class Decoding:
+    """Images being decoded by a few threads into a memory map, ahead of whoever reads them.
+
+    ``pixels``: uint8 [images, channels, height, width]; rows before ``stop`` are whole once
+    `wait(stop)` has returned.  At most ``ahead`` images beyond that are begun.  The map is
+    ``pixels`` of ``scratch``.  ``waited``: seconds spent in `wait`.
+    Raises InputError where an image cannot be read or sizes differ (they must not, without a crop):
+    the first such image in order, whichever thread met it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        images: Sequence[ImageFile],
+        preprocessing: Preprocessing,
+        scratch: Scratch | None = None,
+        ahead: int = DECODE_AHEAD,
+    ) -> None:
+        if not images:
+            raise InputError(f"{root}: no images")
+        self.preprocessing = preprocessing
+        self._root, self._images = root, images
+        first = self._pixels(0)  # its size is everyone's
+        shape = len(images), *first.shape
+        self.pixels = (scratch or Scratch()).array(PIXELS, shape, np.dtype(np.uint8))
+        self.pixels[0] = first
+        self.waited = 0.0
+        self._whole, self._ahead = 1, ahead
+        self._begun: deque[Future[None]] = deque()  # rows from ``_whole`` on
+        self._pool = decoders()
+
+    def __enter__(self) -> Decoding:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)  # waits for the images being decoded right now
+
+    def wait(self, stop: int) -> None:
+        """Return once the images before ``stop`` are decoded; those after them are begun."""
+        for row in range(
+            self._whole + len(self._begun), min(stop + self._ahead, len(self._images))
+        ):
+            self._begun.append(self._pool.submit(self._decode, row))
+        began = time.perf_counter()
+        with span("stage", "wait for images"):
+            while self._whole < stop:
+                self._begun[0].result()  # stays in the queue where it raises: so will the next call
+                self._begun.popleft()
+                self._whole += 1
+        self.waited += time.perf_counter() - began
+
+    def _pixels(self, row: int) -> np.ndarray:
+        try:
+            return decode(self._root / self._images[row].path, self.preprocessing)
+        except InputError as error:
+            raise InputError(f"{error}; --max-bad N leaves out up to N such images") from None
+
+    def _decode(self, row: int) -> None:
+        with span("stage", "decode", row):
+            pixels = self._pixels(row)
+        if pixels.shape != self.pixels.shape[1:]:
+            file = self._root / self._images[row].path
+            _, _, height, width = self.pixels.shape
+            raise InputError(
+                f"{file}: {pixels.shape[2]} x {pixels.shape[1]} pixels, the ones "
+                f"before {width} x {height}: give --crop to make them equal"
+            )
+        self.pixels[row] = pixels
+
+
+def decode_all(root: Path, images: Sequence[ImageFile], preprocessing: Preprocessing) -> np.ndarray:
+    """Decode every image once: uint8 [images, channels, height, width], as `Decoding` does."""
+    with Decoding(root, images, preprocessing) as decoding:
+        decoding.wait(len(images))
+    return decoding.pixels
+
+
+def decoders() -> ThreadPoolExecutor:
+    """Threads to decode with: Pillow lets go of Python's lock."""
+    threads = min(torch.get_num_threads(), MOST_THREADS)  # the cores this process is to use
+    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+
+def unreadable_images(
+    root: Path,
+    folders: Sequence[tuple[int, str]],
+    counts: Sequence[int],
+    preprocessing: Preprocessing,
+    most: int,
+) -> dict[Path, str]:
+    """Files that a run would take but cannot decode, each with what is wrong with it.
+
+    The next ones in their folders take their place, and are tried too.  Cost: decodes every image
+    of the run.  Raises InputError listing them where there are more than ``most``.
+    """
+    bad: dict[Path, str] = {}
+    tried: set[Path] = set()
+
+    def problem(file: Path) -> str | None:
+        try:
+            decode(file, preprocessing)
+        except InputError as error:
+            return str(error)
+        return None
+
+    with decoders() as pool:
+        while True:
+            chosen = choose_files(root, folders, counts, bad)
+            new = [file for _, _, file in chosen if file not in tried]
+            tried.update(new)
+            found = {f: said for f, said in zip(new, pool.map(problem, new), strict=True) if said}
+            bad |= found
+            if len(bad) > most:
+                listed = "\n".join(f"  {said}" for said in bad.values())
+                raise InputError(
+                    f"{len(bad)} unreadable images, --max-bad allows {most}:\n{listed}"
+                )
+            if not found:
+                return bad

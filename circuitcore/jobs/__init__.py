@@ -1,0 +1,1 @@
+"""Whole runs: one process, worker processes, a cluster."""

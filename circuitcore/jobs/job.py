@@ -1,0 +1,257 @@
+"""Run a sweep in its folder: what is done is skipped, each category is committed as it is done."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuitcore.analysis.overlap import pairs
+from circuitcore.analysis.summary import document
+from circuitcore.engine.footprint import must_compile, weight_bytes
+from circuitcore.engine.prepare import prepare
+from circuitcore.engine.splits import Arrays
+from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
+from circuitcore.extraction.circuit import Extracted, extract_circuit
+from circuitcore.inputs.categories import Category, select
+from circuitcore.inputs.read import Inputs, read_inputs
+from circuitcore.jobs.workers import end_with_parent, spread
+from circuitcore.machine.device import pick
+from circuitcore.machine.files import write_atomically
+from circuitcore.machine.meter import Meter, return_freed_memory
+from circuitcore.machine.scratch import inherited
+from circuitcore.machine.spans import span
+from circuitcore.options import Options
+from circuitcore.progress import Progress, Silent
+from circuitcore.records import Stage, Sweep
+from circuitcore.runs.circuitfile import read_record, write_circuit
+from circuitcore.runs.folder import (
+    PLAN,
+    Run,
+    configuration,
+    create_run,
+    list_runs,
+    open_run,
+    sweep_orphans,
+    unit_key,
+)
+from circuitcore.runs.tables import write_curves
+
+__all__ = ["Run", "extract", "list_runs", "open_run", "sweep", "worker"]
+
+DEFAULT_FOLDER = Path("runs")
+
+
+def default_folder(inputs: Inputs, options: Options) -> Path:
+    """``runs/<model>-<configuration>``: the same command finds the same folder."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", inputs.model.name).strip("-")
+    return DEFAULT_FOLDER / f"{name}-{unit_key(configuration(inputs, options), -1)[:8]}"
+
+
+def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
+    """The main job: score, sweep, extract and evaluate the wanted categories (all by default).
+
+    Categories whose file is in the run folder are not computed again.  Raises what `read_inputs`,
+    `prepare`, `create_run` and `spread` raise, and PartialError where a category failed or a disk
+    is full; running again goes on from there.
+    """
+    device = pick(options)
+    inputs = read_inputs(options)
+    chosen = select(inputs.categories, wanted)
+    folder = options.out or default_folder(inputs, options)
+    try:
+        with span("run", "sweep"):
+            run = create_run(folder, inputs, options, device)
+            if not inputs.mapping.rule.startswith("by name"):
+                progress.note(f"folders matched to output units {inputs.mapping.rule}")
+            if inputs.left_out:
+                _quarantine(run, inputs, progress)
+            predict(run, inputs, options, chosen)
+            if options.workers > 1:
+                spread(run, inputs, options, chosen, progress)
+            else:
+                _extract_all(run, inputs, options, chosen, progress)
+            return finish(run)
+    except OSError as error:
+        raise PartialError(
+            f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
+            "mend the disk and run the same command again"
+        ) from error
+
+
+def predict(run: Run, inputs: Inputs, options: Options, chosen: Sequence[Category]) -> None:
+    """Write the plan of a new run, to be held against what it takes."""
+    from circuitcore.extraction.plan import plan
+
+    if (run.folder / PLAN).exists() or not chosen:
+        return
+    names = [str(c.index) for c in chosen]
+    planned = plan(options, names, False, Silent(), inputs=inputs)
+    write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
+
+
+def _quarantine(run: Run, inputs: Inputs, progress: Progress) -> None:
+    """List the images left out, in the run folder and on the way."""
+    listed = [
+        {"path": file.relative_to(inputs.root).as_posix(), "error": said}
+        for file, said in inputs.left_out.items()
+    ]
+    path = run.folder / "quarantine" / "images.json"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(listed, indent=1).encode())
+    progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
+
+
+def finish(run: Run) -> Sweep:
+    """Write what is derived from the unit files: curves, overlap, report; return the document."""
+    from circuitcore.report.page import write_report  # matplotlib takes a second to import
+
+    with span("stage", "report"):
+        write_curves(run.folder, run.records())
+        pairs(run)
+        write_report(run.folder)
+        return document(run)
+
+
+def _extract_all(
+    run: Run,
+    inputs: Inputs,
+    options: Options,
+    chosen: Sequence[Category],
+    progress: Progress,
+    stored_fc: dict[int, Stage] | None = None,
+    given: Arrays | None = None,
+) -> int:
+    """Extract and commit what is missing; returns how many categories that were."""
+    sweep_orphans(run.folder)
+    missing = [c for c in chosen if not run.finished(c.index)]
+    done = len(chosen) - len(missing)
+    if done:
+        progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
+    if not missing:
+        return 0
+    failed: list[str] = []
+    device = pick(options)
+    held = 0 if device.type == "cuda" else weight_bytes(inputs.model.network)
+    if must_compile(options, device):
+        progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
+    with Meter(device, held) as meter:
+        prepared = prepare(inputs, options, progress, given)
+        progress.start("circuits", len(missing))
+        for category in missing:
+            try:
+                stage = (stored_fc or {}).get(category.index)
+                with span("category", category.name, category.index):
+                    found = extract_circuit(prepared, category.index, category.name, stage)
+                    commit(run, found.measured(meter.so_far()))
+                    return_freed_memory()
+            except DeviceError:
+                raise
+            except CircuitcoreError as error:
+                _record_failure(run, category, error)
+                failed.append(f"{category.name}: {error}")
+            progress.advance(1, category.name)
+    if failed:
+        listed = "\n".join(f"  {line}" for line in failed)
+        raise PartialError(f"{len(failed)} of {len(chosen)} categories failed:\n{listed}")
+    return len(missing)
+
+
+def commit(run: Run, found: Extracted) -> None:
+    """Write one category's file; its presence is the commit."""
+    path = run.path(found.record.index)
+    with span("stage", "commit"):
+        write_circuit(path, path.stem, found.record, found.kept)
+        failure = run.folder / "failed" / f"{path.stem}.json"
+        failure.unlink(missing_ok=True)
+
+
+def _record_failure(run: Run, category: Category, error: Exception) -> None:
+    path = run.path(category.index)
+    record = {
+        "category": category.name,
+        "error": str(error),
+        "traceback": traceback.format_exc(),
+        "time": time.time(),
+    }
+    write_atomically(run.folder / "failed" / f"{path.stem}.json", json.dumps(record).encode())
+
+
+def worker(
+    folder: Path,
+    shard: int,
+    shards: int,
+    progress: Progress,
+    wanted: Sequence[str] = (),
+    shared: str = "",
+    **changes: Any,
+) -> int:
+    """One shard of a run: every ``shards``-th wanted category from the ``shard``-th; how many.
+
+    ``shared``: the parent process's arrays, as `Scratch.described` says them; "" to make them.
+    Two workers on one category do the same work twice and commit the same file: no lock is needed.
+    """
+    if not 0 <= shard < shards:
+        raise UsageError(f"--shard {shard}/{shards}: shards count from 0 to {shards - 1}")
+    run = open_run(folder)
+    options = run.options(**changes)
+    inputs = read_inputs(options)
+    run = create_run(folder, inputs, options, pick(options))
+    mine = select(inputs.categories, wanted)[shard::shards]
+    given = None
+    if shared:
+        end_with_parent()
+        given = inherited(shared)
+    with span("run", "worker", shard):
+        return _extract_all(run, inputs, options, mine, progress, given=given)
+
+
+def extract(
+    folder: Path,
+    changes: dict[str, Any],
+    out: Path | None,
+    progress: Progress,
+    wanted: Sequence[str] = (),
+) -> Sweep:
+    """Choose the circuits of a run anew under another threshold, stop rule or bias reference.
+
+    The fc level comes from the stored curve (where every level is on it), the conv stage is run
+    again and masks are scored again; the result is a run folder of its own, ``out`` or
+    ``<RUN>-<configuration>``.  Raises UsageError where a change needs a whole new sweep.
+    """
+    allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
+    other = sorted(set(changes) - allowed - {"device", "gpu", "impl", "memory", "no_fallback"})
+    if other:
+        raise UsageError(
+            f"extract: --{other[0].replace('_', '-')} changes the curve itself: "
+            "sweep into a new folder instead"
+        )
+    old = open_run(folder)
+    options = old.options(**changes)
+    inputs = read_inputs(options)
+    config = configuration(inputs, options)
+    target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
+    if target.resolve() == folder.resolve():
+        raise UsageError("extract: --out must be another folder than the run's own")
+    records = {unit: read_record(path)[1] for unit, path in old.units().items()}
+    chosen = [c for c in select(inputs.categories, wanted) if c.index in records]
+    full = len(options.grid("fc"))
+    stored = {
+        unit: record.stages[0]
+        for unit, record in records.items()
+        if record.stages and record.stages[0].stage == "fc"
+        if len(record.stages[0].levels) == full
+    }
+    again = len(options.grid("conv"))
+    progress.note(
+        f"{len(chosen)} categories: the fc level from stored curves for "
+        f"{len(stored)}, then the conv stage again, at most {again} forward passes each"
+    )
+    run = create_run(target, inputs, options, pick(options))
+    with span("run", "extract"):
+        _extract_all(run, inputs, options, chosen, progress, stored)
+        return finish(run)

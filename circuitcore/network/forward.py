@@ -1,0 +1,190 @@
+"""Run a network: plainly, from cached values, or at many levels of a nested sweep at once.
+
+A value is [N, ...] while it is the same at every level and [T, N, ...] once a masked layer has told
+the levels apart, so whatever comes before the first masked layer is computed once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
+from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.network.graph import Network, Step, apply_step
+
+
+@dataclass
+class Tally:
+    """Multiply-adds of convolutions and linear layers executed so far."""
+
+    multiply_adds: int = 0
+
+    def add(self, multiply_adds: int) -> None:
+        """Count some more."""
+        self.multiply_adds += multiply_adds
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Level bytes of some layers and the levels to run: a weight is kept at ``t`` iff byte > t.
+
+    ``levels[layer]`` is uint8, shaped like the layer's (relevant) weights; layers not named are
+    not masked.
+    """
+
+    levels: Mapping[str, Tensor]
+    ts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Override:
+    """Weights and biases that stand in for the network's own, by layer name."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def target_row(network: Network, unit: int) -> Override:
+    """Only row ``unit`` of the last layer: all that one target activation needs."""
+    last = network.last
+    biases = {last: network.biases[last][unit : unit + 1]} if last in network.biases else {}
+    return Override({last: network.weights[last][unit : unit + 1]}, biases)
+
+
+def forward(
+    network: Network,
+    values: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    override: Override | None = None,
+    masks: Masks | None = None,
+    impl: str = "auto",
+    tally: Tally | None = None,
+    record: dict[str, tuple[Tensor, Tensor]] | None = None,
+) -> list[Tensor]:
+    """Compute the values named ``outputs`` from ``values`` (``{"input": images}`` or cached ones).
+
+    Returns one tensor an output: [N, ...], or [T, N, ...] where ``masks`` reach it.  ``record``
+    receives (input, pre-activation) of every conv and linear layer run.  Steps that the outputs do
+    not need, or that lie behind given values, are not run; values are dropped after their last use.
+    """
+    override = override or Override()
+    plan, readers = _needed_steps(network, values, outputs)
+    alive: dict[str, Tensor] = dict(values)
+    spread: set[str] = set()  # values that have a leading level axis
+    fused: dict[str, str] = {}
+    for step in plan:
+        inputs = [alive[i] for i in step.inputs]
+        told_apart = any(i in spread for i in step.inputs)
+        if step.name in fused:  # its rectifier already ran in the layer's epilogue
+            alive[step.name] = alive[fused[step.name]]
+            if fused[step.name] in spread:
+                spread.add(step.name)
+        elif step.op in ("conv", "linear"):
+            relu = None if record is not None else _only_relu(plan, step, outputs)
+            out, told_apart = _weighted(
+                network, step, inputs[0], told_apart, override, masks, relu is not None, impl
+            )
+            if tally is not None:
+                tally.multiply_adds += out.numel() * _fan_in(network, step)
+            if record is not None:
+                record[step.name] = (inputs[0], out)
+            if relu is not None:
+                fused[relu] = step.name
+            alive[step.name] = out
+            if told_apart:
+                spread.add(step.name)
+        else:
+            alive[step.name] = _plain(network, step, inputs, told_apart, spread)
+            if told_apart:
+                spread.add(step.name)
+        for name in set(step.inputs):
+            readers[name] -= 1
+            if not readers[name] and name not in outputs:
+                alive.pop(name, None)
+    return [alive[name] for name in outputs]
+
+
+def _weighted(
+    network: Network,
+    step: Step,
+    x: Tensor,
+    told_apart: bool,
+    override: Override,
+    masks: Masks | None,
+    relu: bool,
+    impl: str,
+) -> tuple[Tensor, bool]:
+    """A conv or linear layer: masked at the levels asked for, or plain.  (output, level axis?)"""
+    weight = override.weights.get(step.name, network.weights[step.name])
+    bias = override.biases.get(step.name, network.biases.get(step.name))
+    if masks is not None and step.name in masks.levels:
+        level = masks.levels[step.name]
+        if step.op == "linear":
+            out = masked_linear(x, weight, level, masks.ts, bias, relu=relu, impl=impl)
+        else:
+            out = masked_conv2d(
+                x, weight, level, masks.ts, bias, relu=relu, impl=impl, **step.settings
+            )
+        return out, True
+    flat = x.flatten(0, 1) if told_apart else x
+    if step.op == "linear":
+        out = F.linear(flat, weight, bias)
+    else:
+        out = F.conv2d(flat, weight, bias, **step.settings)
+    if relu:
+        out = torch.relu_(out)
+    return (out.unflatten(0, x.shape[:2]) if told_apart else out), told_apart
+
+
+def _plain(
+    network: Network, step: Step, inputs: list[Tensor], told_apart: bool, spread: set[str]
+) -> Tensor:
+    if not told_apart:
+        return apply_step(network, step, inputs)
+    count = next(v.shape[0] for v, i in zip(inputs, step.inputs, strict=True) if i in spread)
+    flat = [
+        v.flatten(0, 1) if i in spread else v.expand(count, *v.shape).flatten(0, 1)
+        for v, i in zip(inputs, step.inputs, strict=True)
+    ]
+    out = apply_step(network, step, flat)
+    return out.unflatten(0, (count, -1))
+
+
+def _fan_in(network: Network, step: Step) -> int:
+    shape = network.weights[step.name].shape
+    return int(shape[1:].numel())
+
+
+def _only_relu(plan: Sequence[Step], step: Step, outputs: Sequence[str]) -> str | None:
+    """The rectifier that alone reads this layer, if its output is wanted nowhere else."""
+    readers = [s for s in plan if step.name in s.inputs]
+    if len(readers) == 1 and readers[0].op == "relu" and step.name not in outputs:
+        return readers[0].name
+    return None
+
+
+def _needed_steps(
+    network: Network, values: Mapping[str, Tensor], outputs: Sequence[str]
+) -> tuple[list[Step], dict[str, int]]:
+    """Steps to run, in order, and how many of them read each value."""
+    wanted = {o for o in outputs if o not in values}
+    plan: list[Step] = []
+    readers: dict[str, int] = {}
+    for step in reversed(network.steps):
+        if step.name not in wanted:
+            continue
+        plan.append(step)
+        for name in set(step.inputs):
+            readers[name] = readers.get(name, 0) + 1
+            if name not in values:
+                wanted.add(name)
+    plan.reverse()
+    if "input" in wanted:
+        raise ValueError(f"the given values {sorted(values)} do not lead to {list(outputs)}")
+    return plan, readers

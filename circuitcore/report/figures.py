@@ -1,0 +1,242 @@
+"""The figures of a report as SVG text, to be inlined in a page (`figure_style` says how)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import MaxNLocator
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from circuitcore.records import Category, Stage, Sweep
+from circuitcore.report.figure_style import CONV, FC, INK, MARK, MUTED, PAPER, figure_of, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STAGE_COLOUR = {"fc": FC, "conv": CONV}
+MOST_PANELS = 24  # of single curves; more categories than that get a band of quantiles
+LOWEST_DRAWN = -0.25  # a circuit that is all false alarms can have a CSA far below 0
+MOST_LABELS = 40  # of an overlap matrix
+FEWEST_TO_CLUSTER = 3
+
+
+def sparsity_and_accuracy(document: Sweep) -> str:
+    """Figure 1a: how much is pruned, and held-out CSA and hit rate pruned against unpruned."""
+    found = [(c, c.circuit) for c in document.categories if c.circuit is not None]
+    with figure_of(9.6, 3.7, "fig1a") as (figure, svg):
+        left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+        pruned = np.array([circuit.pruned for _, circuit in found])
+        _histogram(left, pruned, FC)
+        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
+        if len(pruned):
+            _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
+        right.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
+        values = []
+        for label, colour, filled in (("CSA", FC, True), ("hit rate", CONV, False)):
+            field = "csa" if label == "CSA" else "hit"
+            x = [getattr(c.unpruned.heldout, field) for c, _ in found]
+            y = [getattr(circuit.heldout, field) for _, circuit in found]
+            values += [*x, *y]
+            right.scatter(
+                x, y, s=26, label=label, zorder=3, linewidths=1.3,
+                edgecolors=colour, facecolors=colour if filled else "none",
+            )  # fmt: skip
+        low = min([*values, 0.9]) - 0.05
+        right.set(
+            xlim=(low, 1.02), ylim=(low, 1.02), aspect="equal",
+            xlabel="unpruned network, held-out", ylabel="circuit, held-out",
+        )  # fmt: skip
+        right.legend(loc="upper left")
+        return str(svg())
+
+
+def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
+    """Figure 1b: pairwise overlap of circuits, float [pairs], with the chance level marked."""
+    with figure_of(9.6, 3.0, "fig1b") as (figure, svg):
+        axes = figure.subplots()
+        _histogram(axes, overlaps, FC, include=mean_chance)
+        axes.set(xlabel="overlap of two circuits (intersection over union)", ylabel="pairs")
+        if len(overlaps):
+            mean = float(overlaps.mean())
+            left = mean_chance is None or mean <= mean_chance
+            _marker(axes, mean, f"mean {mean:.3f}", INK, "-", left=left)
+            if mean_chance is not None:
+                label = f"chance {mean_chance:.3f}"
+                _marker(axes, mean_chance, label, MARK, "--", left=not left)
+        return str(svg())
+
+
+def curves(categories: Sequence[Category]) -> str:
+    """CSA against the kept fraction, one panel a category (evenly chosen if there are many)."""
+    shown = [c for c in categories if c.stages]
+    if len(shown) > MOST_PANELS:
+        shown = [shown[i] for i in np.linspace(0, len(shown) - 1, MOST_PANELS).astype(int)]
+    columns = min(5, max(len(shown), 1))
+    rows = max(-(-len(shown) // columns), 1)
+    with figure_of(1.92 * max(columns, 3), 1.75 * rows + 0.75, "curves") as (figure, svg):
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, category in zip(grid, shown, strict=False):
+            axes.set_title(short(category.category), parse_math=False)
+            for stage in category.stages:
+                _curve(axes, stage)
+        for place, axes in enumerate(grid):
+            axes.set_visible(place < len(shown))
+            axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
+        _log_kept(grid[0])
+        seen = [x.csa for c in shown for s in c.stages for x in s.levels]
+        grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
+        figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
+        figure.supylabel("CSA, extraction images", fontsize=10)
+        handles, labels = _legend(grid[0])
+        figure.legend(handles, labels, loc="outside upper left", ncols=4)
+        return str(svg())
+
+
+def curve_bands(categories: Sequence[Category]) -> str:
+    """Median and quantiles over all categories of CSA against the kept fraction, a panel a stage.
+
+    Past its stop a category has no levels; the band is of those that still have one.
+    """
+    with figure_of(9.6, 3.2, "bands") as (figure, svg):
+        for axes, name in zip(figure.subplots(1, 2, sharey=True), ("fc", "conv"), strict=True):
+            at: dict[int, list[tuple[float, float]]] = {}
+            for stage in (s for c in categories for s in c.stages if s.stage == name):
+                for level in stage.levels:
+                    share = level.kept_weights / stage.relevant_weights
+                    at.setdefault(level.level, []).append((share, level.csa))
+            points = [np.array(at[t]) for t in sorted(at)]
+            points = [p for p in points if p[0, 0] > 0]
+            kept = [p[:, 0].mean() for p in points]
+            for low, high in ((5, 95), (25, 75)):
+                axes.fill_between(
+                    kept,
+                    [np.percentile(p[:, 1], low) for p in points],
+                    [np.percentile(p[:, 1], high) for p in points],
+                    color=STAGE_COLOUR[name], alpha=0.22, linewidth=0,
+                )  # fmt: skip
+            axes.plot(kept, [np.median(p[:, 1]) for p in points], color=STAGE_COLOUR[name])
+            axes.set_title(f"{name} stage: median, 25 to 75 %, 5 to 95 %")
+            axes.set_xlabel("kept fraction of the stage's weights")
+            _log_kept(axes)
+        bottom, top = figure.axes[0].get_ylim()
+        figure.axes[0].set_ylim(max(bottom, LOWEST_DRAWN), top)
+        figure.axes[0].set_ylabel("CSA, extraction images")
+        return str(svg())
+
+
+def overlap_matrix(names: Sequence[str], overlap: np.ndarray) -> str:
+    """Overlap of all pairs, float [K, K], in the order of average-linkage clustering."""
+    order = cluster_order(overlap)
+    labelled = len(names) <= MOST_LABELS
+    side = 3.2 + 0.28 * min(len(names), 16)
+    with figure_of(side + 1.6, side, "matrix") as (figure, svg):
+        axes = figure.subplots()
+        image = overlap[np.ix_(order, order)]
+        axes.imshow(image, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        ticks = range(len(names)) if labelled else []
+        labels = [short(names[i]) for i in order] if labelled else []
+        axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
+        axes.set_yticks(ticks, labels, parse_math=False)
+        if len(names) <= 12:
+            for i, j in np.ndindex(image.shape):
+                axes.text(j, i, f"{image[i, j]:.2f}", ha="center", va="center", fontsize=8)
+        bar = axes.inset_axes((1.05, 0.0, 0.04, 1.0))
+        bar.imshow(np.linspace(1, 0, 128)[:, None], cmap=_blues(), aspect="auto",
+                   extent=(0, 1, 0, 1), vmin=0, vmax=1)  # fmt: skip
+        bar.grid(False)
+        bar.set_xticks([])
+        bar.yaxis.tick_right()
+        bar.spines[:].set_visible(False)
+        bar.set_ylabel("overlap", rotation=270, labelpad=14)
+        bar.yaxis.set_label_position("right")
+        return str(svg())
+
+
+def cluster_order(overlap: np.ndarray) -> list[int]:
+    """Order of average-linkage clustering of 1 - overlap; as given below three circuits."""
+    if len(overlap) < FEWEST_TO_CLUSTER:
+        return list(range(len(overlap)))
+    distance = 1 - (overlap + overlap.T) / 2
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return [int(i) for i in leaves_list(tree)]
+
+
+def _curve(axes: Axes, stage: Stage) -> None:
+    colour = STAGE_COLOUR[stage.stage]
+    levels = [x for x in stage.levels if x.kept_weights > 0]  # a log axis has no 0
+    kept = [x.kept_weights / stage.relevant_weights for x in levels]
+    axes.plot(kept, [x.csa for x in levels], color=colour, linewidth=1.4, label=stage.stage)
+    if any(x.csa_lo != x.csa_hi for x in levels):
+        low, high = [x.csa_lo for x in levels], [x.csa_hi for x in levels]
+        axes.fill_between(kept, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.axhline(stage.threshold_csa, color=colour, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
+    chosen = stage.levels[stage.chosen]
+    if chosen.kept_weights:
+        axes.plot(
+            [chosen.kept_weights / stage.relevant_weights], [chosen.csa], "o",
+            markersize=6, color=colour, markeredgecolor=PAPER, markeredgewidth=1.2, zorder=4,
+        )  # fmt: skip
+
+
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    from matplotlib.lines import Line2D
+
+    handles, labels = axes.get_legend_handles_labels()
+    handles += [
+        Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2))),
+        Line2D([], [], color=MUTED, marker="o", linestyle="none", markersize=6),
+    ]
+    return handles, [*(f"{label} stage" for label in labels), "threshold", "chosen level"]
+
+
+def _log_kept(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low = min([*(axes.get_xlim()), 0.5])
+    axes.set_xlim(1.15, max(low, 5e-6))
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | None = None) -> None:
+    """Forty bins over the tenths of [0, 1] that hold the values (and ``include``)."""
+    seen = [*values, *([] if include is None else [include])]
+    low = np.floor(10 * min(seen, default=0) - 1e-9) / 10
+    high = np.ceil(10 * max(seen, default=1) + 1e-9) / 10
+    low, high = max(float(low), 0.0), min(float(high), 1.0)
+    bins = np.linspace(low, high, 41).tolist()
+    axes.hist(values, bins, color=colour, edgecolor=PAPER, linewidth=0.8)
+    axes.set_xlim(low, high)
+    axes.grid(axis="x", visible=False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _marker(
+    axes: Axes, at: float, label: str, colour: str, style: str, left: bool | None = None
+) -> None:
+    """A vertical line with its label at the top, on the side that has room."""
+    axes.axvline(at, color=colour, linewidth=1.2, linestyle=style)
+    low, high = axes.get_xlim()
+    place = (at - low) / (high - low)
+    left = place > 0.5 if left is None or not 0.15 <= place <= 0.85 else left
+    axes.annotate(
+        label, (at, 1.0), xycoords=("data", "axes fraction"), color=colour, va="bottom",
+        xytext=(-4 if left else 4, 1), textcoords="offset points", ha="right" if left else "left",
+    )  # fmt: skip
+
+
+def _blues() -> ListedColormap:
+    """One blue that grows opaque: it reads on a light page and on a dark one."""
+    shades = np.tile(np.array([0.23, 0.47, 0.76, 1.0]), (256, 1))
+    shades[:, 3] = np.linspace(0.03, 0.92, 256)
+    return ListedColormap(shades)

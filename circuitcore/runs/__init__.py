@@ -1,0 +1,1 @@
+"""Runs on disk: the folder, the circuit files, tables, export."""

@@ -1,0 +1,117 @@
+"""A circuit on disk: one safetensors file a category, whose presence is the commit.
+
+The masks are bits in numpy's packbits order, one uint8 tensor ``mask.<layer>`` a layer, row-major
+over the layer's relevant weights (of the last Linear one row); the record, the shapes and the
+unit's key stand in the header as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from circuitcore.errors import InputError
+from circuitcore.inputs.weightfile import read_header
+from circuitcore.machine.files import write_atomically
+from circuitcore.records import Category
+
+FORMAT = "circuitcore.circuit/1"
+
+
+@dataclass(frozen=True)
+class StoredCircuit:
+    """A unit file: its key, its record, and bool masks by layer (none where undefined)."""
+
+    key: str
+    record: Category
+    kept: dict[str, Tensor]
+
+
+def write_circuit(path: Path, key: str, record: Category, kept: Mapping[str, Tensor]) -> None:
+    """Commit one category: masks bit-packed, the record in the header.  Raises OSError."""
+    packed = {
+        f"mask.{name}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+        for name, mask in kept.items()
+    }
+    header = {
+        "format": FORMAT,
+        "key": key,
+        "shapes": json.dumps({name: list(mask.shape) for name, mask in kept.items()}),
+        "record": record.model_dump_json(),
+    }
+    header["sha256"] = _digest(header, {name: v.numpy() for name, v in packed.items()})
+    write_atomically(path, save(packed, metadata=header))
+
+
+def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256("\0".join(header[k] for k in ("key", "shapes", "record")).encode())
+    for name in sorted(packed):
+        digest.update(name.encode())
+        digest.update(packed[name].tobytes())
+    return digest.hexdigest()
+
+
+def read_record(path: Path) -> tuple[str, Category]:
+    """Key and record of a unit file, without its masks.  Raises InputError if it is damaged."""
+    header = read_header(path).get("__metadata__", {})
+    try:
+        if header["format"] != FORMAT:
+            raise InputError(f"{path}: format {header['format']!r}, this version reads {FORMAT!r}")
+        return header["key"], Category.model_validate_json(header["record"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {error}") from None
+
+
+def read_circuit(path: Path) -> StoredCircuit:
+    """A whole unit file.  Raises InputError where it is damaged or its masks do not add up."""
+    key, record = read_record(path)
+    try:
+        header: dict[str, str] = read_header(path)["__metadata__"]
+        shapes: dict[str, Any] = json.loads(header["shapes"])
+        packed = {f"mask.{name}": mask for name, mask in packed_masks(path).items()}
+        if _digest(header, packed) != header["sha256"]:
+            raise InputError(f"{path}: damaged: its content does not match its sha256")
+        kept = {}
+        for name, shape in shapes.items():
+            count = int(np.prod(shape, dtype=np.int64))
+            bits = np.unpackbits(packed[f"mask.{name}"], count=count).astype(bool)
+            kept[name] = torch.from_numpy(bits).view(shape)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    return StoredCircuit(key, record, kept)
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Shape of every layer's relevant weights, in module order."""
+    shapes: dict[str, list[int]] = json.loads(read_header(path)["__metadata__"]["shapes"])
+    return shapes
+
+
+def mapped_mask(path: Path, layer: str) -> np.ndarray:
+    """One layer's bit-packed mask as a memory map of the unit file: nothing is read until used."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    begin, end = header[f"mask.{layer}"]["data_offsets"]
+    return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+
+
+def packed_masks(path: Path) -> dict[str, np.ndarray]:
+    """The bit-packed masks of a unit file by layer, uint8, as they lie on disk."""
+    try:
+        with safe_open(path, "np") as file:
+            names = list(file.keys())
+            return {name.removeprefix("mask."): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None

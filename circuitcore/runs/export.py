@@ -1,0 +1,80 @@
+"""Export a circuit to plain torch: a state dict, and masks for ``torch.nn.utils.prune``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from circuitcore.errors import InputError
+from circuitcore.inputs.models import load_model
+from circuitcore.machine.files import write_atomically
+from circuitcore.network.graph import Network
+from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.runs.folder import open_run
+
+
+def export(run: Path, category: str, out: Path | None) -> tuple[Path, Path]:
+    """Write ``<name>.safetensors`` and ``<name>.masks.safetensors`` of one category's circuit.
+
+    The first is the pruned network's whole state dict: loaded into the same architecture in plain
+    torchvision, its output unit gives the circuit's activation plus the circuit's bias (all other
+    rows of the last layer are unchanged, so they are not the unpruned network's logits).  The
+    second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
+    ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
+    category is not done, has no circuit, or the model's weights are not the run's.
+    """
+    opened = open_run(run)
+    stored = read_circuit(opened.circuit_path(category))
+    if stored.record.circuit is None:
+        raise InputError(
+            f"{run}: {category!r} has no circuit: the unpruned network's CSA is not positive"
+        )
+    model = load_model(opened.options())
+    if model.sha256 != opened.manifest["model"]["weights_sha256"]:
+        raise InputError(f"{run}: the model's weights are not those of the run (sha256 differs)")
+    network, unit = model.network, stored.record.index
+    state = state_dict(network)
+    masks = {}
+    for layer, kept in stored.kept.items():
+        mask = torch.ones_like(network.weights[layer])
+        if layer == network.last:
+            mask[unit] = kept[0].float()
+        else:
+            mask = kept.float()
+        masks[f"{layer}.weight"] = mask
+        state[f"{layer}.weight"] = torch.where(mask > 0, network.weights[layer], 0.0)
+    bias = state.get(f"{network.last}.bias")
+    if bias is None:
+        raise InputError(f"layer {network.last!r} has no bias: the circuit's bias has no place")
+    bias[unit] += stored.record.circuit.bias
+    header = {
+        "circuitcore": "export/1",
+        "category": stored.record.category,
+        "index": str(unit),
+        "bias": repr(stored.record.circuit.bias),
+        "model": model.name,
+    }
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
+    path = out or run / "export" / f"{unit:04d}-{plain}.safetensors"
+    second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
+    write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata=header))
+    write_atomically(second, save(masks, metadata=header))
+    return path, second
+
+
+def state_dict(network: Network) -> dict[str, torch.Tensor]:
+    """The network's tensors under the names its torch module gives them."""
+    state = {f"{name}.weight": weight.clone() for name, weight in network.weights.items()}
+    state |= {f"{name}.bias": bias.clone() for name, bias in network.biases.items()}
+    for name, (mean, var, scale, shift) in network.norms.items():
+        state |= {
+            f"{name}.running_mean": mean.clone(),
+            f"{name}.running_var": var.clone(),
+            f"{name}.weight": scale.clone(),
+            f"{name}.bias": shift.clone(),
+            f"{name}.num_batches_tracked": torch.zeros((), dtype=torch.long),
+        }
+    return state

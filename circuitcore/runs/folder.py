@@ -1,0 +1,249 @@
+"""A run folder: manifest, image list, one committed file a category, and what is derived from them.
+
+    RUN/manifest.json   images.parquet   units/ab/abcd....safetensors   failed/   logs/
+        curves.parquet   overlap.parquet   report.html      derived, rebuilt at any time
+
+A unit's key is the sha256 of everything that changes its numbers and of nothing that does not, so
+running the same command again goes on where the last run stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import circuitcore
+from circuitcore.errors import InputError, UsageError, nearest
+from circuitcore.inputs.pixels import DECODER
+from circuitcore.inputs.read import Inputs
+from circuitcore.machine.device import resolve_dtype
+from circuitcore.machine.files import write_atomically
+from circuitcore.options import Options
+from circuitcore.records import Category
+from circuitcore.runs.circuitfile import read_circuit, read_record
+from circuitcore.runs.tables import write_images
+
+NUMERICS = 2  # raised when the same inputs would give other numbers
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+NOT_KEPT = {"out", "format", "quiet", "device", "gpu", "memory", "workers"}  # of a call, not a run
+ORPHAN = ".tmp"
+
+
+def canonical(value: Any) -> bytes:
+    """JSON text that is equal for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
+    """Everything that changes the numbers of a run, and nothing else."""
+    images = sorted((i.split, i.category, i.sha256) for i in inputs.images)
+    preprocessing = inputs.model.preprocessing
+    return {
+        "numerics": NUMERICS,
+        "weights_sha256": inputs.model.sha256,
+        "images_sha256": hashlib.sha256(canonical(images)).hexdigest(),
+        "decoder": DECODER,
+        "resize": preprocessing.resize,
+        "crop": preprocessing.crop,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "dtype": resolve_dtype(options),
+        "screen": options.screen,
+        **options.method(),
+    }
+
+
+def unit_key(config: dict[str, Any], unit: int) -> str:
+    """sha256 naming the file of output unit ``unit`` under a configuration."""
+    return hashlib.sha256(canonical({**config, "unit": unit})).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists, with its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def path(self, unit: int) -> Path:
+        """The file of output unit ``unit``, whether it is there or not."""
+        key = unit_key(self.manifest["configuration"], unit)
+        return self.folder / "units" / key[:2] / f"{key}.safetensors"
+
+    def units(self) -> dict[int, Path]:
+        """Files of the finished categories by output unit, in unit order."""
+        every = {c["index"]: self.path(c["index"]) for c in self.manifest["categories"]}
+        return {unit: path for unit, path in every.items() if path.exists()}
+
+    def finished(self, unit: int) -> bool:
+        """Whether a whole, undamaged file of this unit is there."""
+        try:
+            return read_circuit(self.path(unit)).key == self.path(unit).stem
+        except InputError:
+            return False
+
+    def records(self) -> list[Category]:
+        """The finished categories' records, in unit order."""
+        return [self._with_file(read_record(path)[1], path) for path in self.units().values()]
+
+    def _with_file(self, record: Category, path: Path) -> Category:
+        if record.circuit is None:
+            return record
+        file = path.relative_to(self.folder).as_posix()
+        return record.model_copy(
+            update={"circuit": record.circuit.model_copy(update={"file": file})}
+        )
+
+    def unit_of(self, category: str) -> int:
+        """Output unit of a category by name, folder or number.  Raises UsageError."""
+        names: dict[str, int] = {}
+        for c in self.manifest["categories"]:
+            names |= {str(c["index"]): c["index"], c["folder"].casefold(): c["index"]}
+            names[c["name"].casefold()] = c["index"]
+        if category.casefold() not in names:
+            known = [c["name"] for c in self.manifest["categories"]]
+            raise UsageError(f"{self.folder}: no category {category!r}{nearest(category, known)}")
+        return int(names[category.casefold()])
+
+    def circuit_path(self, category: str) -> Path:
+        """The committed file of a category.  Raises InputError where it is not done yet."""
+        path = self.path(self.unit_of(category))
+        if not path.exists():
+            raise InputError(f"{self.folder}: {category!r} is not done yet; run the sweep again")
+        return path
+
+    def options(self, **changes: Any) -> Options:
+        """The options the run was made with, with some of them changed."""
+        return Options(**{**self.manifest["options"], "out": str(self.folder), **changes})
+
+    def verify(self) -> list[str]:
+        """What is wrong with the folder, one line each; empty if it is intact."""
+        problems = []
+        for unit, path in self.units().items():
+            try:
+                if read_circuit(path).key != path.stem:
+                    problems.append(f"{path}: the key inside is not its name")
+            except InputError as error:
+                problems.append(f"unit {unit}: {error}")
+        known = set(self.units().values())
+        for path in sorted(self.folder.glob("units/*/*.safetensors")):
+            if path not in known:
+                problems.append(f"{path}: belongs to no category of this run")
+        if not (self.folder / "images.parquet").exists():
+            problems.append(f"{self.folder / 'images.parquet'}: missing; run the sweep again")
+        return problems
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder.  Raises InputError where it is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest["configuration"], manifest["categories"], manifest["options"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: no run folder (it has no {MANIFEST})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / MANIFEST}: cannot be read: {error}") from None
+    return Run(folder, manifest)
+
+
+def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.device) -> Run:
+    """Open the run folder, or make it: manifest first, atomically, then the image list.
+
+    Raises InputError naming the differing keys where the folder holds another configuration.
+    """
+    config = configuration(inputs, options)
+    if (folder / MANIFEST).exists():
+        run = open_run(folder)
+        old = run.manifest["configuration"]
+        differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
+        if differing:
+            shown = "\n".join(
+                f"  {k}: {_short(old.get(k))} there, {_short(config.get(k))} now" for k in differing
+            )
+            raise InputError(
+                f"--out {folder}: holds a run of another configuration:\n{shown}\n"
+                "Give another --out, or the same options"
+            )
+    else:
+        manifest = {
+            "format": "circuitcore.run/1",
+            "model": {
+                "name": inputs.model.name,
+                "weights_sha256": inputs.model.sha256,
+                "outputs": inputs.model.network.outputs,
+                "last": inputs.model.network.last,
+                "relevant_weights": inputs.model.network.relevant(),
+            },
+            "images": {
+                "folder": str(inputs.root.resolve()),
+                "mapping": inputs.mapping.rule,
+                **{s: len(inputs.split(s)) for s in ("scoring", "extraction", "heldout")},
+            },
+            "categories": [
+                {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
+            ],
+            "configuration": config,
+            "options": options.model_dump(mode="json", exclude=NOT_KEPT),
+            "device": str(device),
+            "shared_fpe": 1.0,
+            "versions": {
+                "circuitcore": circuitcore.__version__,
+                "numerics": NUMERICS,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": numpy.__version__,
+            },
+        }
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        run = Run(folder, manifest)
+    if not (folder / "images.parquet").exists():
+        write_images(folder / "images.parquet", inputs)
+    return run
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def sweep_orphans(folder: Path, older_than: float = 3600.0) -> int:
+    """Delete temporary files that a killed process left over an hour ago; returns how many."""
+    import time
+
+    gone = 0
+    for path in folder.glob(f"**/.*{ORPHAN}"):
+        try:
+            if time.time() - path.stat().st_mtime > older_than:
+                os.unlink(path)
+                gone += 1
+        except FileNotFoundError:
+            continue
+    return gone
+
+
+def list_runs(root: Path) -> list[dict[str, Any]]:
+    """Run folders directly under ``root``: folder, model, categories done and in all."""
+    found = []
+    for path in sorted(root.glob(f"*/{MANIFEST}")):
+        try:
+            run = open_run(path.parent)
+        except InputError:
+            continue
+        found.append(
+            {
+                "folder": str(run.folder),
+                "model": run.manifest["model"]["name"],
+                "done": len(run.units()),
+                "categories": len(run.manifest["categories"]),
+            }
+        )
+    return found

@@ -1,0 +1,47 @@
+"""The tables of a run folder, as parquet files: its images and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from circuitcore.inputs.read import Inputs
+from circuitcore.machine.files import write_atomically
+from circuitcore.records import Category
+
+
+def write_images(path: Path, inputs: Inputs) -> None:
+    """``images.parquet``: one row an image of the run."""
+    names = {c.index: c.name for c in inputs.categories}
+    table = pa.table(
+        {
+            "id": pa.array([i.id for i in inputs.images], pa.int64()),
+            "path": [i.path for i in inputs.images],
+            "category": [names[i.category] for i in inputs.images],
+            "split": [i.split for i in inputs.images],
+            "sha256": [i.sha256 for i in inputs.images],
+        }
+    )
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a parquet file atomically."""
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def write_curves(folder: Path, records: Sequence[Category]) -> None:
+    """``curves.parquet``: one row a category, stage and level."""
+    rows = [
+        {"category": r.category, "index": r.index, "stage": s.stage, "chosen": i == s.chosen}
+        | level.model_dump()
+        for r in records
+        for s in r.stages
+        for i, level in enumerate(s.levels)
+    ]
+    write_table(folder / "curves.parquet", pa.Table.from_pylist(rows))

@@ -1,0 +1,1 @@
+"""Scores of weights, and the levels that follow from them."""

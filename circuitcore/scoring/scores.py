@@ -1,0 +1,182 @@
+"""Scores: each weight's estimated contribution to the target unit (Weight scoring).
+
+For image n the contribution of a weight at a position is its activation a = w x times the gradient
+g = dz_c / d(pre-activation); Andrade & Konkle (2025) average it over the scoring images.  One
+forward and one backward pass of the unpruned network give x and g of every layer; the scores of a
+Linear layer stay factored (they are recomputed wherever they are read), those of convolutions and
+of coarser units are small and written out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from circuitcore.errors import InputError
+from circuitcore.kernels.levels.layer import LayerScores, raw_scores
+from circuitcore.kernels.levels.operation import score_range
+from circuitcore.kernels.score_conv.operation import score_conv
+from circuitcore.kernels.score_linear.factors import linear_factors
+from circuitcore.network.forward import forward, target_row
+from circuitcore.network.graph import Network
+from circuitcore.options import Options
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a layer's scores are made of, for one target unit.
+
+    ``weight``: the relevant weights; ``x``: the layer's input [N, ...]; ``g``: dz_c/d(output),
+    [N, ...], of N scoring images.
+    """
+
+    weight: Tensor
+    x: Tensor
+    g: Tensor
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """Scores of one layer's units, from finest to coarsest granularity.
+
+    ``layer``: raw scores with normalisation; ``shape``: the relevant weights' shape, whose leading
+    ``unit_shape`` counts the units (all of it at weight granularity).
+    """
+
+    layer: LayerScores
+    shape: tuple[int, ...]
+    unit_shape: tuple[int, ...]
+
+    @property
+    def per_unit(self) -> int:
+        """Weights a unit holds: 1 at weight granularity."""
+        return math.prod(self.shape) // math.prod(self.unit_shape)
+
+
+def contributions(network: Network, images: Tensor, unit: int) -> dict[str, Contribution]:
+    """Inputs and gradients of every layer for the raw logit z_c of unit ``unit``.
+
+    ``images`` float [N, channels, height, width], the scoring set of the category.
+    """
+    last = network.last
+    record: dict[str, tuple[Tensor, Tensor]] = {}
+    leaf = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logit = forward(
+            network, {"input": leaf}, [last], override=target_row(network, unit), record=record
+        )[0]
+        names = [name for name in network.layers() if name in record]
+        gradients = torch.autograd.grad(logit.sum(), [record[name][1] for name in names])
+    return {
+        name: Contribution(
+            network.weights[name][unit : unit + 1] if name == last else network.weights[name],
+            record[name][0].detach(),
+            gradient,
+        )
+        for name, gradient in zip(names, gradients, strict=True)
+    }
+
+
+def layer_scores(
+    network: Network, name: str, contribution: Contribution, unit: int, options: Options
+) -> UnitScores:
+    """Raw scores of one layer's units with the stage's normalisation.
+
+    The units are single weights, kernels (the taps of one 2-D filter plane; in a Linear layer a
+    single weight), or filters (all weights into one channel or unit; in the last Linear, whose
+    only relevant row is the target itself, single weights).  Raises InputError naming the layer
+    where a score is NaN or infinite.
+    """
+    conv = network.step(name).op == "conv"
+    weight = contribution.weight
+    shape = tuple(weight.shape)
+    granularity = options.granularity
+    if not conv and (granularity == "kernel" or name == network.last):
+        granularity = "weight"
+    unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
+    per_unit = math.prod(shape[unit_dims:])
+    if options.criterion == "actgrad":
+        make: Callable[..., LayerScores] = _conv_actgrad if conv else _linear_actgrad
+        layer = make(network, name, contribution, granularity, options)
+    else:
+        values = _other_criterion(network, name, contribution, unit, options)
+        values = values.flatten(unit_dims).sum(-1) if per_unit > 1 else values
+        layer = LayerScores(_tie_weights(weight, unit_dims, per_unit), values=values)
+    return UnitScores(_normalise(layer, name, conv, options), shape, shape[:unit_dims])
+
+
+def _tie_weights(weight: Tensor, unit_dims: int, per_unit: int) -> Tensor:
+    """What breaks ties: |w| of a weight, its sum over a coarser unit's weights."""
+    return weight if per_unit == 1 else weight.abs().flatten(unit_dims).sum(-1)
+
+
+def _linear_actgrad(
+    network: Network, name: str, c: Contribution, granularity: str, options: Options
+) -> LayerScores:
+    if granularity == "filter":  # the row's activation before its bias, times the gradient
+        product = (c.x @ c.weight.T) * c.g
+        if options.magnitude in ("position", "image"):
+            product = product.abs()
+        row = product.mean(0)
+        row = row.abs() if options.magnitude == "set" else row
+        return LayerScores(_tie_weights(c.weight, 1, c.weight.shape[1]), values=row)
+    left, right, form = linear_factors(c.x, c.g, options.magnitude)
+    return LayerScores(c.weight, left=left, right=right, form=form)
+
+
+def _conv_actgrad(
+    network: Network, name: str, c: Contribution, granularity: str, options: Options
+) -> LayerScores:
+    values = score_conv(
+        c.weight,
+        c.x,
+        c.g,
+        **network.step(name).settings,
+        magnitude=options.magnitude,
+        granularity=granularity,
+        spatial=options.spatial,
+        impl=options.impl,
+    )
+    per_unit = c.weight.numel() // values.numel()
+    return LayerScores(_tie_weights(c.weight, values.dim(), per_unit), values=values)
+
+
+def _other_criterion(
+    network: Network, name: str, c: Contribution, unit: int, options: Options
+) -> Tensor:
+    """Per weight: SNIP |w dz/dw| (mean over images before abs), |w|, or uniform noise."""
+    if options.criterion == "weight-magnitude":
+        return c.weight.abs()
+    if options.criterion == "random":
+        layer = network.layers().index(name)
+        generator = torch.Generator().manual_seed((options.seed * 1_000_003 + unit) * 1009 + layer)
+        return torch.rand(c.weight.shape, generator=generator).to(c.weight.device)
+    if network.step(name).op == "linear":
+        left, right, form = linear_factors(c.x, c.g, "set")
+        scores = LayerScores(c.weight, left=left, right=right, form=form)
+        return raw_scores(scores).view(c.weight.shape)
+    settings = network.step(name).settings
+    return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
+
+
+def _normalise(layer: LayerScores, name: str, conv: bool, options: Options) -> LayerScores:
+    """Per-layer min-max to [0, 1] for fc and nothing for conv (the paper), or as asked for."""
+    try:
+        low, high, total = score_range(layer, impl=options.impl)
+    except ValueError:
+        raise InputError(
+            f"layer {name!r}: its scores are NaN or infinite; the network's activations or "
+            "gradients overflow on the scoring images"
+        ) from None
+    how = options.normalise
+    if how == "paper":
+        how = "none" if conv else "minmax"
+    if how == "minmax":
+        return replace(layer, offset=low, scale=1 / (high - low) if high > low else 0.0)
+    if how == "l1":
+        return replace(layer, scale=1 / total if total > 0 else 0.0)
+    return layer

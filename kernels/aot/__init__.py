@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation of every kernel, held to a budget of registers and instructions."""

@@ -1,0 +1,1 @@
+"""`best_bias`: the bias that makes circuit substitution accuracy greatest."""

@@ -1,0 +1,1 @@
+"""`assign_levels`: which weights are pruned at which level."""

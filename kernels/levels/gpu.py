@@ -1,0 +1,259 @@
+"""Level selection on a GPU: what launches the kernels of `levels_kernels`.
+
+The three passes are torch custom operators of their own (``circuitcore::levels_range``,
+``levels_histogram`` and ``levels_bytes``), because the host decides between them: `levels_trie`
+reads every histogram before it asks for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from circuitcore.kernels.compilers import triton
+from circuitcore.kernels.levels.gpu_kernels import (
+    levels_byte_kernel,
+    levels_histogram_kernel,
+    levels_range_kernel,
+)
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS, Trie
+from circuitcore.kernels.score_linear.factors import FORM_CODES
+from circuitcore.kernels.score_linear.gpu import NO_FUSION, LinearTile
+
+if TYPE_CHECKING:
+    from circuitcore.kernels.aot.case import AotCase
+
+FACTORED = LinearTile(4, 256)  # 8 rows spill a register in the second histogram of sm_90
+GIVEN = LinearTile(1, 2048)  # scores that are given are one long row
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's launch: float32 tensors; ``layout`` = R, C, N, form, rows, columns, warps."""
+
+    weight: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    layout: list[int]
+    norm: list[float]
+    shape: torch.Size
+
+
+def _layer(layer: LayerScores, tile: LinearTile | None = None) -> _Layer:
+    weight = layer.weight.detach().float().contiguous()
+    norm = [float(layer.offset), float(layer.scale)]
+    if layer.values is not None:
+        tile = tile or GIVEN
+        left = right = layer.values.detach().float().contiguous()
+        sizes = [1, weight.numel(), 1, 0]
+    else:
+        assert layer.left is not None and layer.right is not None
+        tile = tile or FACTORED
+        left, right = (t.detach().float().contiguous() for t in (layer.left, layer.right))
+        sizes = [left.shape[1], right.shape[1], left.shape[0], FORM_CODES[layer.form]]
+    layout = [*sizes, tile.rows, tile.columns, tile.num_warps]
+    return _Layer(weight, left, right, layout, norm, weight.shape)
+
+
+def _grid(layout: Sequence[int]) -> tuple[int]:
+    return (triton.cdiv(layout[0], layout[4]) * triton.cdiv(layout[1], layout[5]),)
+
+
+def _options(layout: Sequence[int]) -> dict[str, Any]:
+    rows, columns, warps = layout[4:]
+    given = layout[3] == 0
+    return {"GIVEN": given, "BR": rows, "BC": columns, "num_warps": warps, **NO_FUSION}
+
+
+@torch.library.custom_op("circuitcore::levels_range", mutates_args=())
+def _range(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
+) -> torch.Tensor:
+    """float64 [programs, 3]: smallest and largest raw score and their absolute sum."""
+    grid = _grid(layout)
+    out = torch.empty(grid[0], 3, dtype=torch.float64, device=weight.device)
+    levels_range_kernel[grid](weight, left, right, out, *layout[:4], **_options(layout))
+    return out
+
+
+@_range.register_fake
+def _(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
+) -> torch.Tensor:
+    return weight.new_empty(_grid(layout)[0], 3, dtype=torch.float64)
+
+
+@torch.library.custom_op("circuitcore::levels_histogram", mutates_args=("out", "zeros"))
+def _histogram(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    out: torch.Tensor,
+    zeros: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    depth: int,
+) -> None:
+    """Add a layer's counts of digit ``depth`` to out int32 [nodes, 65536], its zeros to [1]."""
+    levels_histogram_kernel[_grid(layout)](
+        weight, left, right, table, first, out, zeros, *norm, *layout[:4],
+        DEPTH=depth, **_options(layout),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("circuitcore::levels_bytes", mutates_args=())
+def _bytes(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    room: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's level bytes, and its full ties in any order: index, node, and how many [1]."""
+    level = torch.empty_like(weight, dtype=torch.uint8)
+    index = torch.zeros(room, dtype=torch.int64, device=weight.device)
+    node = torch.zeros(room, dtype=torch.int32, device=weight.device)
+    count = torch.zeros(1, dtype=torch.int32, device=weight.device)
+    levels_byte_kernel[_grid(layout)](
+        weight, left, right, table, first, level, index, node, count, *norm, *layout[:4],
+        **_options(layout),
+    )  # fmt: skip
+    return level, index, node, count
+
+
+@_bytes.register_fake
+def _(
+    weight: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    first: torch.Tensor,
+    norm: Sequence[float],
+    layout: Sequence[int],
+    room: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    node = weight.new_empty(room, dtype=torch.int32)
+    level = torch.empty_like(weight, dtype=torch.uint8)
+    return level, weight.new_empty(room, dtype=torch.int64), node, node.new_empty(1)
+
+
+def score_range(scores: LayerScores, tile: LinearTile | None = None) -> tuple[float, float, float]:
+    layer = _layer(scores, tile)
+    out = _range(layer.weight, layer.left, layer.right, layer.layout)
+    low, high, total = torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()]).tolist()
+    return low, high, total
+
+
+class Passes:
+    """The passes over a list of layers on a GPU, as `levels_trie.select` calls them."""
+
+    def __init__(self, layers: Sequence[LayerScores], tile: LinearTile | None = None) -> None:
+        if sum(layer.weight.numel() for layer in layers) >= 2**31:
+            raise ValueError("the GPU's counters hold fewer than 2^31 weights")
+        self.layers = [_layer(layer, tile) for layer in layers]
+        self.device = self.layers[0].weight.device
+        self.zero: tuple[int, ...] = ()
+
+    def _table(self, trie: Trie) -> tuple[torch.Tensor, torch.Tensor]:
+        table, first = trie.table()
+        starts = np.zeros(KEY_DIGITS, np.int32)
+        starts[: len(first)] = first
+        return torch.from_numpy(table).to(self.device), torch.from_numpy(starts).to(self.device)
+
+    def histogram(self, trie: Trie, nodes: int) -> np.ndarray:
+        """Counts int64 [nodes, 65536] of digit ``trie.depth`` among the weights still undecided."""
+        table, first = self._table(trie)
+        out = torch.zeros(nodes, DIGITS, dtype=torch.int32, device=self.device)
+        zeros = torch.zeros(len(self.layers), 1, dtype=torch.int32, device=self.device)
+        for number, layer in enumerate(self.layers):
+            if layer.weight.numel():
+                _histogram(
+                    layer.weight, layer.left, layer.right, table, first, out, zeros[number],
+                    layer.norm, layer.layout, trie.depth,
+                )  # fmt: skip
+        if trie.depth == 0:
+            self.zero = tuple(zeros[:, 0].tolist())
+        return out.cpu().numpy().astype(np.int64)
+
+    def levels(self, trie: Trie, cuts: np.ndarray, tied: int) -> list[torch.Tensor]:
+        """The bytes.  cuts [nodes, levels]: of a node's full ties, level t prunes the first
+        cuts[node, t]; ``tied``: how many full ties there are."""
+        table, first = self._table(trie)
+        seen = [0] * len(cuts)
+        levels = []
+        for layer in self.layers:
+            if not layer.weight.numel():
+                levels.append(torch.empty(layer.shape, dtype=torch.uint8, device=self.device))
+                continue
+            level, index, node, count = _bytes(
+                layer.weight, layer.left, layer.right, table, first, layer.norm, layer.layout,
+                max(1, min(tied, layer.weight.numel())),
+            )  # fmt: skip
+            if tied:
+                found = int(count)
+                index, order = index[:found].sort()
+                node = node[:found][order]
+                for slot, cut in enumerate(cuts):
+                    mine = index[node == slot]
+                    rank = torch.arange(len(mine), device=self.device) + seen[slot]
+                    steps = torch.from_numpy(cut).to(self.device)
+                    byte = torch.searchsorted(steps, rank, right=True)
+                    level.view(-1)[mine] = byte.to(torch.uint8)
+                    seen[slot] += len(mine)
+            levels.append(level)
+        return levels
+
+
+def aot_cases(arch: str) -> list[AotCase]:
+    """Every compilation `levels` can launch: three kernels, factored and given scores."""
+    from circuitcore.kernels.aot.case import AotCase
+
+    scores = dict.fromkeys(("weight", "left", "right"), "*fp32")
+    sizes = dict.fromkeys(("R", "C", "N", "form"), "i32")
+    norm = {"offset": "fp32", "scale": "fp32"}
+    trie = {"trie": "*i16", "first": "*i32"}
+    ties = {"level": "*u8", "tie_index": "*i64", "tie_node": "*i32", "tie_count": "*i32"}
+    cases = []
+    for kind, tile in (("factored", FACTORED), ("given", GIVEN)):
+        constants = {"GIVEN": kind == "given", "BR": tile.rows, "BC": tile.columns}
+        launches: list[tuple[Any, str, dict[str, str], dict[str, object]]] = [
+            (levels_range_kernel, "", {"out": "*fp64"}, {}),
+            (levels_byte_kernel, "", {**trie, **ties, **norm}, {}),
+        ]
+        for depth in range(KEY_DIGITS):
+            counts = {**trie, "out": "*i32", "zeros": "*i32", **norm}
+            launches.append((levels_histogram_kernel, f"-{depth}", counts, {"DEPTH": depth}))
+        for kernel, suffix, arguments, more in launches:
+            signature = {**scores, **arguments, **sizes}
+            # a given layer is one row: Triton makes an argument of 1 a constant, and 0 divisible
+            one: dict[str, object] = {"R": 1, "N": 1} if kind == "given" else {}
+            known = {"C", "form"} if kind == "given" else {"R", "C"}
+            cases.append(
+                AotCase(
+                    op="levels",
+                    kernel=kernel,
+                    config=f"{kind}-{tile.name}{suffix}",
+                    dtype="fp32",
+                    signature={n: t for n, t in signature.items() if n not in one},
+                    constexprs={**constants, **one, **more},
+                    num_warps=tile.num_warps,
+                    num_stages=3,
+                    options=dict(NO_FUSION),
+                    divisible=tuple(
+                        n
+                        for n, t in signature.items()
+                        if n in known or t[0] == "*" and n != "zeros"
+                    ),
+                )
+            )
+    return cases

@@ -1,0 +1,1 @@
+"""What masked layers share: checks, costs, paths, tiles."""

@@ -1,0 +1,1 @@
+"""`masked_conv2d`: a convolution under many masks."""

@@ -1,0 +1,1 @@
+"""`masked_linear`, `masked_chain`: Linear layers under many masks."""

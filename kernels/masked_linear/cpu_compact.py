@@ -1,0 +1,52 @@
+"""One mask of a chain of Linear layers as smaller dense layers, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from circuitcore.kernels.masked_linear import cpu_passes as cpu
+from circuitcore.kernels.masked_linear.cpu import Layer, Survey, survey_chain
+
+Compact = list[tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def compacted_chain(
+    layers: Sequence[Layer], t: int, survey: Survey | None = None
+) -> Compact | None:
+    """(weight, bias) of the units that a mask ``level > t`` leaves to compute, layer by layer.
+
+    The first layer keeps all its columns; units that do not vary are folded into the next bias.
+    None where the output does not vary.  Cost: two passes over the level bytes (none with the
+    ``survey`` of these layers), one over the surviving rows.
+    """
+    cpu.use_torch_threads()
+    survey = survey or survey_chain(layers)
+    out: Compact = []
+    columns = np.arange(layers[0][0].shape[1])
+    before: torch.Tensor | None = None  # bias of the layer before, all its units
+    for k, (weight, level, bias, _) in enumerate(layers):
+        rows = survey.layers[k].rows(t)
+        if not rows.size:
+            return None
+        part = None if bias is None else bias[torch.from_numpy(rows)]
+        units = survey.layers[k - 1].constants(t) if k else np.empty(0, np.int64)
+        if units.size and before is not None:
+            constant = before[torch.from_numpy(units)]
+            constant = torch.relu(constant) if layers[k - 1][3] else constant
+            reads = _gathered(weight, level, t, rows, units)
+            part = reads @ constant if part is None else torch.addmv(part, reads, constant)
+        out.append((_gathered(weight, level, t, rows, columns), part))
+        columns, before = rows, bias
+    return out
+
+
+def _gathered(
+    weight: torch.Tensor, level: torch.Tensor, t: int, rows: np.ndarray, columns: np.ndarray
+) -> torch.Tensor:
+    out = torch.empty((rows.size, columns.size), dtype=weight.dtype)
+    weight, level = weight.contiguous(), level.contiguous()
+    cpu.gather_dense(cpu.array(weight), level.numpy(), t, rows, columns, cpu.array(out))
+    return out

@@ -1,0 +1,259 @@
+"""Linear layers of a nested pruning sweep: many masks of one weight matrix in one call.
+
+Andrade & Konkle 2025, Circuit extraction: a level of a sweep zeroes the weights whose score ranks
+below its pruned fraction, and the network is run again.  Levels are nested, so one byte a weight
+holds all of them: a weight is kept at level ``t`` iff its byte is greater than ``t``.
+
+    out[t, n, o] = act( sum_i  W[o, i] [level[o, i] > t]  x[t, n, i]  +  b[o] )
+
+The sum runs over the kept weights only.  A pruned weight takes no part in it, whatever it or the
+input it would read holds: NaN and infinities never leak through a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from circuitcore.kernels.dispatch import architecture, choose
+from circuitcore.kernels.masked.check import all_finite, check_masked
+from circuitcore.kernels.masked.cost import MaskedShape
+from circuitcore.kernels.masked.paths import masked_path
+from circuitcore.kernels.masked_linear.reference import (
+    Layer,
+    masked_chain_reference,
+    masked_linear_reference,
+)
+
+if TYPE_CHECKING:
+    from circuitcore.kernels.masked_linear.cpu import Survey
+
+
+def masked_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: Sequence[int],
+    bias: torch.Tensor | None = None,
+    *,
+    relu: bool,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Apply a Linear layer under each mask ``level > t``, t in ``ts``: ``[T, N, O]``.
+
+    ``x`` is ``[N, I]`` (the same input at every level) or ``[T, N, I]`` (one input a level),
+    ``weight`` ``[O, I]``, ``level`` uint8 ``[O, I]``, ``bias`` ``[O]`` or None, all of one
+    floating dtype (float64, float32, bfloat16, float16) and on one device.  ``ts`` are 0..255 in
+    any order.  Sums are accumulated in float32 (float64 for float64 inputs); products of float32
+    on a GPU are exact ("ieee") unless ``torch.backends.cuda.matmul.allow_tf32`` allows TF32.
+    ``impl`` forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or
+    levels that do not fit together.
+    """
+    check_masked(x, weight, level, ts, bias, axes="O, I", inputs="N, I")
+    return _masked_linear(x, weight, level, list(ts), bias, relu, impl)
+
+
+def masked_chain(
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    *,
+    impl: str = "auto",
+    survey: Survey | None = None,
+    count: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Run a chain of masked Linear layers at every level: ``[T, N, O]``, or ``[T, N]`` for O = 1.
+
+    ``layers`` holds ``(weight [O, I], level uint8 [O, I], bias [O] or None, relu)`` from input to
+    output; ``x`` is ``[N, I]``.  Equals `masked_linear` applied layer by layer, but a unit that no
+    surviving weight reads is not computed and a unit that reads nothing is its constant act(bias).
+    ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
+    bytes.  ``count`` is told the multiply-adds executed.
+    """
+    width = x.shape[-1]
+    for weight, level, bias, _ in layers:
+        empty = x.new_empty(0, width)
+        check_masked(empty, weight, level, ts, bias, axes="O, I", inputs="N, I")
+        width = weight.shape[0]
+    chosen = choose(impl, x, cpu=_cpu_path(x))
+    if chosen == "numba":
+        out = _chain_cpu(x, layers, ts, survey, count)
+        return out[..., 0] if out.shape[-1] == 1 else out
+    if count is not None:
+        count(_dense(layers, ts, len(x)))
+    if chosen == "torch":
+        out = masked_chain_reference(x, layers, ts)
+    else:
+        out = x
+        for weight, level, bias, relu in layers:
+            out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl)
+    return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
+
+
+def chain_survey(x: torch.Tensor, layers: Sequence[Layer], impl: str = "auto") -> Survey | None:
+    """What `masked_chain` needs to know of the level bytes; None where it does not compact."""
+    if choose(impl, x, cpu=_cpu_path(x)) != "numba":
+        return None
+    from circuitcore.kernels.masked_linear.cpu import survey_chain
+
+    return survey_chain(layers)
+
+
+class LayerAtLevel(NamedTuple):
+    """One layer of a chain at one level: how it runs, on how many units, at what cost."""
+
+    level: int
+    layer: int
+    path: str  # dense, sparse, difference, or masked: nothing compacted
+    rows: int
+    columns: int
+    multiply_adds: int
+
+
+def masked_chain_plan(
+    layers: Sequence[Layer], ts: Sequence[int], batch: int, survey: Survey | None
+) -> list[LayerAtLevel]:
+    """What `masked_chain` will do for ``batch`` finite inputs, known from the level bytes alone.
+
+    ``survey``: of `chain_survey`; None where nothing is compacted.
+    """
+    if survey is None:
+        return [
+            LayerAtLevel(t, k, "masked", weight.shape[0], weight.shape[1], batch * weight.numel())
+            for t in ts
+            for k, (weight, *_) in enumerate(layers)
+        ]
+    from circuitcore.kernels.masked_linear.cpu import plan_chain
+
+    return [
+        LayerAtLevel(s.level, s.layer, s.path, s.rows, s.columns, s.multiply_adds)
+        for s in plan_chain(layers, ts, batch, survey=survey).steps
+    ]
+
+
+def compacted_chain(
+    layers: Sequence[Layer], t: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]] | None:
+    """The layers that a mask ``level > t`` leaves of a chain, (weight, bias) each, smaller.
+
+    The first layer keeps all its columns.  Equals the masked chain up to the order of summation.
+    None where the output is constant, or on a device where nothing compacts chains.
+    """
+    if layers[0][0].device.type != "cpu":
+        return None
+    from circuitcore.kernels.masked_linear import cpu_compact as masked_linear_compact_cpu
+
+    return masked_linear_compact_cpu.compacted_chain(layers, t)
+
+
+def _dense(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
+    return len(ts) * batch * sum(weight.numel() for weight, *_ in layers)
+
+
+@torch.library.custom_op("circuitcore::masked_linear", mutates_args=())
+def _masked_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    chosen = choose(impl, x, cpu=_cpu_path(x))
+    if chosen == "numba":
+        return _linear_cpu(x, (weight, level, bias, relu), ts)
+    if chosen == "triton" and x.dtype != torch.float64 and all_finite(x):
+        return _linear_triton(x, weight, level, ts, bias, relu, impl)
+    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+
+
+@_masked_linear.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    level: torch.Tensor,
+    ts: list[int],
+    bias: torch.Tensor | None,
+    relu: bool,
+    impl: str,
+) -> torch.Tensor:
+    return x.new_empty(len(ts), x.shape[-2], weight.shape[0])
+
+
+def _cpu_path(x: torch.Tensor) -> str:
+    return "torch" if x.dtype == torch.float64 else "numba"
+
+
+def masked_shape(x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int]) -> MaskedShape:
+    """What `paths.masked_path` and `cost` need to know of a call."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    rows, columns = weight.shape
+    return MaskedShape(len(ts), x.shape[-2], rows, columns, dtype, shared=x.dim() == 2)
+
+
+def kept_fraction(level: torch.Tensor, ts: Sequence[int]) -> float:
+    """Mean fraction of weights kept over the levels, by one histogram of the bytes."""
+    counts = torch.bincount(level.flatten(), minlength=256).tolist()
+    return sum(sum(counts[t + 1 :]) for t in ts) / (len(ts) * max(1, level.numel()))
+
+
+def _linear_triton(
+    x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
+    bias: torch.Tensor | None, relu: bool, impl: str,
+) -> torch.Tensor:  # fmt: skip
+    from circuitcore.kernels.masked_linear import gpu as device
+
+    arch = architecture(x.device)
+    shape = masked_shape(x, weight, ts)
+    path = masked_path("masked_linear", shape, arch, impl, kept_fraction(level, ts))
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    options = {"relu": relu, "precision": precision, "arch": arch}
+    if path == "plain":
+        return device.launch_plain(x, weight, level, ts, bias, **options)  # type: ignore[arg-type]
+    if path == "packed":
+        dtype = device.DTYPES[x.dtype]
+        form = device.tile("packed", dtype, precision, shared=x.dim() == 2, arch=arch)
+        packed = device.pack(weight, level, form.rows)
+        return device.launch_packed(x, packed, ts, bias, **options)  # type: ignore[arg-type]
+    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+
+
+def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tensor:
+    """One layer: a chain of one, or a run for each level where every level has its own input."""
+    if x.dim() == 2:
+        return _chain_cpu(x, [layer], ts)
+    from circuitcore.kernels.masked_linear.cpu import ChainPlan, plan_chain, run_chain
+
+    plan = plan_chain([layer], ts, x.shape[1], shared=False)
+    step = {s.level: s for s in plan.steps}
+    out = x.new_empty(len(ts), x.shape[1], layer[0].shape[0])
+    for k, t in enumerate(ts):
+        if all_finite(x[k]):
+            one = ChainPlan(plan.layers, plan.inputs, plan.read, [step[t]])
+            out[k] = run_chain(x[k], [layer], one)[t]
+        else:
+            out[k] = masked_chain_reference(x[k], [layer], [t], squeeze=False)[0]
+    return out
+
+
+def _chain_cpu(
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    survey: Survey | None = None,
+    count: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    from circuitcore.kernels.masked_linear.cpu import plan_chain, run_chain
+
+    if not all_finite(x):
+        if count is not None:
+            count(_dense(layers, ts, len(x)))
+        return masked_chain_reference(x, layers, ts, squeeze=False)
+    done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0], survey=survey), count)
+    out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
+    for k, t in enumerate(ts):
+        out[k] = done[t] if t in done else masked_chain_reference(x, layers, [t], squeeze=False)[0]
+    return out

@@ -1,0 +1,1 @@
+"""`overlap_counts`: what pairs of masks share."""

@@ -1,0 +1,1 @@
+"""`score_conv`: scores of a convolution's weights."""

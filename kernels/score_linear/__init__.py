@@ -1,0 +1,1 @@
+"""`score_linear`: scores of a Linear layer's weights."""

@@ -1,0 +1,1 @@
+"""`rows_reading`, `columns_read`: what a mask leaves alive."""
