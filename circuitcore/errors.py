@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CircuitcoreError(Exception):
@@ -20,6 +21,20 @@ class UsageError(CircuitcoreError):
     """A command, option or category that does not exist or does not fit."""
 
     exit_code = 2
+
+
+class OptionsError(UsageError):
+    """Options that do not fit: ``problems`` holds (option or "", message, value) of each."""
+
+    def __init__(self, problems: list[tuple[str, str, Any]]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{spelled(name)}: {message} (got {value!r})" if name else message
+            for name, message, value in self.problems
+        )
 
 
 class InputError(CircuitcoreError):
@@ -38,6 +53,11 @@ class DeviceError(CircuitcoreError):
     """No such device, or out of memory on it."""
 
     exit_code = 5
+
+
+def spelled(name: str) -> str:
+    """An option as typed on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -137,8 +137,8 @@ def _writable(folder: Path) -> bool:
 
 
 def _example() -> Check:
+    from circuitcore.cli.config import resolve
     from circuitcore.inputs.read import read_inputs
-    from circuitcore.options import resolve
 
     inputs = read_inputs(resolve({}, environment={}))
     return Check(

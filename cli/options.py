@@ -1,19 +1,22 @@
-"""The options of the command line: one table, shared by every verb that takes them.
+"""The flags of the command line, made from `Options` and shared by every verb that takes them.
 
 Values stay text here and are checked by ``circuitcore.options``, so that a flag, a line of the
-config file and an environment variable mean the same and fail alike.  Nothing heavy is imported;
-a test holds this table against ``circuitcore.options.Options``.
+config file and an environment variable mean the same and fail alike.  Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
+
+from circuitcore.errors import spelled
+from circuitcore.options import PRESETS, Options
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Flag:
     @property
     def spelled(self) -> str:
         """The flag as typed."""
-        return "--" + self.name.replace("_", "-")
+        return spelled(self.name)
 
     def parameter(self) -> inspect.Parameter:
         """The keyword-only parameter that typer turns into this option; unset is None."""
@@ -52,78 +55,34 @@ class Flag:
         )
 
 
-WHAT = "What is swept"
-METHOD = "The method"
-ENGINE = "The engine"
-WHERE = "Settings and output"
+def _flag(field: dataclasses.Field[Any]) -> Flag:
+    """The flag of one option."""
+    about, switch = field.metadata, field.type is bool
+    told = "" if field.default is None or switch else str(field.default)
+    return Flag(
+        field.name,
+        about["group"],
+        about["help"],
+        about["words"] or told,
+        about["metavar"],
+        get_args(field.type) if get_origin(field.type) is Literal else (),
+        about["short"],
+        switch,
+    )
 
-FLAGS: tuple[Flag, ...] = (
-    Flag("model", WHAT, "bundled, tv:NAME@WEIGHTS, timm:NAME or file:PATH.safetensors",
-         "bundled", "MODEL"),
-    Flag("arch", WHAT, "torchvision architecture of a file: model, such as alexnet", "", "NAME"),
-    Flag("images", WHAT, "bundled, or a folder with train/<category>/* and val/<category>/*",
-         "bundled", "DIR"),
-    Flag("categories", WHAT, "names of the output units in their order, one a line", "", "FILE"),
-    Flag("scoring_images", WHAT, "images a category that make the scores", "4", "N"),
-    Flag("extraction_images", WHAT, "images a category that choose level and bias", "20", "N"),
-    Flag("heldout_images", WHAT, "other images a category that judge the circuit", "30", "N"),
-    Flag("resize", WHAT, "shorter side in pixels, or none", "the weights' own", "PX"),
-    Flag("crop", WHAT, "centre crop in pixels, or none", "the weights' own", "PX"),
-    Flag("mean", WHAT, "channel means taken off, such as 0.485,0.456,0.406",
-         "the weights' own", "M,M,M"),
-    Flag("std", WHAT, "channel deviations divided by", "the weights' own", "S,S,S"),
-    Flag("magnitude", METHOD, "where the absolute value is taken", "position",
-         choices=("position", "image", "set", "signed")),
-    Flag("granularity", METHOD, "what is pruned as one", "weight",
-         choices=("weight", "kernel", "filter")),
-    Flag("criterion", METHOD, "what a score is made of", "actgrad",
-         choices=("actgrad", "snip", "weight-magnitude", "random")),
-    Flag("normalise", METHOD, "scores of a layer before the joint ranking; paper: min-max for fc, "
-         "none for conv", "paper", choices=("paper", "minmax", "none", "l1")),
-    Flag("spatial", METHOD, "positions are combined by", "sum", choices=("sum", "mean")),
-    Flag("ties", METHOD, "equal scores: smaller weight first, or move the level", "weight",
-         choices=("weight", "snap")),
-    Flag("levels", METHOD, "a count (geometric in the kept fraction), linear:COUNT, or pruned "
-         "fractions 0,0.5,0.9", "32", "LEVELS"),
-    Flag("fc_levels", METHOD, "the same for the fully connected stage", "--levels", "LEVELS"),
-    Flag("conv_levels", METHOD, "the same for the convolutional stage", "--levels", "LEVELS"),
-    Flag("stop", METHOD, "which level is chosen", "first-crossing",
-         choices=("first-crossing", "sparsest-above")),
-    Flag("threshold", METHOD, "CSA to keep, as a fraction of the reference", "0.9", "FRACTION"),
-    Flag("fc_threshold", METHOD, "the same for the fully connected stage", "--threshold",
-         "FRACTION"),
-    Flag("conv_threshold", METHOD, "the same for the convolutional stage", "--threshold",
-         "FRACTION"),
-    Flag("reference", METHOD, "the CSA that is 1", "unpruned-biased",
-         choices=("unpruned-biased", "unpruned", "peak")),
-    Flag("false_alarm_norm", METHOD, "false alarms are divided by the number of", "target",
-         choices=("target", "other", "predicted")),
-    Flag("bias", METHOD, "how the circuit's one bias is found", "exact",
-         choices=("exact", "none", "sgd")),
-    Flag("seed", METHOD, "for what is drawn at random", "0", "N"),
-    Flag("screen", ENGINE, "leave out images that cannot change a decision", "auto",
-         choices=("auto", "off", "on")),
-    Flag("device", ENGINE, "auto, cpu or cuda:N", "auto", "DEVICE"),
-    Flag("gpu", ENGINE, "short for --device cuda:N", "", "N"),
-    Flag("dtype", ENGINE, "numbers the network runs in", "auto",
-         choices=("auto", "float32", "bfloat16", "float16")),
-    Flag("impl", ENGINE, "which kernels", "auto", choices=("auto", "triton", "torch", "numba")),
-    Flag("memory", ENGINE, "most memory to use, such as 8G", "what is free", "SIZE"),
-    Flag("no_fallback", ENGINE, "fail where memory runs out rather than take smaller chunks",
-         switch=True),
-    Flag("workers", ENGINE, "processes that share the categories, one a GPU in turn; without a "
-         "GPU they share the cores", "1", "N"),
-    Flag("max_bad", ENGINE, "unreadable images to put up with", "0", "N"),
-    Flag("allow_pickle", ENGINE, "read .pt files, which can run code", switch=True),
-    Flag("preset", WHERE, "a named set of options", "",
-         choices=("paper", "paper-literal", "vss", "hamblin")),
-    Flag("config", WHERE, "a TOML file of these options, with underscores", "", "FILE"),
-    Flag("print_config", WHERE, "print the options as a config file and stop", switch=True),
-    Flag("out", WHERE, "the run folder", "", "RUN", short="-o"),
-    Flag("format", WHERE, "how the result is printed", "table",
-         choices=("table", "json", "jsonl", "csv")),
-    Flag("quiet", WHERE, "no progress and no notes on stderr", switch=True, short="-q"),
-)  # fmt: skip
+
+def _flags() -> Iterator[Flag]:
+    """Those of `Options` in their order, and at the head of the last group three that make them."""
+    fields = [_flag(field) for field in dataclasses.fields(Options)]
+    last = fields[-1].group
+    yield from (flag for flag in fields if flag.group != last)
+    yield Flag("preset", last, "a named set of options", choices=tuple(PRESETS))
+    yield Flag("config", last, "a TOML file of these options, with underscores", metavar="FILE")
+    yield Flag("print_config", last, "print the options as a config file and stop", switch=True)
+    yield from (flag for flag in fields if flag.group == last)
+
+
+FLAGS = tuple(_flags())
 BY_NAME = {flag.name: flag for flag in FLAGS}
 ALL = tuple(BY_NAME)
 OUTPUT = ("format", "quiet")
@@ -138,15 +97,16 @@ class Given:
 
     flags: dict[str, Any]
 
-    def options(self) -> Any:
-        """`circuitcore.options.Options` of flags, environment, config file and preset.
+    def options(self) -> Options:
+        """`Options` of flags, environment, config file and preset.
 
         Prints them and exits 0 where --print-config was given; raises UsageError for what does
         not fit.
         """
         from pathlib import Path
 
-        from circuitcore.options import as_toml, parse_levels, resolve
+        from circuitcore.cli.config import as_toml, resolve
+        from circuitcore.options.values import parse_levels
 
         flags = {k: v for k, v in self.flags.items() if k not in NOT_FIELDS}
         config = self.flags.get("config")
@@ -160,7 +120,7 @@ class Given:
             text = getattr(options, name)
             note = parse_levels(text).note if text else ""
             if note and not options.quiet:
-                typer.echo(f"--{name.replace('_', '-')}: {note}", err=True)
+                typer.echo(f"{spelled(name)}: {note}", err=True)
         return options
 
     def changes(self, run: Any) -> dict[str, Any]:
@@ -168,7 +128,7 @@ class Given:
 
         Raises UsageError for what does not fit, InputError where ``run`` is no run folder.
         """
-        from circuitcore.options import resolve
+        from circuitcore.cli.config import resolve
         from circuitcore.runs.folder import open_run
 
         flags = {k: v for k, v in self.flags.items() if k not in ("out", *OUTPUT)}

@@ -76,7 +76,7 @@ def test_what_was_held_before_counts():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_imagenet_fits_eight_gigabytes(alexnet, device, dtype):
-    options = ALEXNET.model_copy(update={"dtype": dtype})
+    options = replace(ALEXNET, dtype=dtype)
     found = predicted(alexnet, (3, 224, 224), options, torch.device(device), IMAGENET, 8 * 10**9)
     assert max(found.values()) <= 8 * 10**9
 
@@ -175,7 +175,7 @@ def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
     assert "out of memory with 64 images at once; going on with 32" in said
     assert level_choices(found) == level_choices(whole)
     assert all(torch.equal(found.kept[name], whole.kept[name]) for name in whole.kept)
-    strict = prepared.options.model_copy(update={"no_fallback": True})
+    strict = replace(prepared.options, no_fallback=True)
     with pytest.raises(DeviceError, match="drop --no-fallback"):
         extract_circuit(replace(short, options=strict), 1, "Trouser")
 

@@ -212,7 +212,7 @@ def test_the_bundled_example_gives_the_same_circuits(stop, prepared_small):
     for category in prepared_small.inputs.categories:
         found = {}
         for screen in ("off", "on"):
-            options = prepared_small.options.model_copy(update={"screen": screen, "stop": stop})
+            options = replace(prepared_small.options, screen=screen, stop=stop)
             own = replace(prepared_small, options=options)
             found[screen] = extract_circuit(own, category.index, category.name)
         off, on = found["off"], found["on"]

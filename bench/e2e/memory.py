@@ -23,6 +23,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from alexnet import image_folder, trained_alexnet  # noqa: E402
 
+from circuitcore.cli.config import resolve  # noqa: E402
 from circuitcore.engine.executors import executor  # noqa: E402
 from circuitcore.engine.footprint import Counts, predicted  # noqa: E402
 from circuitcore.engine.prepare import Prepared, prepare  # noqa: E402
@@ -36,7 +37,7 @@ from circuitcore.machine.device import memory_budget, pick  # noqa: E402
 from circuitcore.machine.meter import Meter  # noqa: E402
 from circuitcore.machine.scratch import Scratch  # noqa: E402
 from circuitcore.network.forward import Tally  # noqa: E402
-from circuitcore.options import Options, resolve  # noqa: E402
+from circuitcore.options import Options  # noqa: E402
 from circuitcore.progress import Silent  # noqa: E402
 from circuitcore.scoring.levels import stage_levels  # noqa: E402
 from circuitcore.scoring.scores import contributions  # noqa: E402

@@ -31,7 +31,7 @@ TARGETS = "end to end 3.5 x over naive with --screen off, 18 x with screening (f
 
 
 def screened(prepared: Prepared, screen: str) -> Prepared:
-    return replace(prepared, options=prepared.options.model_copy(update={"screen": screen}))
+    return replace(prepared, options=replace(prepared.options, screen=screen))
 
 
 def counted(prepared: Prepared, stage: str, multiply_adds: Mapping[str, int]) -> str:

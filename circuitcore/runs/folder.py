@@ -26,7 +26,7 @@ from circuitcore.inputs.pixels import DECODER
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
-from circuitcore.options import Options
+from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit, read_record
 from circuitcore.runs.tables import write_images
@@ -34,7 +34,7 @@ from circuitcore.runs.tables import write_images
 NUMERICS = 2  # raised when the same inputs would give other numbers
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-NOT_KEPT = {"out", "format", "quiet", "device", "gpu", "memory", "workers"}  # of a call, not a run
+NOT_KEPT = frozenset(changing("call"))
 ORPHAN = ".tmp"
 
 
@@ -122,8 +122,8 @@ class Run:
         return path
 
     def options(self, **changes: Any) -> Options:
-        """The options the run was made with, with some of them changed."""
-        return Options(**{**self.manifest["options"], "out": str(self.folder), **changes})
+        """The options the run was made with, some of them changed.  Raises OptionsError."""
+        return options_of({**self.manifest["options"], "out": str(self.folder), **changes})
 
     def verify(self) -> list[str]:
         """What is wrong with the folder, one line each; empty if it is intact."""
@@ -192,7 +192,7 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
                 {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
             ],
             "configuration": config,
-            "options": options.model_dump(mode="json", exclude=NOT_KEPT),
+            "options": options.as_json(exclude=NOT_KEPT),
             "device": str(device),
             "shared_fpe": 1.0,
             "versions": {

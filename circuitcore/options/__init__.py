@@ -1,0 +1,277 @@
+"""Every option of a run, stated once: its name, type, default, help, and what it changes.
+
+The command line, the environment (``CIRCUITCORE_*``) and the config file (TOML) use these names,
+and all of them are read from `Options`.  Imports nothing heavy, so that --help is quick.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from circuitcore.errors import OptionsError, nearest
+from circuitcore.options.values import (
+    as_channels,
+    as_levels,
+    as_size,
+    check_memory,
+    check_pixels,
+    converted,
+    parse_levels,
+)
+
+Whole = int | Literal["none"] | None
+AtLeast0 = Annotated[int, Ge(0)]
+AtLeast1 = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+# "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
+# "call": where one call computes and where its results go, not kept
+Changes = Literal["numbers", "engine", "call"]
+
+
+def _option(
+    default: Any,
+    help: str,
+    metavar: str = "TEXT",
+    *,
+    group: str,
+    changes: Changes,
+    words: str = "",
+    short: str = "",
+    read: Callable[[Any], Any] | None = None,
+    check: Callable[[Any], None] | None = None,
+) -> Any:
+    """A field of `Options`.
+
+    ``words`` tell --help of a default that its value does not tell; ``read`` turns what was given
+    into what its type accepts, ``check`` refuses a value of that type: both with a ValueError.
+    """
+    about = {"help": help, "metavar": metavar, "group": group, "changes": changes, "words": words}
+    return dataclasses.field(
+        default=default, metadata={**about, "short": short, "read": read, "check": check}
+    )
+
+
+_what = functools.partial(_option, group="What is swept", changes="numbers")
+_method = functools.partial(_option, group="The method", changes="numbers")
+_engine = functools.partial(_option, group="The engine", changes="engine")
+_output = functools.partial(_option, group="Settings and output", changes="call")
+_fraction_of = functools.partial(_method, metavar="FRACTION", words="--threshold")
+_levels_of = functools.partial(_method, metavar="LEVELS", words="--levels", read=as_levels)
+_own = "the weights' own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one run, in the order of --help.
+
+    Text is converted to each option's type.  Raises OptionsError listing all that does not fit.
+    """
+
+    model: str = _what(
+        "bundled", "bundled, tv:NAME@WEIGHTS, timm:NAME or file:PATH.safetensors", "MODEL"
+    )
+    arch: str | None = _what(
+        None, "torchvision architecture of a file: model, such as alexnet", "NAME"
+    )
+    images: str = _what(
+        "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*", "DIR"
+    )
+    categories: Path | None = _what(
+        None, "names of the output units in their order, one a line", "FILE"
+    )
+    scoring_images: AtLeast1 = _what(4, "images a category that make the scores", "N")
+    extraction_images: AtLeast1 = _what(20, "images a category that choose level and bias", "N")
+    heldout_images: AtLeast1 = _what(30, "other images a category that judge the circuit", "N")
+    resize: Whole = _what(
+        None, "shorter side in pixels, or none", "PX", words=_own, check=check_pixels
+    )
+    crop: Whole = _what(
+        None, "centre crop in pixels, or none", "PX", words=_own, check=check_pixels
+    )
+    mean: tuple[float, ...] | None = _what(
+        None, "channel means taken off, such as 0.485,0.456,0.406", "M,M,M",
+        words=_own, read=as_channels,
+    )  # fmt: skip
+    std: tuple[float, ...] | None = _what(
+        None, "channel deviations divided by", "S,S,S", words=_own, read=as_channels
+    )
+
+    magnitude: Literal["position", "image", "set", "signed"] = _method(
+        "position", "where the absolute value is taken"
+    )
+    granularity: Literal["weight", "kernel", "filter"] = _method("weight", "what is pruned as one")
+    criterion: Literal["actgrad", "snip", "weight-magnitude", "random"] = _method(
+        "actgrad", "what a score is made of"
+    )
+    normalise: Literal["paper", "minmax", "none", "l1"] = _method(
+        "paper",
+        "scores of a layer before the joint ranking; paper: min-max for fc, none for conv",
+    )
+    spatial: Literal["sum", "mean"] = _method("sum", "positions are combined by")
+    ties: Literal["weight", "snap"] = _method(
+        "weight", "equal scores: smaller weight first, or move the level"
+    )
+    levels: str = _method(
+        "32", "a count (geometric in the kept fraction), linear:COUNT, or pruned fractions "
+        "0,0.5,0.9", "LEVELS", read=as_levels,
+    )  # fmt: skip
+    fc_levels: str | None = _levels_of(None, "the same for the fully connected stage")
+    conv_levels: str | None = _levels_of(None, "the same for the convolutional stage")
+    stop: Literal["first-crossing", "sparsest-above"] = _method(
+        "first-crossing", "which level is chosen"
+    )
+    threshold: Positive = _method(0.9, "CSA to keep, as a fraction of the reference", "FRACTION")
+    fc_threshold: Positive | None = _fraction_of(None, "the same for the fully connected stage")
+    conv_threshold: Positive | None = _fraction_of(None, "the same for the convolutional stage")
+    reference: Literal["unpruned-biased", "unpruned", "peak"] = _method(
+        "unpruned-biased", "the CSA that is 1"
+    )
+    false_alarm_norm: Literal["target", "other", "predicted"] = _method(
+        "target", "false alarms are divided by the number of"
+    )
+    bias: Literal["exact", "none", "sgd"] = _method("exact", "how the circuit's one bias is found")
+    seed: AtLeast0 = _method(0, "for what is drawn at random", "N")
+
+    screen: Literal["auto", "off", "on"] = _engine(
+        "auto", "leave out images that cannot change a decision", changes="numbers"
+    )
+    device: str = _engine("auto", "auto, cpu or cuda:N", "DEVICE", changes="call")
+    gpu: AtLeast0 | None = _engine(None, "short for --device cuda:N", "N", changes="call")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _engine(
+        "auto", "numbers the network runs in", changes="numbers"
+    )
+    impl: Literal["auto", "triton", "torch", "numba"] = _engine("auto", "which kernels")
+    memory: int | None = _engine(
+        None, "most memory to use, such as 8G", "SIZE", changes="call",
+        words="what is free", read=as_size, check=check_memory,
+    )  # fmt: skip
+    no_fallback: bool = _engine(False, "fail where memory runs out rather than take smaller chunks")
+    workers: AtLeast1 = _engine(
+        1, "processes that share the categories, one a GPU in turn; without a GPU they share the "
+        "cores", "N", changes="call",
+    )  # fmt: skip
+    max_bad: AtLeast0 = _engine(0, "unreadable images to put up with", "N")
+    allow_pickle: bool = _engine(False, "read .pt files, which can run code")
+
+    out: Path | None = _output(None, "the run folder", "RUN", short="-o")
+    format: Literal["table", "json", "jsonl", "csv"] = _output("table", "how the result is printed")
+    quiet: bool = _output(False, "no progress and no notes on stderr", short="-q")
+
+    def __post_init__(self) -> None:
+        problems: list[tuple[str, str, Any]] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is field.default:
+                continue
+            try:
+                object.__setattr__(self, field.name, converted(field, value))
+            except ValueError as error:
+                problems += [(field.name, str(message), value) for message in error.args]
+        problems = problems or [("", message, None) for message in self._together()]
+        if problems:
+            raise OptionsError(problems)
+
+    def _together(self) -> Iterator[str]:
+        """What is wrong with options that are right one by one."""
+        if self.reference == "peak" and self.stop != "sparsest-above":
+            yield "reference 'peak' needs --stop sparsest-above: the peak is known last"
+        if self.reference == "peak" and self.screen == "on":
+            yield "reference 'peak' needs every level: use --screen off"
+        if self.gpu is not None and self.device not in ("auto", f"cuda:{self.gpu}"):
+            yield f"--gpu {self.gpu} and --device {self.device} disagree: give one"
+        if self.std is not None and any(s <= 0 for s in self.std):
+            yield "--std: standard deviations are positive"
+
+    def grid(self, stage: str) -> tuple[float, ...]:
+        """Pruned fractions of one stage (``fc`` or ``conv``), from 0, increasing."""
+        own = self.fc_levels if stage == "fc" else self.conv_levels
+        return parse_levels(own or self.levels).fractions
+
+    def stage_threshold(self, stage: str) -> float:
+        """The stage's threshold, a fraction of the reference CSA."""
+        own = self.fc_threshold if stage == "fc" else self.conv_threshold
+        return self.threshold if own is None else own
+
+    def method(self) -> dict[str, Any]:
+        """What changes the numbers, in canonical form: part of every unit's key.
+
+        Without what is in the key by other ways.
+        """
+        names = [name for name in changing("numbers") if name not in BESIDE]
+        record = {name: getattr(self, name) for name in names if name not in BY_STAGE}
+        for stage in ("fc", "conv"):
+            record[f"{stage}_levels"] = list(self.grid(stage))
+            record[f"{stage}_threshold"] = self.stage_threshold(stage)
+        return record
+
+    def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The options as JSON holds them, without those of ``exclude``."""
+        return {n: _plain(getattr(self, n)) for n in NAMES if n not in exclude}
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Options))
+# in the key by other ways: as hashes, as preprocessing, beside the method
+BESIDE = {
+    "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen", "dtype",
+}  # fmt: skip
+BY_STAGE = {"levels", "fc_levels", "conv_levels", "threshold", "fc_threshold", "conv_threshold"}
+
+
+def changing(what: Changes) -> tuple[str, ...]:
+    """Names of the options that change this."""
+    fields = dataclasses.fields(Options)
+    return tuple(field.name for field in fields if field.metadata["changes"] == what)
+
+
+def options_of(values: Mapping[str, Any]) -> Options:
+    """Options by names that come from outside.
+
+    Raises OptionsError for all that does not fit, with the nearest known name of an unknown one.
+    """
+    known = {name: value for name, value in values.items() if name in NAMES}
+    problems = [
+        (name, f"no such option{nearest(name, NAMES)}", value)
+        for name, value in values.items()
+        if name not in known
+    ]
+    try:
+        options = Options(**known)
+    except OptionsError as error:
+        raise OptionsError(problems + error.problems) from None
+    if problems:
+        raise OptionsError(problems)
+    return options
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"levels": "linear:51"},
+    "paper-literal": {
+        "levels": "linear:51",
+        "false_alarm_norm": "other",
+        "reference": "unpruned",
+    },
+    "vss": {
+        "bias": "none",
+        "false_alarm_norm": "other",
+        "threshold": 0.85,
+        "reference": "unpruned",
+        "stop": "sparsest-above",
+    },
+    "hamblin": {
+        "granularity": "kernel",
+        "magnitude": "position",
+        "spatial": "mean",
+        "levels": "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95,0.98,0.99,0.995,0.998,0.999",
+    },
+}
