@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitcore.cli.method import RunFolder, Wanted
+from circuitcore.cli.method import RunPath, Wanted
 from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
 
 FAILED = 3
@@ -56,12 +56,9 @@ def ls(
 
         rows = [asdict(d) for d in list_devices()]
     elif what is Listed.categories:
-        from circuitcore.inputs.read import read_inputs
+        import circuitcore
 
-        rows = [
-            {"index": c.index, "category": c.name, "folder": c.folder}
-            for c in read_inputs(given.options()).categories
-        ]
+        rows = [dict(row) for row in circuitcore.categories(**given.call())]
     else:
         from circuitcore.runs.folder import list_runs
 
@@ -90,20 +87,20 @@ def doctor(*, given: Given) -> None:
         raise SystemExit(5)
 
 
-def verify(run: RunFolder) -> None:
+def verify(run: RunPath) -> None:
     """Is this run intact?
 
     Lists what is not; exit 3 if anything.
     """
+    import circuitcore
     from circuitcore.cli.tables import emit
-    from circuitcore.runs.folder import open_run
 
-    opened = open_run(run)
+    opened = circuitcore.open_run(run)
     problems = opened.verify()
     if problems:
         emit("".join(f"{p}\n" for p in problems))
         raise SystemExit(FAILED)
-    emit(f"intact: {len(opened.units())} circuits\n")
+    emit(f"intact: {len(opened)} circuits\n")
 
 
 @takes(OUTPUT)
@@ -202,7 +199,7 @@ profile.passes_on = True  # type: ignore[attr-defined]
 
 @takes((*ENGINE_ONLY, "quiet"))
 def worker(
-    run: RunFolder,
+    run: RunPath,
     wanted: Wanted = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
@@ -224,7 +221,7 @@ def worker(
 
 @takes(("quiet",))
 def launch(
-    run: RunFolder,
+    run: RunPath,
     shards: Annotated[
         int | None, typer.Option(metavar="N", help="jobs, one a GPU  [GPUs here, or 1]", min=1)
     ] = None,

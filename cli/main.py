@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,8 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 from circuitcore import __version__
 from circuitcore.cli import machine, method
 from circuitcore.errors import CircuitcoreError, nearest
+from circuitcore.machine.process import INTERRUPTED, settle, settled
 
-BUG, USAGE, PARTLY, DEVICE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 4, 5, 130, 141, 143
+BUG, USAGE, PARTLY, DEVICE, BROKEN_PIPE = 1, 2, 4, 5, 141
 # both stand in front of typer's own click or the click it was built on
 ClickUsageError: Any = typer.BadParameter.__mro__[1]
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -97,14 +96,9 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry: run a verb and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
-        signal.signal(signal.SIGINT, _interrupted)
-    # Threads that wait for one another sleep rather than spin: where other work shares the cores,
-    # spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
     code = run(sys.argv[1:] if arguments is None else list(arguments))
-    signal.alarm(0)  # of _insist: the exception was not lost, and may take its time from here on
+    settled()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -183,26 +177,6 @@ def _reader_gone() -> int:
     """Nothing more can be written; keep Python from complaining about it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
-    _insist(TERMINATED)
-    raise SystemExit(TERMINATED)
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    _insist(INTERRUPTED)
-    raise KeyboardInterrupt
-
-
-def _insist(code: int) -> None:
-    """End the process if an exception does not: raised inside a callback of C code it is lost.
-
-    What is committed is whole at any instant.
-    """
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
-    signal.alarm(8)
 
 
 if __name__ == "__main__":

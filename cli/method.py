@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
 
 if TYPE_CHECKING:
+    from circuitcore.api.table import Table
     from circuitcore.extraction.plan import CategoryPlan, Plan
 
 Wanted = Annotated[
     list[str] | None,
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
              "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
 CONTROLLED = ("category", "control", "kept_weights", "overlap", "heldout_csa", "csa_ratio",
@@ -30,14 +31,14 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
 
     Running the same command again goes on where it stopped.
     """
-    options = given.options()
+    call = given.call()
+    import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, sweep_text
-    from circuitcore.jobs import job as run
 
-    with progress(options.quiet) as shown:
-        document = run.sweep(options, wanted or [], shown)
-    emit(sweep_text(document, options.format))
+    with progress(call["quiet"]) as shown:
+        run = circuitcore.sweep(categories=wanted or (), progress=shown, **call)
+    emit(sweep_text(run.document, call["format"]))
 
 
 @takes(ALL)
@@ -56,16 +57,18 @@ def plan(
     given: Given,
 ) -> None:
     """What a sweep with these arguments will cost. Changes nothing."""
-    options = given.options()
+    call = given.call()
+    import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.extraction import plan as planning
 
-    with progress(options.quiet) as shown:
-        planned = planning.plan(options, wanted or [], not no_probe, shown, exact)
-    if options.format == "json":
+    with progress(call["quiet"]) as shown:
+        planned = circuitcore.plan(
+            categories=wanted or (), probe=not no_probe, exact=exact, progress=shown, **call
+        )
+    if call["format"] == "json":
         emit(planned.model_dump_json(indent=2) + "\n")
-    elif options.format == "table":
+    elif call["format"] == "table":
         emit(_plan_table(planned))
     else:
         rows = [
@@ -74,56 +77,55 @@ def plan(
             for stage in each.stages
             for layer in stage.layers
         ]
-        emit(rows_text(rows or [step.model_dump() for step in planned.steps], options.format))
+        emit(rows_text(rows or [step.model_dump() for step in planned.steps], call["format"]))
 
 
 @takes(ALL)
 def score(wanted: Wanted = None, *, given: Given) -> None:
     """The scores of every layer, with --out written there."""
-    options = given.options()
-    from circuitcore.analysis.score_files import score as scored
+    call = given.call()
+    import circuitcore
     from circuitcore.cli.progress import progress
 
-    with progress(options.quiet) as shown:
-        rows = scored(options, wanted or [], options.out, shown)
-    _emit_records(rows, options.format, left=2)
+    with progress(call["quiet"]) as shown:
+        rows = circuitcore.scores(categories=wanted or (), progress=shown, **call)
+    _emit(rows, call["format"], left=2)
 
 
 @takes(ALL)
 def stability(wanted: Wanted = None, *, given: Given) -> None:
     """Rank correlation of scores from k and from 2k scoring images."""
-    options = given.options()
-    from circuitcore.analysis.stability import stability as compared
+    call = given.call()
+    import circuitcore
     from circuitcore.cli.progress import progress
 
-    with progress(options.quiet) as shown:
-        rows = compared(options, wanted or [], shown)
-    _emit_records(rows, options.format, left=2)
+    with progress(call["quiet"]) as shown:
+        rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+    _emit(rows, call["format"], left=2)
 
 
 @takes((*RECHOOSE, "out", *OUTPUT))
-def extract(run: RunFolder, wanted: Wanted = None, *, given: Given) -> None:
+def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     """Choose the circuits of a run anew, with another threshold.
 
     The fully connected level comes from the stored curve, the convolutional stage is run again.
     """
+    import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, sweep_text
-    from circuitcore.errors import UsageError
-    from circuitcore.jobs import job as running
 
     form, out = given.format, given.flags.get("out")
     if not set(given.flags) & set(RECHOOSE):
-        raise UsageError("extract: say what to change, for example --threshold 0.8")
-    changes = given.changes(run)
+        raise circuitcore.UsageError("extract: say what to change, for example --threshold 0.8")
     with progress(given.quiet) as shown:
-        document = running.extract(run, changes, Path(out) if out else None, shown, wanted or [])
-    emit(sweep_text(document, form))
+        opened, changes = circuitcore.open_run(run), given.changes(run)
+        found = opened.extract(categories=wanted or (), out=out, progress=shown, **changes)
+    emit(sweep_text(found.document, form))
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
 def evaluate(
-    run: RunFolder,
+    run: RunPath,
     images: Annotated[
         str | None, typer.Option(metavar="DIR", help="other images  [the run's held-out set]")
     ] = None,
@@ -131,27 +133,27 @@ def evaluate(
     given: Given,
 ) -> None:
     """Judge the circuits of a run, on other images if need be."""
-    from circuitcore.analysis.evaluation import evaluate as judged
+    import circuitcore
     from circuitcore.cli.progress import progress
 
     form = given.format
     with progress(given.quiet) as shown:
-        rows = judged(run, images, shown, **given.changes(run))
-    _emit_records(rows, form, columns=EVALUATED)
+        opened, engine = circuitcore.open_run(run), given.changes(run)
+        rows = opened.evaluate(images, progress=shown, **engine)
+    _emit(rows, form, columns=EVALUATED)
 
 
 @takes(OUTPUT)
-def overlap(run: RunFolder, *, given: Given) -> None:
+def overlap(run: RunPath, *, given: Given) -> None:
     """Overlap of all pairs of circuits, with its chance level.
 
     Written to overlap.parquet in the run folder, for every layer too.
     """
-    from circuitcore.analysis.overlap import pairs
+    import circuitcore
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.runs.folder import open_run
 
     form = given.format
-    found = pairs(open_run(run)).to_pylist()
+    found = circuitcore.open_run(run).overlap()
     if form == "table":
         whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
         shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
@@ -164,33 +166,32 @@ def overlap(run: RunFolder, *, given: Given) -> None:
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
-def controls(run: RunFolder, *, given: Given) -> None:
+def controls(run: RunPath, *, given: Given) -> None:
     """Control circuits beside every circuit of a run.
 
     Random masks of the same density per layer, masks by weight, another category's circuit, and
     the complement. Kept in the run folder, for its report.
     """
-    from circuitcore.analysis.controls import controls as compared
-    from circuitcore.analysis.controls import keep_controls
+    import circuitcore
     from circuitcore.cli.progress import progress
 
     form = given.format
     with progress(given.quiet) as shown:
-        rows = compared(run, shown, **given.changes(run))
-    keep_controls(run, rows)
-    _emit_records(rows, form, left=2, columns=CONTROLLED)
+        opened, engine = circuitcore.open_run(run), given.changes(run)
+        rows = opened.controls(progress=shown, **engine)
+    _emit(rows, form, left=2, columns=CONTROLLED)
 
 
-def report(run: RunFolder) -> None:
+def report(run: RunPath) -> None:
     """One self-contained HTML file; prints its path."""
+    import circuitcore
     from circuitcore.cli.tables import emit
-    from circuitcore.report.page import write_report
 
-    emit(f"{write_report(run)}\n")
+    emit(f"{circuitcore.open_run(run).report()}\n")
 
 
 def export(
-    run: RunFolder,
+    run: RunPath,
     category: Annotated[str, typer.Argument(metavar="CATEGORY", help="name or number")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help=EXPORT_OUT)
@@ -200,16 +201,16 @@ def export(
 
     With the masks, for torch.nn.utils.prune.
     """
+    import circuitcore
     from circuitcore.cli.tables import emit
-    from circuitcore.runs.export import export as exported
 
-    emit("".join(f"{path}\n" for path in exported(run, category, out)))
+    emit("".join(f"{path}\n" for path in circuitcore.open_run(run)[category].export(out)))
 
 
-def _emit_records(rows: Any, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
+def _emit(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
     from circuitcore.cli.tables import emit, rows_text
 
-    emit(rows_text([row.model_dump() for row in rows], form, left=left, columns=columns))
+    emit(rows_text(rows, form, left=left, columns=columns))
 
 
 def _plan_table(planned: Plan) -> str:

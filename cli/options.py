@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from circuitcore.errors import spelled
-from circuitcore.options import PRESETS, Options
+from circuitcore.options import NAMES, PRESETS, Options
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,13 @@ class Given:
             if note and not options.quiet:
                 typer.echo(f"{spelled(name)}: {note}", err=True)
         return options
+
+    def call(self) -> dict[str, Any]:
+        """`options` as arguments of the Python API's functions."""
+        options = self.options()
+        given = {name: getattr(options, name) for name in NAMES}
+        given["category_file"] = given.pop("categories")
+        return given
 
     def changes(self, run: Any) -> dict[str, Any]:
         """What the flags change in a run's own options, checked together with them.

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from circuitcore.analysis.rows import category_row, flat
+
 if TYPE_CHECKING:
-    from circuitcore.records import Accuracy, Category, Sweep
+    from circuitcore.records import Sweep
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"
@@ -87,31 +89,8 @@ def sweep_text(document: Sweep, form: str) -> str:
     if form == "jsonl":
         return "".join(c.model_dump_json(by_alias=True) + "\n" for c in document.categories)
     if form == "csv":
-        return as_csv([_flat(c) for c in document.categories])
+        return as_csv([category_row(c) for c in document.categories])
     return _sweep_table(document)
-
-
-def _flat(category: Category) -> dict[str, Any]:
-    """One category as flat columns; None where there is no circuit."""
-    circuit = category.circuit
-    row: dict[str, Any] = {"category": category.category, "index": category.index}
-    for name in ("pruned", "pruned_fc", "pruned_conv", "kept_weights", "bias"):
-        row[name] = getattr(circuit, name, None)
-    extraction = circuit.extraction if circuit else None
-    heldout = circuit.heldout if circuit else None
-    row |= _accuracy("extraction", extraction) | _accuracy("heldout", heldout)
-    low, high = (heldout.csa_ratio_ci95 if heldout else None) or (None, None)
-    row["csa_ratio"] = heldout.csa_ratio if heldout else None
-    row |= {"csa_ratio_low": low, "csa_ratio_high": high}
-    row["csa_ratio_biased"] = heldout.csa_ratio_biased if heldout else None
-    for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
-        row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))
-    return row | category.cost.model_dump() | {"file": circuit.file if circuit else None}
-
-
-def _accuracy(name: str, found: Accuracy | None) -> dict[str, Any]:
-    fields = ("hit", "false_alarm", "false_alarms", "csa", "bias")
-    return {f"{name}_{field}": getattr(found, field) if found else None for field in fields}
 
 
 def _sweep_table(document: Sweep) -> str:
@@ -191,21 +170,6 @@ def rows_text(
     chosen = list(columns) or list(level[0])
     headings = [name.replace("_", " ") for name in chosen]
     return table(headings, ([_shown(row.get(n)) for n in chosen] for row in level), left=left)
-
-
-def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record without nesting: ``a: {b: 1}`` as ``a_b``, ``b_ci95`` as ``b_low``, ``b_high``."""
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}_")
-        elif name.endswith("ci95"):
-            low, high = value or (None, None)
-            short = prefix + name.removesuffix("_ci95")
-            found |= {f"{short}_low": low, f"{short}_high": high}
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _shown(value: Any) -> str:

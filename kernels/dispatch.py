@@ -10,6 +10,11 @@ IMPLS = ("auto", "torch", "triton", "numba")
 
 
 def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch") -> str:
+    """`choose_on` the tensor's device."""
+    return choose_on(impl, tensor.device, cpu)
+
+
+def choose_on(impl: str, device: torch.device, cpu: str = "torch") -> str:
     """Name the implementation: ``triton`` on a GPU, the operation's own ``cpu`` choice elsewhere.
 
     ``impl`` other than ``auto`` forces one; ``triton:plain`` and ``triton:packed`` (masked layers)
@@ -19,12 +24,12 @@ def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch") -> str:
     if family not in IMPLS or (family != impl and impl not in ("triton:plain", "triton:packed")):
         raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLS)}")
     if impl == "auto":
-        return ("triton" if HAS_TRITON else "torch") if tensor.is_cuda else cpu
+        return ("triton" if HAS_TRITON else "torch") if device.type == "cuda" else cpu
     if family == "triton" and not HAS_TRITON:
         raise ValueError("impl='triton': Triton is not installed (it exists for Linux only)")
-    if family == "triton" and not tensor.is_cuda and not interpreted():
+    if family == "triton" and device.type != "cuda" and not interpreted():
         raise ValueError("impl='triton' needs a tensor on a GPU, or TRITON_INTERPRET=1 on the CPU")
-    if impl == "numba" and tensor.device.type != "cpu":
+    if impl == "numba" and device.type != "cpu":
         raise ValueError("impl='numba' needs a tensor on the CPU")
     return family
 

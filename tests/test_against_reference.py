@@ -17,6 +17,7 @@ import circuitcore.extraction.stage
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.device import machine
 from circuitcore.options import Options
 from circuitcore.progress import Silent
 from circuitcore.scoring.levels import stage_levels
@@ -32,7 +33,7 @@ CATEGORIES = range(10)
 @pytest.fixture(scope="module")
 def prepared():
     options = Options()
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_category_agrees(category, both, rounding, example, method, prepared):
     low, high = heldout.csa_ratio_ci95
     assert low <= heldout.csa_ratio <= high
 
-    found = contributions(prepared.network, prepared.scoring_images(category), category)
+    found = contributions(prepared.runner.network, prepared.scoring_images(category), category)
     images, labels = example.splits["extraction"]
     same_fixed = True
     with torch.no_grad():
@@ -129,7 +130,7 @@ def test_category_agrees(category, both, rounding, example, method, prepared):
     fixed = {}
     for stage, curve in zip(("fc", "conv"), record.stages, strict=True):
         expected = reference[stage]
-        assigned = stage_levels(prepared.network, stage, found, category, prepared.options)
+        assigned = stage_levels(prepared.runner.network, stage, found, category, prepared.options)
         assert curve.stage == stage and len(curve.levels) == len(expected["curve"]) == 32
         assert curve.chosen == expected["chosen"]
         ranking = expected["ranking"]
@@ -183,7 +184,7 @@ def test_options_agree(changes, example, method):
     """Other readings of the paper, on a coarse grid and one category."""
     category, grid = 5, [0.0, 0.3, 0.6, 0.8, 0.9, 0.97]
     options = Options(levels=",".join(map(str, grid)), **changes)
-    prepared = prepare(read_inputs(options), options, Silent())
+    prepared = prepare(read_inputs(options), options, machine(options), Silent())
     own = dict(changes)
     if "false_alarm_norm" in own:
         own["norm"] = own.pop("false_alarm_norm")

@@ -20,6 +20,7 @@ from circuitcore.cli.main import run
 from circuitcore.cli.method import VERBS as METHOD_VERBS
 from circuitcore.cli.progress import Lines, Quiet
 from circuitcore.cli.tables import cell, plain, size
+from circuitcore.options import Options
 from circuitcore.records import json_schema
 
 HEAVY = ("torch", "torchvision", "pydantic", "numpy", "matplotlib", "pyarrow", "rich", "kernels")
@@ -35,16 +36,15 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def swept(monkeypatch):
     """`sweep` answers with a made-up document and remembers what it was asked."""
-    import circuitcore.jobs.job
-
     asked = SimpleNamespace()
 
-    def answer(options, wanted, progress):
-        asked.options, asked.wanted = options, wanted
+    def answer(*, categories, progress, **options):
+        options["categories"] = options.pop("category_file")
+        asked.options, asked.wanted = Options(**options), list(categories)
         progress.note("something to know")
-        return sweep(undefined=("Trouser",))
+        return SimpleNamespace(document=sweep(undefined=("Trouser",)))
 
-    monkeypatch.setattr(circuitcore.jobs.job, "sweep", answer)
+    monkeypatch.setattr(circuitcore, "sweep", answer, raising=False)
     return asked
 
 
@@ -152,7 +152,6 @@ def test_levels_out_of_order_are_sorted_and_said_so(swept, capsys):
 
 
 def test_plan_in_words_and_as_json(monkeypatch, capsys):
-    planning = pytest.importorskip("circuitcore.extraction.plan")
     step = SimpleNamespace(what="fc stage", count=31, multiply_adds=10**9, bytes=10**6, fpe=2.5)
     planned = SimpleNamespace(
         device="cpu", categories=10, fpe=3.0, fpe_upper=9.0, shared_fpe=1.0,
@@ -160,7 +159,7 @@ def test_plan_in_words_and_as_json(monkeypatch, capsys):
         disk_bytes=10**6, seconds=None, steps=[step], exact=[],
         model_dump_json=lambda indent=None: json.dumps({"fpe": 3.0}),
     )  # fmt: skip
-    monkeypatch.setattr(planning, "plan", lambda *arguments: planned)
+    monkeypatch.setattr(circuitcore, "plan", lambda **asked: planned, raising=False)
     assert run(["plan", "--no-probe"]) == 0
     said = capsys.readouterr().out
     assert "fc stage" in said and "at most 9.0" in said and "not probed" in said
@@ -247,16 +246,16 @@ def test_a_reader_that_goes_away_is_no_error():
 # A verb that works until it is stopped, without what a real one imports.  Short sleeps: a signal
 # that comes just before a system call does not interrupt it.
 ENDLESS = """
-import signal, sys, time, types
+import signal, sys, time
 import circuitcore
 from circuitcore.cli.main import main
 
-def sweep(*_):
+def sweep(**_):
     print("ready", flush=True)
     while True:
         time.sleep(0.01)
 
-circuitcore.jobs.job = sys.modules["circuitcore.jobs.job"] = types.SimpleNamespace(sweep=sweep)
+circuitcore.sweep = sweep
 """
 SLOW_EXIT = """
 class Slow:
@@ -292,11 +291,11 @@ class Deaf:
     def __del__(self):
         sweep()
 
-def deaf(*_):
+def deaf(**_):
     while True:
         Deaf()
 
-circuitcore.jobs.job.sweep = deaf
+circuitcore.sweep = deaf
 """
     hurry = "alarm = signal.alarm\nsignal.alarm = lambda seconds: alarm(min(seconds, 1))\n"
     child = subprocess.Popen(

@@ -5,18 +5,17 @@ import shutil
 
 import pytest
 
+import circuitcore
 from circuitcore import errors
 from circuitcore.cli.machine import parse_shard
 from circuitcore.cli.main import run
 
 
 def failing(monkeypatch, error: BaseException) -> None:
-    import circuitcore.jobs.job
-
-    def sweep(*_):
+    def sweep(**_):
         raise error
 
-    monkeypatch.setattr(circuitcore.jobs.job, "sweep", sweep)
+    monkeypatch.setattr(circuitcore, "sweep", sweep, raising=False)
 
 
 @pytest.mark.parametrize(

@@ -138,21 +138,23 @@ def test_the_bundled_network_at_every_level() -> None:
     from circuitcore.engine.passes import circuit_override
     from circuitcore.engine.prepare import prepare
     from circuitcore.inputs.read import read_inputs
+    from circuitcore.machine.device import machine
     from circuitcore.options import Options
     from circuitcore.progress import Silent
     from circuitcore.scoring.levels import stage_levels
     from circuitcore.scoring.scores import contributions
 
     options = Options(extraction_images=4, heldout_images=4)
-    prepared = prepare(read_inputs(options), options, Silent())
-    network = prepared.network.to("cpu", torch.float64)
-    found = contributions(prepared.network, prepared.scoring_images(1), 1)
-    images = prepared.batch(prepared.extraction, slice(0, 8)).double()
+    prepared = prepare(read_inputs(options), options, machine(options), Silent())
+    network = prepared.runner.network.to("cpu", torch.float64)
+    found = contributions(prepared.runner.network, prepared.scoring_images(1), 1)
+    images = prepared.runner.batch(prepared.extraction, slice(0, 8)).double()
     parts = []
-    assigned = {s: stage_levels(prepared.network, s, found, 1, options) for s in ("fc", "conv")}
+    net = prepared.runner.network
+    assigned = {s: stage_levels(net, s, found, 1, options) for s in ("fc", "conv")}
     for t in range(32):
         kept = assigned["fc"].kept(t) | assigned["conv"].kept(t)
-        override = circuit_override(prepared.network, 1, kept)
+        override = circuit_override(prepared.runner.network, 1, kept)
         double = Override(
             {k: v.double() for k, v in override.weights.items()},
             {k: v.double() for k, v in override.biases.items()},

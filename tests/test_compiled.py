@@ -18,23 +18,23 @@ class Compiled(event.Listener):
 
 event.register("numba:compile", Compiled())
 from pathlib import Path
-import torch
-from circuitcore.footprint import must_compile
+from circuitcore.engine.footprint import must_compile
 from circuitcore.options import Options
 from circuitcore.progress import Silent
-from circuitcore.run import sweep
+from circuitcore.jobs.job import sweep
+from circuitcore.machine.device import machine
 
-before = must_compile(Options(), torch.device("cpu"))
+before = must_compile(machine(Options(device="cpu")))
 options = Options(levels="0,0.5,0.9,0.99,0.995", out=Path(sys.argv[1]), device="cpu")
 sweep(options, ["Trouser"], Silent())
 print(json.dumps({"before": before, "compiled": Compiled.names}))
 """
 ASK = """
-import torch
-from circuitcore.footprint import must_compile
+from circuitcore.engine.footprint import must_compile
+from circuitcore.machine.device import machine
 from circuitcore.options import Options
 
-print([must_compile(Options(impl=impl), torch.device("cpu")) for impl in ("auto", "torch")])
+print([must_compile(machine(Options(impl=impl, device="cpu"))) for impl in ("auto", "torch")])
 """
 
 

@@ -150,20 +150,20 @@ def test_export_gives_the_activations_back_in_plain_torch(small, tmp_path) -> No
     module = SmallAlexNet().eval()
     module.load_state_dict(load_file(path))
     opened, prepared = prepared_run(small.folder, Silent())
-    images = prepared.batch(prepared.heldout, slice(None))
+    images = prepared.runner.batch(prepared.heldout, slice(None))
     with torch.inference_mode():
         exported = module(images)[:, 1]
     stored = read_circuit(opened.circuit_path("Trouser"))
     assert stored.record.circuit is not None
-    own = activations(prepared, prepared.heldout, 1, stored.kept)
+    own = activations(prepared.runner, prepared.heldout, 1, stored.kept)
     bias = stored.record.circuit.bias
     torch.testing.assert_close(exported, own + bias, rtol=1e-4, atol=1e-4)
     judge = judges(prepared, 1)[1]
     assert judge.at(own, bias).csa == stored.record.circuit.heldout.csa
     whole = SmallAlexNet().eval()
     whole.load_state_dict(
-        {f"{k}.weight": v for k, v in prepared.network.weights.items()}
-        | {f"{k}.bias": v for k, v in prepared.network.biases.items()}
+        {f"{k}.weight": v for k, v in prepared.runner.network.weights.items()}
+        | {f"{k}.bias": v for k, v in prepared.runner.network.biases.items()}
     )
     pruned = load_file(mask_path)
     for name, module_ in whole.named_modules():

@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from circuitcore.engine import prepare as preparing
-from circuitcore.engine import splits as unpruned
+from circuitcore.engine import runner, unpruned
 from circuitcore.engine.prepare import prepare
 from circuitcore.errors import InputError
-from circuitcore.inputs import decoding as loading
+from circuitcore.inputs import image_files
 from circuitcore.inputs.decoding import Decoding, decode_all
-from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.image_files import Folder, ImageFile
 from circuitcore.inputs.pixels import Preprocessing, decode, to_input
 from circuitcore.inputs.read import read_inputs
 from circuitcore.machine.chunks import Ahead, in_chunks
+from circuitcore.machine.device import machine
 from circuitcore.options import Options
 from circuitcore.progress import Silent
 
@@ -54,13 +54,13 @@ def slow(monkeypatch):
         Slow.hook(file)
         return own(file, preprocessing)
 
-    monkeypatch.setattr(loading, "decode", watched)
+    monkeypatch.setattr(image_files, "decode", watched)
     return Slow
 
 
 def test_every_row_is_its_image(folder):
     root, files = folder
-    pixels = decode_all(root, files, PLAIN)
+    pixels = decode_all(Folder(root), files, PLAIN)
     assert pixels.dtype == np.uint8
     for row, file in enumerate(files):
         assert np.array_equal(pixels[row], decode(root / file.path, PLAIN))
@@ -68,7 +68,7 @@ def test_every_row_is_its_image(folder):
 
 def test_no_more_is_begun_than_asked_for_and_a_bound_ahead(folder, slow):
     root, files = folder
-    with Decoding(root, files, PLAIN, ahead=5) as decoding:
+    with Decoding(Folder(root), files, PLAIN, ahead=5) as decoding:
         decoding.wait(10)
         decoding._pool.shutdown()  # whatever was begun ends
         assert sorted(slow.begun) == [f"{row:02}.png" for row in range(15)]
@@ -87,7 +87,7 @@ def test_the_first_bad_image_in_order_is_the_one_named(folder, slow):
             later.set()
 
     slow.hook = hook
-    with Decoding(root, files, PLAIN) as decoding:
+    with Decoding(Folder(root), files, PLAIN) as decoding:
         decoding._pool._max_workers = 4  # 08 and 09 pass 07 on a machine of one core too
         decoding.wait(7)  # those before it are whole
         for _ in range(2):  # asked again, as where memory ran out, it fails again
@@ -99,19 +99,22 @@ def test_sizes_that_differ_are_refused(folder):
     root, files = folder
     Image.new("RGB", (5, 3)).save(root / "20.png")
     with pytest.raises(InputError, match=r"20\.png: 5 x 3 pixels, the ones before 9 x 7: give --c"):
-        decode_all(root, files, PLAIN)
+        decode_all(Folder(root), files, PLAIN)
     cropped = replace(PLAIN, crop=3)
-    assert decode_all(root, files, cropped).shape == (40, 3, 3, 3)
+    assert decode_all(Folder(root), files, cropped).shape == (40, 3, 3, 3)
 
 
 def test_no_images_at_all(tmp_path):
     with pytest.raises(InputError, match="no images"):
-        decode_all(tmp_path, [], PLAIN)
+        decode_all(Folder(tmp_path), [], PLAIN)
 
 
 def test_an_interruption_ends_the_decoding(folder, slow):
     root, files = folder
-    with pytest.raises(KeyboardInterrupt), Decoding(root, files, PLAIN, ahead=40) as decoding:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Decoding(Folder(root), files, PLAIN, ahead=40) as decoding,
+    ):
         slow.hook = lambda path: time.sleep(0.02)
         decoding.wait(2)
         raise KeyboardInterrupt
@@ -133,11 +136,11 @@ def test_the_network_runs_while_later_images_are_decoded(slow, tmp_path, monkeyp
     inputs = read_inputs(options)
     chunk = 4
     order = [image.path for name in ("extraction", "heldout") for image in inputs.split(name)]
-    late = {str(inputs.root / path) for path in order[2 * chunk :]}
+    late = {str(inputs.source.root / path) for path in order[2 * chunk :]}
     running, decoding = threading.Event(), threading.Event()
     decoded: dict[str, tuple[float, float]] = {}
     passes: list[tuple[float, float]] = []
-    own_decode, own_forward = loading.decode, unpruned.forward
+    own_decode, own_forward = image_files.decode, unpruned.forward
 
     def traced_decode(file, preprocessing):
         began = time.monotonic()
@@ -145,7 +148,7 @@ def test_the_network_runs_while_later_images_are_decoded(slow, tmp_path, monkeyp
             decoding.set()
             assert running.wait(PATIENCE), "no forward pass began before all images were decoded"
         pixels = own_decode(file, preprocessing)
-        decoded[file.relative_to(inputs.root).as_posix()] = began, time.monotonic()
+        decoded[file.relative_to(inputs.source.root).as_posix()] = began, time.monotonic()
         return pixels
 
     def traced_forward(*arguments, **named):
@@ -156,10 +159,10 @@ def test_the_network_runs_while_later_images_are_decoded(slow, tmp_path, monkeyp
         passes.append((began, time.monotonic()))
         return values
 
-    monkeypatch.setattr(loading, "decode", traced_decode)
+    monkeypatch.setattr(image_files, "decode", traced_decode)
     monkeypatch.setattr(unpruned, "forward", traced_forward)
-    monkeypatch.setattr(preparing, "FORWARD_CHUNK", chunk)
-    prepare(inputs, options, Silent())
+    monkeypatch.setattr(runner, "FORWARD_CHUNK", chunk)
+    prepare(inputs, options, machine(options), Silent())
 
     assert len(decoded) == len(order) == chunk * len(passes)
     for number, (began, _) in enumerate(passes):

@@ -18,6 +18,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.errors import DeviceError
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.device import DTYPES, Machine, machine
 from circuitcore.machine.meter import INTERVAL, Meter
 from circuitcore.machine.scratch import Scratch
 from circuitcore.network.forward import Tally
@@ -53,7 +54,7 @@ def alexnet():
 def prepared():
     """The bundled example at a few levels."""
     options = Options(fc_levels="0,0.5,0.9,0.99", conv_levels="0,0.5,0.9", device="cpu")
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())
 
 
 def test_freed_memory_is_seen_and_mapped_files_are_not_counted():
@@ -77,7 +78,8 @@ def test_what_was_held_before_counts():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_imagenet_fits_eight_gigabytes(alexnet, device, dtype):
     options = replace(ALEXNET, dtype=dtype)
-    found = predicted(alexnet, (3, 224, 224), options, torch.device(device), IMAGENET, 8 * 10**9)
+    on = Machine(torch.device(device), DTYPES[dtype], 8 * 10**9)
+    found = predicted(alexnet, (3, 224, 224), options, on, IMAGENET)
     assert max(found.values()) <= 8 * 10**9
 
 
@@ -85,7 +87,8 @@ def test_a_budget_is_for_all_but_code_down_to_the_least_that_works(alexnet, monk
     monkeypatch.setattr(footprint, "must_compile", lambda *options: False)
 
     def peak(budget):
-        return max(predicted(alexnet, (3, 224, 224), ALEXNET, CPU, IMAGENET, budget).values())
+        on = Machine(CPU, torch.float32, budget)
+        return max(predicted(alexnet, (3, 224, 224), ALEXNET, on, IMAGENET).values())
 
     with pytest.raises(DeviceError) as refused:
         peak(100 * MB)
@@ -104,20 +107,27 @@ def test_too_small_a_budget_is_refused_before_work(tmp_path):
     assert "give --memory" in said
 
 
+def with_memory(prepared, memory):
+    """The same with so many bytes for chunks of images."""
+    sizes = replace(prepared.runner.sizes, memory=memory)
+    return replace(prepared, runner=replace(prepared.runner, sizes=sizes))
+
+
 def level_choices(found):
     return [(s.chosen, [v.kept_weights for v in s.levels]) for s in found.record.stages]
 
 
 def test_the_least_budget_gives_the_same_circuit(prepared):
     whole = extract_circuit(prepared, 1, "Trouser")
-    options, network = prepared.options, prepared.network
+    options, network = prepared.options, prepared.runner.network
     counts = Counts(len(prepared.extraction), len(prepared.heldout), 10)
     with pytest.raises(DeviceError) as refused:
-        for_chunks(network, (1, 28, 28), options, CPU, counts, MB)
+        for_chunks(network, (1, 28, 28), options, Machine(CPU, torch.float32, MB), counts)
     least = int(str(refused.value).partition("--memory ")[2].partition("M")[0]) * MB
-    spare = for_chunks(network, (1, 28, 28), options, CPU, counts, least)
-    small = replace(prepared, memory=spare)
-    assert small.chunk(small.image_bytes) < 20
+    on = Machine(CPU, torch.float32, least)
+    spare = for_chunks(network, (1, 28, 28), options, on, counts)
+    small = with_memory(prepared, spare)
+    assert small.runner.forward_chunk() < 20
     found = extract_circuit(small, 1, "Trouser")
     assert level_choices(found) == level_choices(whole)
     assert all(torch.equal(found.kept[name], whole.kept[name]) for name in whole.kept)
@@ -131,12 +141,12 @@ def test_fc_stage_of_many_images_keeps_the_budget(prepared):
     for first in range(0, count, len(stored)):
         many[first : first + len(stored)] = stored[: count - first]
     split = Split(few.pixels, torch.zeros(count), torch.zeros(count, 10), {name: many})
-    found = contributions(prepared.network, prepared.scoring_images(1), 1)
-    assigned = stage_levels(prepared.network, "fc", found, 1, prepared.options)
+    found = contributions(prepared.runner.network, prepared.scoring_images(1), 1)
+    assigned = stage_levels(prepared.runner.network, "fc", found, 1, prepared.options)
 
     def look(memory, images):
-        own = replace(prepared, extraction=split, memory=memory)
-        runs = execute.executor(own, 1, assigned, {}, Tally())
+        own = with_memory(prepared, memory).runner
+        runs = execute.executor(own, split, 1, assigned, {}, Tally())
         with Meter(CPU) as meter, torch.inference_mode():
             out = runs.look([1, 2, 3], np.arange(images), True)
         return out, meter.peak
@@ -156,7 +166,7 @@ def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
 ):
     whole = extract_circuit(prepared, 1, "Trouser")
     said = []
-    short = replace(prepared, note=said.append)
+    short = replace(prepared, runner=replace(prepared.runner, note=said.append))
     linear, chain = torch.nn.functional.linear, execute.masked_chain
 
     def failing(run):
@@ -175,9 +185,9 @@ def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
     assert "out of memory with 64 images at once; going on with 32" in said
     assert level_choices(found) == level_choices(whole)
     assert all(torch.equal(found.kept[name], whole.kept[name]) for name in whole.kept)
-    strict = replace(prepared.options, no_fallback=True)
+    strict = replace(short.runner, machine=replace(short.runner.machine, fallback=False))
     with pytest.raises(DeviceError, match="drop --no-fallback"):
-        extract_circuit(replace(short, options=strict), 1, "Trouser")
+        extract_circuit(replace(short, runner=strict), 1, "Trouser")
 
 
 def test_a_run_says_what_it_took(tmp_path):

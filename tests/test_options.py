@@ -4,7 +4,6 @@ import dataclasses
 import pickle
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -106,15 +105,6 @@ def test_options_load_nothing_heavy():
     code = "import sys, circuitcore.options; print({'pydantic', 'numpy', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
-
-
-def test_options_are_made_quickly():
-    Options(threshold="0.8", levels="16")
-    given = {name: text for name, (text, _) in TYPED.items() if name not in ("device", "gpu")}
-    start = time.perf_counter()
-    for _ in range(20):
-        options_of(given)
-    assert time.perf_counter() - start < 20 * 0.002
 
 
 def test_text_and_typed_values_mean_the_same():

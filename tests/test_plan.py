@@ -11,13 +11,19 @@ from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.extraction.plan import exact_plan, plan
 from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.device import machine
 from circuitcore.options import Options
 from circuitcore.progress import Silent
 
 
 def prepared_with(**changes):
     options = Options(**{"levels": "9", "screen": "off", "extraction_images": 10, **changes})
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())
+
+
+def planned_for(options, **more):
+    wanted = ["Trouser", "Coat"]
+    return plan(read_inputs(options), options, machine(options), wanted, Silent(), **more)
 
 
 @pytest.mark.parametrize("granularity", ["weight", "kernel"])
@@ -39,8 +45,9 @@ def test_after_scoring_the_plan_is_what_is_executed(unit, granularity):
 
 def test_chunks_change_neither_plan_nor_circuit():
     prepared = prepared_with()
-    small = replace(prepared, memory=40 * prepared.feature_bytes)
-    assert small.feature_chunk(8) < len(prepared.extraction) / 3
+    sizes = replace(prepared.runner.sizes, memory=40 * prepared.runner.sizes.feature_bytes)
+    small = replace(prepared, runner=replace(prepared.runner, sizes=sizes))
+    assert small.runner.feature_chunk(8) < len(prepared.extraction) / 3
     for each in (prepared, small):
         planned = exact_plan(each, 1, "it")
         record = extract_circuit(each, 1, "it").record
@@ -52,17 +59,25 @@ def test_chunks_change_neither_plan_nor_circuit():
 @pytest.mark.parametrize("screen", ["off", "on"])
 def test_before_scoring_the_plan_bounds_it(screen, stop):
     options = Options(levels="9", screen=screen, stop=stop, extraction_images=10)
-    planned = plan(options, ["Trouser", "Coat"], False, Silent())
+    planned = planned_for(options)
     assert planned.exact == [] and planned.categories == 2
     assert 0 < planned.fpe <= planned.fpe_upper
-    prepared = prepare(read_inputs(options), options, Silent())
+    prepared = prepare(read_inputs(options), options, machine(options), Silent())
     for unit in (1, 4):
         assert extract_circuit(prepared, unit, "it").record.cost.fpe <= planned.fpe_upper
 
 
+@pytest.mark.parametrize("needs_all", [{"bias": "sgd"}, {}])
+def test_a_plan_knows_when_every_level_is_run(needs_all):
+    """A trained bias has no bounds to stop by, whatever ``--screen`` says; an exact one has."""
+    options = Options(levels="5", extraction_images=4, screen="on", **needs_all)
+    every = planned_for(Options(levels="5", extraction_images=4, screen="off", **needs_all))
+    assert (planned_for(options).fpe == every.fpe) == bool(needs_all)
+
+
 def test_exact_plans_are_printed_and_averaged():
     options = Options(levels="5", extraction_images=10)
-    planned = plan(options, ["Trouser", "Coat"], False, Silent(), exact=True)
+    planned = planned_for(options, exact=True)
     assert [each.category for each in planned.exact] == ["Trouser", "Coat"]
     assert planned.fpe == pytest.approx(sum(each.fpe for each in planned.exact) / 2, rel=1e-6)
 
@@ -78,12 +93,12 @@ def test_what_runs_a_stage_is_freed_at_once():
     from circuitcore.scoring.scores import contributions
 
     prepared = prepared_with()
-    found = contributions(prepared.network, prepared.scoring_images(1), 1)
+    found = contributions(prepared.runner.network, prepared.scoring_images(1), 1)
     gc.disable()
     try:
         for stage in ("fc", "conv"):
-            assigned = stage_levels(prepared.network, stage, found, 1, prepared.options)
-            runs = executor(prepared, 1, assigned, {}, Tally())
+            assigned = stage_levels(prepared.runner.network, stage, found, 1, prepared.options)
+            runs = executor(prepared.runner, prepared.extraction, 1, assigned, {}, Tally())
             runs.plan(range(1, 9), 5)
             runs.look([3], prepared.extraction.labels.nonzero()[:7, 0].numpy(), True)
             gone = weakref.ref(runs)

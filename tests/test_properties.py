@@ -18,6 +18,7 @@ from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.inputs.read import read_inputs
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.machine.device import machine
 from circuitcore.network.forward import Masks, forward, target_row
 from circuitcore.network.trace import trace
 from circuitcore.options import Options
@@ -32,7 +33,7 @@ FEW = {"levels": "0,0.3,0.7,0.9,0.98"}
 @pytest.fixture(scope="module")
 def prepared():
     options = Options(**FEW)
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())
 
 
 class Small(nn.Module):
@@ -63,17 +64,17 @@ def whole_images(seed, count=2):
 
 def test_level_zero_is_the_unpruned_network(prepared):
     """Level 0 of both stages together: same logits, and not one weight pruned."""
-    found = contributions(prepared.network, prepared.scoring_images(4), 4)
+    found = contributions(prepared.runner.network, prepared.scoring_images(4), 4)
     levels = {}
     for stage in ("fc", "conv"):
-        assigned = stage_levels(prepared.network, stage, found, 4, prepared.options)
+        assigned = stage_levels(prepared.runner.network, stage, found, 4, prepared.options)
         assert assigned.pruned[0] == 0
         assert all(bool((level > 0).all()) for level in assigned.levels.values())
         levels |= assigned.levels
-    values = {"input": prepared.batch(prepared.extraction, slice(None))}
+    values = {"input": prepared.runner.batch(prepared.extraction, slice(None))}
     row = forward(
-        prepared.network, values, [prepared.network.last],
-        override=target_row(prepared.network, 4), masks=Masks(levels, [0]),
+        prepared.runner.network, values, [prepared.runner.network.last],
+        override=target_row(prepared.runner.network, 4), masks=Masks(levels, [0]),
     )[0].flatten()  # fmt: skip
     unpruned = prepared.extraction.logits[:, 4]
     torch.testing.assert_close(row, unpruned, rtol=1e-5, atol=1e-5)
@@ -266,7 +267,7 @@ def test_pruning_is_equivariant_under_permutation(example, tmp_path, prepared):
     listed = tmp_path / "categories.txt"
     listed.write_text("\n".join(example.categories))
     options = Options(model=f"file:{path}", arch="bundled", categories=listed, **FEW)
-    other = prepare(read_inputs(options), options, Silent())
+    other = prepare(read_inputs(options), options, machine(options), Silent())
     torch.testing.assert_close(
         other.extraction.logits, prepared.extraction.logits, rtol=1e-4, atol=1e-4
     )
@@ -278,10 +279,10 @@ def test_pruning_is_equivariant_under_permutation(example, tmp_path, prepared):
             assert [level.csa for level in one.levels] == [level.csa for level in two.levels]
         assert plain.record.circuit.heldout.csa == moved.record.circuit.heldout.csa
 
-        found = contributions(prepared.network, prepared.scoring_images(unit), unit)
+        found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
         there = contributions(other.network, other.scoring_images(unit), unit)
         for stage in ("fc", "conv"):
-            one = stage_levels(prepared.network, stage, found, unit, prepared.options)
+            one = stage_levels(prepared.runner.network, stage, found, unit, prepared.options)
             two = stage_levels(other.network, stage, there, unit, other.options)
             assert one.pruned == two.pruned
             for t in range(len(one.pruned)):
@@ -312,7 +313,7 @@ def test_a_circuit_from_disk_gives_the_activations_it_was_saved_with(
     assert stored.record == found.record
     assert list(stored.kept) == list(found.kept)
     assert all(torch.equal(stored.kept[layer], found.kept[layer]) for layer in found.kept)
-    again = activations(prepared, prepared.heldout, unit, stored.kept)
+    again = activations(prepared.runner, prepared.heldout, unit, stored.kept)
     assert torch.equal(again, found.heldout)
 
     # and so does the plain network with its weights set to 0 by hand

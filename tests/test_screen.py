@@ -230,8 +230,9 @@ def test_the_bundled_example_gives_the_same_circuits(stop, prepared_small):
 def prepared_small():
     from circuitcore.engine.prepare import prepare
     from circuitcore.inputs.read import read_inputs
+    from circuitcore.machine.device import machine
     from circuitcore.options import Options
     from circuitcore.progress import Silent
 
     options = Options(levels="12")
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())

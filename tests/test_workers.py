@@ -17,6 +17,7 @@ from circuitcore.engine.prepare import prepare
 from circuitcore.engine.splits import give_on
 from circuitcore.inputs.read import read_inputs
 from circuitcore.jobs import workers
+from circuitcore.machine.device import machine
 from circuitcore.machine.scratch import inherited
 from circuitcore.options import Options
 from circuitcore.progress import Silent
@@ -172,12 +173,12 @@ def test_what_was_inherited_is_what_was_made_and_stays_so():
         scoring_images=1, extraction_images=3, heldout_images=3, levels="0,0.4", device="cpu"
     )
     inputs = read_inputs(options)
-    first = prepare(inputs, options, Silent())
+    first = prepare(inputs, options, machine(options), Silent())
     give_on(first.scratch, [first.extraction, first.heldout])
     text = first.scratch.described()
     for number in first.scratch.descriptors:  # `inherited` closes what it is given
         text = text.replace(f"[{number},", f"[{os.dup(number)},")
-    second = prepare(inputs, options, Silent(), inherited(text))
+    second = prepare(inputs, options, machine(options), Silent(), inherited(text))
     for one, other in ((first.extraction, second.extraction), (first.heldout, second.heldout)):
         assert (one.pixels == other.pixels).all() and one.features.keys() == other.features.keys()
         assert torch.equal(one.labels, other.labels) and torch.equal(one.logits, other.logits)
@@ -191,8 +192,13 @@ def test_devices_go_round_and_memory_is_shared(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     monkeypatch.setattr("circuitcore.machine.device.free_host_memory", lambda: 5000)
-    assert workers._devices(Options(), 2) == [("cuda:0", None), ("cuda:1", None)]
-    assert workers._devices(Options(), 3) == [("cuda:0", 400), ("cuda:1", None), ("cuda:0", 400)]
-    assert workers._devices(Options(gpu=1), 2) == [("cuda:1", 400)] * 2
-    assert workers._devices(Options(device="cpu"), 4) == [("cpu", 1000)] * 4
-    assert workers._devices(Options(device="cpu", memory=8 << 20), 2) == [("cpu", 4 << 20)] * 2
+
+    def devices(count, **given):
+        options = Options(**given)
+        return workers._devices(options, machine(options), count)
+
+    assert devices(2) == [("cuda:0", None), ("cuda:1", None)]
+    assert devices(3) == [("cuda:0", 400), ("cuda:1", None), ("cuda:0", 400)]
+    assert devices(2, gpu=1) == [("cuda:1", 400)] * 2
+    assert devices(4, device="cpu") == [("cpu", 1000)] * 4
+    assert devices(2, device="cpu", memory=8 << 20) == [("cpu", 4 << 20)] * 2

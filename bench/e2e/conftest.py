@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # alexnet.py and contenders.py a
 from alexnet import image_folder, trained_alexnet  # noqa: E402
 
 from circuitcore.engine.prepare import Prepared, prepare
-from circuitcore.inputs.read import read_inputs  # noqa: E402
+from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.device import machine  # noqa: E402
 from circuitcore.options import Options  # noqa: E402
 from circuitcore.progress import Silent  # noqa: E402
 
@@ -62,6 +63,6 @@ def alexnet_prepared(tmp_path_factory, device, images_per_category) -> Callable[
             dtype="float32",
             device=str(device) if device.type == "cpu" else "cuda:0",
         )
-        return prepare(read_inputs(options), options, Silent())
+        return prepare(read_inputs(options), options, machine(options), Silent())
 
     return make

@@ -66,11 +66,11 @@ def masked_forward(
 
     ``masks[layer]``: 0 or 1, float32, as large as the layer; channels in torch's own order.
     """
-    network = prepared.network
+    network = prepared.runner.network
     out = torch.empty(len(split))
     for first in range(0, len(split), BATCH):
         part = slice(first, first + BATCH)
-        values = {"input": prepared.batch(split, part).contiguous()}
+        values = {"input": prepared.runner.batch(split, part).contiguous()}
         for step in network.steps:
             if step.op not in ("conv", "linear"):
                 inputs = [values[name] for name in step.inputs]
@@ -104,7 +104,7 @@ class Naive:
 
     def circuit(self, kept: Mapping[str, Tensor]) -> Tensor:
         """Target activations [N] of one mask on the split."""
-        network, masks = self.prepared.network, {}
+        network, masks = self.prepared.runner.network, {}
         for name in network.layers():
             weight = network.weights[name]
             masks[name] = torch.ones_like(weight, memory_format=torch.contiguous_format)
@@ -137,7 +137,7 @@ class InPlace:
         return self._run(self._copy(kept), cached=False)
 
     def _copy(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        network = self.prepared.network
+        network = self.prepared.runner.network
         weights = {name: weight.clone() for name, weight in network.weights.items()}
         weights[network.last] = network.weights[network.last][self.unit : self.unit + 1].clone()
         for name, mask in kept.items():
@@ -146,14 +146,14 @@ class InPlace:
 
     @torch.inference_mode()
     def _run(self, weights: Mapping[str, Tensor], cached: bool) -> Tensor:
-        network, split = self.prepared.network, self.split
+        network, split = self.prepared.runner.network, self.split
         out = torch.empty(len(split))
         for first in range(0, len(split), BATCH):
             part = slice(first, first + BATCH)
             values = (
                 {n: torch.from_numpy(v[part]).to(out) for n, v in split.features.items()}
                 if cached
-                else {"input": self.prepared.batch(split, part)}
+                else {"input": self.prepared.runner.batch(split, part)}
             )
             for step in network.steps:
                 if step.name in values or any(name not in values for name in step.inputs):
@@ -194,19 +194,26 @@ def sweep(
     return Curve(dict(enumerate(csas)), kept, chosen, rows[chosen])
 
 
+def reference_of(prepared: Prepared, unit: int) -> float:
+    """The CSA that a category's thresholds are fractions of."""
+    return unpruned_baseline(*judges(prepared, unit), prepared.options.bias).extraction_biased.csa
+
+
 def extract(
     prepared: Prepared, unit: int, contender: type[Naive] | type[InPlace]
 ) -> dict[str, Curve]:
     """One category end to end, as `circuitcore.extraction.circuit.extract_circuit` does it."""
     judge, heldout = judges(prepared, unit)
-    reference = unpruned_baseline(prepared, unit).extraction_biased.csa
-    found = contributions(prepared.network, prepared.scoring_images(unit), unit)
+    reference = unpruned_baseline(
+        *judges(prepared, unit), prepared.options.bias
+    ).extraction_biased.csa
+    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     runner = contender(prepared, unit)
     kept: dict[str, Tensor] = {}
     start: Tensor | None = judge.unpruned
     curves: dict[str, Curve] = {}
     for stage in STAGES:
-        assigned = stage_levels(prepared.network, stage, found, unit, prepared.options)
+        assigned = stage_levels(prepared.runner.network, stage, found, unit, prepared.options)
         run = runner.stage(assigned, kept)
         curves[stage] = sweep(prepared, assigned, judge, run, start, reference)
         kept |= assigned.kept(curves[stage].level)

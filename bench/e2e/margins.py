@@ -24,6 +24,7 @@ from circuitcore.extraction.accuracy import Judge, choose_level
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import read_inputs
 from circuitcore.kernels.masked_linear.cpu import Survey, Survivors, plan_chain
+from circuitcore.machine.device import machine
 from circuitcore.network.forward import Tally
 from circuitcore.network.sizes import multiply_adds
 from circuitcore.options import Options
@@ -127,12 +128,12 @@ def prepared_alexnet(folder: Path) -> Prepared:
         dtype="float32",
         device="cpu",
     )
-    return prepare(read_inputs(options), options, Silent())
+    return prepare(read_inputs(options), options, machine(options), Silent())
 
 
 def record(prepared: Prepared, unit: int) -> dict[str, np.ndarray]:
     """Run one category's levels: the fields of `Recorded`, as they are kept."""
-    found = contributions(prepared.network, prepared.scoring_images(unit), unit)
+    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     with torch.inference_mode():
         return _recorded(prepared, unit, found)
 
@@ -142,11 +143,11 @@ def _recorded(
 ) -> dict[str, np.ndarray]:
     judge, _ = judges(prepared, unit)
     fc, conv = (
-        stage_levels(prepared.network, stage, found, unit, prepared.options)
+        stage_levels(prepared.runner.network, stage, found, unit, prepared.options)
         for stage in ("fc", "conv")
     )
     images = np.arange(len(prepared.extraction))
-    runs = executor(prepared, unit, fc, {}, Tally())
+    runs = executor(prepared.runner, prepared.extraction, unit, fc, {}, Tally())
     assert isinstance(runs, ChainExecutor) and runs.survey is not None
     later = runs.look(range(1, LEVELS), images, True)
     rows = torch.cat([judge.unpruned[None], later]).half()
@@ -157,7 +158,7 @@ def _recorded(
         **_fields(runs.survey),
     }
     for level in sorted({DENSE_FC, *(chosen(judge, rows, stop) for stop in STOPS)}):
-        behind = executor(prepared, unit, conv, fc.kept(level), Tally())
+        behind = executor(prepared.runner, prepared.extraction, unit, conv, fc.kept(level), Tally())
         later = behind.look(range(1, LEVELS), images, True)
         found_rows = torch.cat([rows[level][None], later.half()])
         fields[f"conv/{level}"] = found_rows.numpy()
@@ -179,7 +180,7 @@ def chosen(judge: Judge, rows: torch.Tensor, stop: str) -> int:
 
 def costs(prepared: Prepared, runs: Executor) -> np.ndarray:
     """Fraction [L, layers] of each layer's multiply-adds at every conv level of an executor."""
-    network = prepared.network
+    network = prepared.runner.network
     dense = multiply_adds(network, prepared.extraction.pixels.shape[1:])
     dense[network.last] //= network.outputs
     out = np.zeros((LEVELS, len(dense)))

@@ -22,18 +22,18 @@ sys.path.insert(0, str(Path(__file__).parent))  # alexnet.py is no package
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from alexnet import image_folder, trained_alexnet  # noqa: E402
+from contenders import reference_of  # noqa: E402
 
 from circuitcore.cli.config import resolve  # noqa: E402
 from circuitcore.engine.executors import executor  # noqa: E402
 from circuitcore.engine.footprint import Counts, predicted  # noqa: E402
 from circuitcore.engine.prepare import Prepared, prepare  # noqa: E402
 from circuitcore.engine.splits import Split  # noqa: E402
-from circuitcore.extraction.judging import judges, unpruned_baseline  # noqa: E402
+from circuitcore.extraction.judging import judges  # noqa: E402
 from circuitcore.extraction.stage import sweep_stage  # noqa: E402
-from circuitcore.inputs.pixels import decode  # noqa: E402
-from circuitcore.inputs.read import Inputs, read_inputs
+from circuitcore.inputs.read import Inputs, read_inputs  # noqa: E402
 from circuitcore.jobs.job import sweep  # noqa: E402
-from circuitcore.machine.device import memory_budget, pick  # noqa: E402
+from circuitcore.machine.device import machine  # noqa: E402
 from circuitcore.machine.meter import Meter  # noqa: E402
 from circuitcore.machine.scratch import Scratch  # noqa: E402
 from circuitcore.network.forward import Tally  # noqa: E402
@@ -65,11 +65,9 @@ def options_of(model: str, more: dict[str, str], folder: Path) -> Options:
 
 def prediction(inputs: Inputs, options: Options, categories: int, extraction: int) -> int:
     """Predicted peak bytes of a sweep of so many categories on so many extraction images."""
-    device = pick(options)
-    first = decode(inputs.root / inputs.images[0].path, inputs.model.preprocessing)
+    first = inputs.source.pixels(inputs.images[0].path, inputs.model.preprocessing)
     counts = Counts(extraction, len(inputs.split("heldout")), categories)
-    budget = memory_budget(options, device)
-    found = predicted(inputs.model.network, first.shape, options, device, counts, budget)
+    found = predicted(inputs.model.network, first.shape, options, machine(options), counts)
     return max(found.values())
 
 
@@ -122,19 +120,19 @@ def fc_stage(images: int) -> None:
         options = options_of("alexnet", more, Path(place))
         inputs = read_inputs(options)
         with Meter(torch.device("cpu")) as meter:
-            prepared = prepare(inputs, options, Silent())
+            prepared = prepare(inputs, options, machine(options), Silent())
             object.__setattr__(prepared, "extraction", many(prepared, images))
             judge, _ = judges(prepared, 4)
-            found = contributions(prepared.network, prepared.scoring_images(4), 4)
-            assigned = stage_levels(prepared.network, "fc", found, 4, options)
-            reference = unpruned_baseline(prepared, 4).extraction_biased.csa
+            found = contributions(prepared.runner.network, prepared.scoring_images(4), 4)
+            assigned = stage_levels(prepared.runner.network, "fc", found, 4, options)
+            reference = reference_of(prepared, 4)
             began = time.perf_counter()
             swept = sweep_stage(
-                executor(prepared, 4, assigned, {}, Tally()),
+                prepared,
+                executor(prepared.runner, prepared.extraction, 4, assigned, {}, Tally()),
                 judge,
                 start=judge.unpruned,
                 reference=reference,
-                dense=True,
             )
         features = next(iter(prepared.extraction.features.values()))
         shown = " x ".join(map(str, features.shape))

@@ -12,13 +12,15 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from contenders import reference_of
 from torch import Tensor
 
 from circuitcore.engine.executors import executor
 from circuitcore.engine.prepare import prepare
-from circuitcore.extraction.judging import is_dense, judges, unpruned_baseline
+from circuitcore.extraction.judging import judges
 from circuitcore.extraction.stage import sweep_stage
 from circuitcore.inputs.read import read_inputs
+from circuitcore.machine.device import machine
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.progress import Silent
@@ -46,24 +48,24 @@ def work(
 ) -> tuple[int, int, int]:
     """(fc, conv, one unpruned pass) multiply-adds, summed over the categories ``units``."""
     chosen = Options(screen=screen, stop=stop, device="cpu", heldout_images=5, **options)
-    prepared = prepare(read_inputs(chosen), chosen, Silent())
+    prepared = prepare(read_inputs(chosen), chosen, machine(chosen), Silent())
     tallies = {"fc": Tally(), "conv": Tally()}
     for unit in units:
         judge, _ = judges(prepared, unit)
-        found = contributions(prepared.network, prepared.scoring_images(unit), unit)
+        found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
         fixed: dict[str, Tensor] = {}
         start = judge.unpruned
         for stage, tally in tallies.items():
-            assigned = stage_levels(prepared.network, stage, found, unit, chosen)
+            assigned = stage_levels(prepared.runner.network, stage, found, unit, chosen)
             swept = sweep_stage(
-                executor(prepared, unit, assigned, fixed, tally),
+                prepared,
+                executor(prepared.runner, prepared.extraction, unit, assigned, fixed, tally),
                 judge,
                 start=start,
-                reference=unpruned_baseline(prepared, unit).extraction_biased.csa,
-                dense=is_dense(prepared),
+                reference=reference_of(prepared, unit),
             )
             fixed, start = assigned.kept(swept.level), swept.activation
-    once = prepared.forward_multiply_adds * len(prepared.extraction) * len(units)
+    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction) * len(units)
     return tallies["fc"].multiply_adds, tallies["conv"].multiply_adds, once
 
 

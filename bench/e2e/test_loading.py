@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.models import alexnet
 
 from circuitcore.inputs.decoding import Decoding
-from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.image_files import Folder, ImageFile
 from circuitcore.inputs.pixels import Preprocessing, to_input
 from circuitcore.network.forward import forward
 from circuitcore.network.trace import trace
@@ -48,7 +48,7 @@ def test_decoding_runs_under_the_forward_pass(photographs, device, race):
 
     @torch.inference_mode()
     def run(name: str, first: int) -> None:
-        with Decoding(root, files, IMAGENET) as decoding:
+        with Decoding(Folder(root), files, IMAGENET) as decoding:
             decoding.wait(first)
             found = []
             for start in range(0, IMAGES, CHUNK):
@@ -67,7 +67,7 @@ def test_decoding_runs_under_the_forward_pass(photographs, device, race):
             forward(network, {"input": images}, [network.last])[0].cpu()
 
     def only_decoding() -> None:
-        with Decoding(root, files, IMAGENET) as decoding:
+        with Decoding(Folder(root), files, IMAGENET) as decoding:
             decoding.wait(IMAGES)
 
     times = race(

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from contenders import Curve, InPlace, Naive, assert_same, extract, sweep
+from contenders import Curve, InPlace, Naive, assert_same, extract, reference_of, sweep
 from torch import Tensor
 
 from circuitcore.engine.executors import executor
 from circuitcore.engine.footprint import FORWARD_CHUNK
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.circuit import extract_circuit
-from circuitcore.extraction.judging import is_dense, judges, unpruned_baseline
+from circuitcore.extraction.judging import judges
 from circuitcore.extraction.stage import sweep_stage
+from circuitcore.machine.chunks import in_chunks
 from circuitcore.network.forward import Tally, forward
 from circuitcore.scoring.levels import StageLevels, stage_levels
 from circuitcore.scoring.scores import contributions
@@ -36,7 +37,7 @@ def screened(prepared: Prepared, screen: str) -> Prepared:
 
 def counted(prepared: Prepared, stage: str, multiply_adds: Mapping[str, int]) -> str:
     """Multiply-adds of ours against levels x one unpruned pass of the images, and the FPE."""
-    once = prepared.forward_multiply_adds * len(prepared.extraction)
+    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
     stages = ("fc", "conv") if stage == "both" else (stage,)
     levels = sum(len(prepared.options.grid(each)) for each in stages)
     parts = [
@@ -59,7 +60,7 @@ def race_stage(
 ) -> object:
     """Race one stage, assert that all find the same curve, and print what was counted."""
     judge, _ = judges(prepared, UNIT)
-    reference = unpruned_baseline(prepared, UNIT).extraction_biased.csa
+    reference = reference_of(prepared, UNIT)
     found: dict[str, Curve] = {}
     executed: dict[str, int] = {}
     note: dict[str, object] = {"images": len(prepared.extraction)}
@@ -77,11 +78,11 @@ def race_stage(
         def run() -> None:
             tally = Tally()
             swept = sweep_stage(
-                executor(own, UNIT, assigned, fixed, tally),
+                own,
+                executor(own.runner, own.extraction, UNIT, assigned, fixed, tally),
                 judge,
                 start=start,
                 reference=reference,
-                dense=is_dense(own),
             )
             found[name], executed[name] = Curve.of(swept.record), tally.multiply_adds
             note["multiply-adds"] = counted(own, stage, executed)
@@ -143,7 +144,7 @@ def test_conv_stage(race, alexnet_prepared, images_per_category, benchmark, caps
     """16 levels, 200 images, behind the fc circuit that the fc stage chooses."""
     prepared = alexnet_prepared(min(images_per_category, 20))
     judge, _ = judges(prepared, UNIT)
-    reference = unpruned_baseline(prepared, UNIT).extraction_biased.csa
+    reference = reference_of(prepared, UNIT)
     fc = levels_of(prepared, "fc")
     run = InPlace(prepared, UNIT).stage(fc, {})
     chosen = sweep(prepared, fc, judge, run, judge.unpruned, reference)
@@ -153,10 +154,10 @@ def test_conv_stage(race, alexnet_prepared, images_per_category, benchmark, caps
     @torch.inference_mode()
     def unpruned() -> None:
         def run(part: slice) -> None:
-            values = {"input": prepared.batch(prepared.extraction, part)}
-            forward(prepared.network, values, [prepared.network.last])
+            values = {"input": prepared.runner.batch(prepared.extraction, part)}
+            forward(prepared.runner.network, values, [prepared.runner.network.last])
 
-        prepared.in_chunks(prepared.extraction, FORWARD_CHUNK, run)
+        in_chunks(len(prepared.extraction), FORWARD_CHUNK, run)
 
     more = {limit: (unpruned, len(assigned.pruned) - 1.0)}
     fixed, start = fc.kept(chosen.level), chosen.activation
@@ -200,5 +201,5 @@ def test_category(race, alexnet_prepared, images_per_category, benchmark, capsys
 
 
 def levels_of(prepared: Prepared, stage: str) -> StageLevels:
-    found = contributions(prepared.network, prepared.scoring_images(UNIT), UNIT)
-    return stage_levels(prepared.network, stage, found, UNIT, prepared.options)
+    found = contributions(prepared.runner.network, prepared.scoring_images(UNIT), UNIT)
+    return stage_levels(prepared.runner.network, stage, found, UNIT, prepared.options)

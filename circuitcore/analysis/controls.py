@@ -25,11 +25,15 @@ from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import ratio
 from circuitcore.extraction.judging import judges
+from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
 from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.scoring.seeds import layer_seed
+
+CONTROLS = "controls.json"
 
 
 class ControlRow(BaseModel):
@@ -50,23 +54,26 @@ class ControlRow(BaseModel):
     csa_ratio: float | None
 
 
-def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
+def controls(
+    run: Path, progress: Progress, given: InHand | None = None, **engine: Any
+) -> list[ControlRow]:
     """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
 
     Cost: a forward pass over extraction and held-out images for each of six masks a category.
     """
-    opened, prepared = prepared_run(run, progress, **engine)
+    opened, prepared = prepared_run(run, progress, given, **engine)
     stored = [read_circuit(path) for path in opened.units().values()]
     stored = [s for s in stored if s.record.circuit is not None]
     progress.start("controls", len(stored))
+    device = prepared.runner.machine.device
     rows = []
     for position, each in enumerate(stored):
         unit = each.record.index
-        kept = {name: mask.to(prepared.device) for name, mask in each.kept.items()}
+        kept = {name: mask.to(device) for name, mask in each.kept.items()}
         masks = {"circuit": kept, **_masks(prepared, unit, kept)}
         if len(stored) > 1:
             other = stored[(position + 1) % len(stored)].kept
-            masks["other-category"] = {n: m.to(prepared.device) for n, m in other.items()}
+            masks["other-category"] = {n: m.to(device) for n, m in other.items()}
         rows += [
             _row(prepared, unit, each.record.category, control, mask, kept)
             for control, mask in masks.items()
@@ -76,11 +83,11 @@ def controls(run: Path, progress: Progress, **engine: Any) -> list[ControlRow]:
 
 
 def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
-    network = prepared.network
+    network = prepared.runner.network
     weights = {**network.weights, **target_row(network, unit).weights}
     drawn, largest, rest, empty = {}, {}, {}, {}
     for layer, mask in kept.items():
-        seed = (prepared.options.seed * 1_000_003 + unit) * 1009 + network.layers().index(layer)
+        seed = layer_seed(prepared.options.seed, unit, network.layers().index(layer))
         generator = torch.Generator().manual_seed(seed)
         noise = torch.rand(mask.numel(), generator=generator).to(mask.device)
         drawn[layer] = _highest(noise, mask)
@@ -107,9 +114,9 @@ def _row(
     circuit: Mapping[str, Tensor],
 ) -> ControlRow:
     judge, heldout_judge = judges(prepared, unit)
-    on_extraction = activations(prepared, prepared.extraction, unit, mask)
+    on_extraction = activations(prepared.runner, prepared.extraction, unit, mask)
     extraction = judge.fitted(on_extraction[None], prepared.options.bias)[0]
-    on_heldout = activations(prepared, prepared.heldout, unit, mask)
+    on_heldout = activations(prepared.runner, prepared.heldout, unit, mask)
     heldout = heldout_judge.at(on_heldout, extraction.bias)
     unpruned = heldout_judge.at(heldout_judge.unpruned, 0.0)
     both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
@@ -123,9 +130,6 @@ def _row(
         heldout=heldout,
         csa_ratio=ratio(heldout.csa, unpruned.csa),
     )
-
-
-CONTROLS = "controls.json"
 
 
 def keep_controls(run: Path, rows: Sequence[ControlRow]) -> None:

@@ -10,18 +10,19 @@ from pydantic import BaseModel, ConfigDict
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.errors import InputError
-from circuitcore.extraction.accuracy import ratio
-from circuitcore.extraction.judging import judges
-from circuitcore.inputs.read import read_inputs
-from circuitcore.machine.device import pick
+from circuitcore.extraction.judging import heldout_accuracy, judge_of
+from circuitcore.inputs.image_files import Images
+from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
+from circuitcore.machine.device import machine
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import (
-    Run,
+    RunFolder,
     create_run,
     open_run,
 )
+from circuitcore.scoring.seeds import unit_seed
 
 
 class EvaluateRow(BaseModel):
@@ -37,24 +38,19 @@ class EvaluateRow(BaseModel):
     csa_ratio_ci95: tuple[float, float] | None
 
 
-def evaluate(run: Path, images: str | None, progress: Progress, **engine: Any) -> list[EvaluateRow]:
+def evaluate(
+    run: Path,
+    images: str | Images | None,
+    progress: Progress,
+    given: InHand | None = None,
+    **engine: Any,
+) -> list[EvaluateRow]:
     """Judge every circuit of a run on its held-out images, or on those of another folder.
 
     ``images``: a folder in ImageNet's layout with the same categories; its split is made with the
     run's own counts.  Raises InputError where the folder or the model does not fit the run.
     """
-    if images is None:
-        opened, prepared = prepared_run(run, progress, **engine)
-    else:
-        opened = open_run(run)
-        options = opened.options(images=images, **engine)
-        inputs = read_inputs(options)
-        if inputs.model.sha256 != opened.manifest["model"]["weights_sha256"]:
-            raise InputError(
-                f"{run}: the model's weights are not those of the run (sha256 differs)"
-            )
-        pick(options)
-        prepared = prepare(inputs, options, progress)
+    opened, prepared = prepared_run(run, progress, given, images, **engine)
     present = {c.index for c in prepared.inputs.categories}
     units = {unit: path for unit, path in opened.units().items() if unit in present}
     progress.start("circuits", len(units))
@@ -71,31 +67,45 @@ def evaluate(run: Path, images: str | None, progress: Progress, **engine: Any) -
 def _row(
     prepared: Prepared, unit: int, name: str, kept: dict[str, Any], bias: float
 ) -> EvaluateRow:
-    judge = judges(prepared, unit)[1]
-    kept = {layer: mask.to(prepared.device) for layer, mask in kept.items()}
-    activation = activations(prepared, prepared.heldout, unit, kept)
-    circuit, unpruned = judge.at(activation, bias), judge.at(judge.unpruned, 0.0)
+    judge = judge_of(prepared.heldout, unit, prepared.options.false_alarm_norm)
+    kept = {layer: mask.to(prepared.runner.machine.device) for layer, mask in kept.items()}
+    activation = activations(prepared.runner, prepared.heldout, unit, kept)
+    seed = unit_seed(prepared.options.seed, unit)
+    found = heldout_accuracy(judge, activation, bias, None, seed)
     return EvaluateRow(
         category=name,
         images=len(prepared.heldout),
-        circuit=circuit,
-        unpruned=unpruned,
-        csa_ratio=ratio(circuit.csa, unpruned.csa),
-        csa_ratio_ci95=judge.ratio_interval(
-            activation, bias, prepared.options.seed * 1_000_003 + unit
-        )
-        if unpruned.csa > 0
-        else None,
+        circuit=Accuracy(**{k: getattr(found, k) for k in Accuracy.model_fields}),
+        unpruned=judge.at(judge.unpruned, 0.0),
+        csa_ratio=found.csa_ratio,
+        csa_ratio_ci95=found.csa_ratio_ci95,
     )
 
 
-def prepared_run(folder: Path, progress: Progress, **changes: Any) -> tuple[Run, Prepared]:
+def prepared_run(
+    folder: Path,
+    progress: Progress,
+    given: InHand | None = None,
+    images: str | Images | None = None,
+    **changes: Any,
+) -> tuple[RunFolder, Prepared]:
     """A run and what its categories share, decoded anew, to evaluate its circuits.
 
-    Raises InputError where model or images are not those of the run.
+    ``given``: a model and images of the run that came in hand; ``images``: others than the run's,
+    a folder or in hand, split with the run's own counts.  Raises InputError
+    where the model, or without ``images`` the images, are not those of the run.
     """
     run = open_run(folder)
+    given = given or InHand()
+    if isinstance(images, str):
+        changes["images"], given = images, InHand(given.model)
+    elif images is not None:
+        changes["images"], given = IN_HAND, InHand(given.model, images)
     options = run.options(**changes)
-    inputs = read_inputs(options)
-    run = create_run(folder, inputs, options, pick(options))
-    return run, prepare(inputs, options, progress)
+    on = machine(options)
+    inputs = read_inputs(options, given)
+    if images is None:
+        run = create_run(folder, inputs, options, on.device)
+    elif inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:
+        raise InputError(f"{folder}: the model's weights are not those of the run (sha256 differs)")
+    return run, prepare(inputs, options, on, progress)

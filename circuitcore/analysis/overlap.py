@@ -8,7 +8,7 @@ layer; whole-network densities would understate it where layers differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,9 @@ import pyarrow.parquet
 import torch
 
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
-from circuitcore.records import Overlap
-from circuitcore.runs.circuitfile import mapped_mask, read_record, read_shapes
-from circuitcore.runs.folder import Run
+from circuitcore.records import Category, Overlap
+from circuitcore.runs.circuitfile import mapped_mask, read_shapes
+from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.tables import write_table
 
 FILE = "overlap.parquet"
@@ -52,28 +52,30 @@ class LayerOverlap:
         return self.relevant * both, self.relevant * (p[:, None] + p[None, :] - both)
 
 
-def layer_overlaps(run: Run) -> tuple[list[str], dict[str, LayerOverlap]]:
+def layer_overlaps(
+    run: RunFolder, records: Sequence[Category]
+) -> tuple[list[str], dict[str, LayerOverlap]]:
     """Names of the circuits and pairwise counts by layer; masks are read once, in blocks.
 
     On the device the run was made on, where it is there, else on the CPU.
     """
-    records = [(path, read_record(path)[1]) for path in run.units().values()]
-    files = [path for path, record in records if record.circuit is not None]
-    names = [record.category for _, record in records if record.circuit is not None]
+    found = [record for record in records if record.circuit is not None]
+    files = [run.path(record.index) for record in found]
+    names = [record.category for record in found]
     device = "cuda" if run.manifest["device"] != "cpu" and torch.cuda.is_available() else "cpu"
     if not files:
         return [], {}
     shapes = read_shapes(files[0])
     last = next(n for n in reversed(shapes) if n == run.manifest["model"]["last"])
-    found = {}
+    layers = {}
     for name, shape in shapes.items():
         masks = [mapped_mask(path, name) for path in files]
         intersection, kept = (t.numpy() for t in overlap_counts_mapped(masks, device=device))
         if name == last:
             intersection = np.diag(np.diag(intersection))
         relevant = int(np.prod(shape, dtype=np.int64))
-        found[name] = LayerOverlap(intersection, kept, relevant, name == last)
-    return names, found
+        layers[name] = LayerOverlap(intersection, kept, relevant, name == last)
+    return names, layers
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -89,19 +91,22 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
     return _ratio(both, either), chance
 
 
-def matrix(run: Run) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, overlap and chance level of the whole network, float64 [K, K], 1 on the diagonal.
-
-    From ``overlap.parquet`` where it is of the circuits there are now; else that is made anew.
-    """
-    table = None
+def table(run: RunFolder, records: Sequence[Category]) -> pa.Table:
+    """`pairs` as ``overlap.parquet`` holds them where that is of these circuits, else made anew."""
     if (run.folder / FILE).exists():
-        table = pyarrow.parquet.read_table(run.folder / FILE)
-        if (table.schema.metadata or {}).get(b"circuits") != _circuits(run):
-            table = None
-    table = pairs(run) if table is None else table
-    names = json.loads(table.schema.metadata[b"names"])
-    whole = table.filter(pc.equal(table["layer"], ""))
+        found = pyarrow.parquet.read_table(run.folder / FILE)
+        if (found.schema.metadata or {}).get(b"circuits") == _circuits(run, records):
+            return found
+    return pairs(run, records)
+
+
+def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, overlap and chance level of a layer (``""``: the whole network) from a `table`.
+
+    float64 [K, K], 1 on the diagonal.
+    """
+    names = json.loads(pairs.schema.metadata[b"names"])
+    whole = pairs.filter(pc.equal(pairs["layer"], layer))
     both = []
     for column in ("overlap", "chance"):
         square = np.eye(len(names))
@@ -110,14 +115,17 @@ def matrix(run: Run) -> tuple[list[str], np.ndarray, np.ndarray]:
     return names, both[0], both[1]
 
 
-def _circuits(run: Run) -> bytes:
+def _circuits(run: RunFolder, records: Sequence[Category]) -> bytes:
     """Which finished categories a table of pairs is of."""
-    return " ".join(path.stem for path in run.units().values()).encode()
+    return " ".join(run.path(record.index).stem for record in records).encode()
 
 
-def pairs(run: Run) -> pa.Table:
-    """One row a pair and layer (``layer`` empty: the whole network); written to the run folder."""
-    names, layers = layer_overlaps(run)
+def pairs(run: RunFolder, records: Sequence[Category]) -> pa.Table:
+    """One row a pair and layer (``layer`` empty: the whole network); written to the run folder.
+
+    ``records``: those of the run.
+    """
+    names, layers = layer_overlaps(run, records)
     first, second = np.triu_indices(len(names), k=1)
     tables = []
     for label in ["", *layers]:
@@ -145,15 +153,16 @@ def pairs(run: Run) -> pa.Table:
         + [("intersection", pa.int64()), ("union", pa.int64())]
         + [("overlap", pa.float64()), ("chance", pa.float64())]
     )
-    table = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
-    table = table.replace_schema_metadata({"names": json.dumps(names), "circuits": _circuits(run)})
-    write_table(run.folder / FILE, table)
-    return table
+    found = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
+    circuits = _circuits(run, records)
+    found = found.replace_schema_metadata({"names": json.dumps(names), "circuits": circuits})
+    write_table(run.folder / FILE, found)
+    return found
 
 
-def summary(run: Run) -> Overlap:
-    """Number of pairs, mean, smallest and largest overlap, and the mean chance level."""
-    names, overlap, chance = matrix(run)
+def summary(pairs: pa.Table) -> Overlap:
+    """Number of pairs of a `table`, mean, smallest and largest overlap, mean chance level."""
+    names, overlap, chance = matrix(pairs)
     upper = np.triu_indices(len(names), k=1)
     values = overlap[upper]
     some = bool(len(values))

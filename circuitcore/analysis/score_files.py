@@ -9,12 +9,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save
+from torch import Tensor
 
 from circuitcore.inputs.categories import select
-from circuitcore.inputs.read import read_inputs
+from circuitcore.inputs.read import InHand, read_inputs
 from circuitcore.kernels.levels.layer import raw_scores
-from circuitcore.machine.device import pick
+from circuitcore.machine.device import machine
 from circuitcore.machine.files import write_atomically
+from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.scoring.scores import contributions, layer_scores
@@ -39,48 +41,66 @@ class ScoreRow(BaseModel):
     file: str
 
 
+def category_scores(
+    options: Options, wanted: str, given: InHand | None = None
+) -> dict[str, Tensor]:
+    """Raw scores of one category by layer, float32 on the CPU, shaped like its units.
+
+    Raises what `read_inputs` raises, UsageError for a category that is not there, and InputError
+    naming the layer where a score is not finite.
+    """
+    device = machine(options).device
+    inputs = read_inputs(options, given)
+    network = inputs.model.network.to(device)
+    (category,) = select(inputs.categories, [wanted])
+    return _scores(network, inputs.scoring_images(category.index, device), category.index, options)
+
+
+def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
+    found = contributions(network, images, unit)
+    scored = {n: layer_scores(network, n, found[n], unit, options) for n in network.layers()}
+    return {n: raw_scores(s.layer).view(s.unit_shape).cpu() for n, s in scored.items()}
+
+
 def score(
-    options: Options, wanted: Sequence[str], out: Path | None, progress: Progress
+    options: Options,
+    wanted: Sequence[str],
+    out: Path | None,
+    progress: Progress,
+    given: InHand | None = None,
 ) -> list[ScoreRow]:
     """Score the wanted categories; with ``out``, one safetensors file each, float32 by layer.
 
-    A full AlexNet's scores are 228 MB a category.  Raises what `read_inputs` raises, and
-    InputError naming the layer where a score is not finite.
+    A full AlexNet's scores are 228 MB a category.  Raises as `category_scores` does.
     """
-    device = pick(options)
-    inputs = read_inputs(options)
+    device = machine(options).device
+    inputs = read_inputs(options, given)
     network = inputs.model.network.to(device)
     chosen = select(inputs.categories, wanted)
     rows = []
     progress.start("scores", len(chosen))
     for category in chosen:
         images = inputs.scoring_images(category.index, device)
-        found = contributions(network, images, category.index)
-        written = {}
+        found = _scores(network, images, category.index, options)
         file = ""
         if out is not None:
             plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category.name)
             file = str(out / f"{category.index:04d}-{plain}.safetensors")
-        for name in network.layers():
-            scores = layer_scores(network, name, found[name], category.index, options)
-            values = raw_scores(scores.layer)
-            if out is not None:
-                written[name] = values.view(scores.unit_shape).cpu()
-            rows.append(
-                ScoreRow(
-                    category=category.name,
-                    layer=name,
-                    relevant_weights=math.prod(scores.shape),
-                    units=values.numel(),
-                    zero=float((values == 0).double().mean()),
-                    min=float(values.min()),
-                    max=float(values.max()),
-                    mean=float(values.double().mean()),
-                    file=file,
-                )
-            )
-        if out is not None:
             header = {"category": category.name, "index": str(category.index)}
-            write_atomically(Path(file), save(written, metadata=header))
+            write_atomically(Path(file), save(found, metadata=header))
+        rows += [
+            ScoreRow(
+                category=category.name,
+                layer=name,
+                relevant_weights=math.prod(network.relevant_shape(name)),
+                units=values.numel(),
+                zero=float((values == 0).double().mean()),
+                min=float(values.min()),
+                max=float(values.max()),
+                mean=float(values.double().mean()),
+                file=file,
+            )
+            for name, values in found.items()
+        ]
         progress.advance(1, category.name)
     return rows

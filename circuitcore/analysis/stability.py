@@ -16,9 +16,9 @@ from torch import Tensor
 
 from circuitcore.errors import InputError
 from circuitcore.inputs.categories import select
-from circuitcore.inputs.read import read_inputs
+from circuitcore.inputs.read import InHand, read_inputs
 from circuitcore.kernels.levels.layer import normalised, raw_scores
-from circuitcore.machine.device import pick
+from circuitcore.machine.device import machine
 from circuitcore.network.graph import STAGES, Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
@@ -39,7 +39,9 @@ class StabilityRow(BaseModel):
     spearman: float
 
 
-def stability(options: Options, wanted: Sequence[str], progress: Progress) -> list[StabilityRow]:
+def stability(
+    options: Options, wanted: Sequence[str], progress: Progress, given: InHand | None = None
+) -> list[StabilityRow]:
     """Rank stability of the wanted categories' scores with growing scoring sets.
 
     ``--scoring-images`` is the largest set: 4 compares 1 with 2 and 2 with 4.  Raises InputError
@@ -47,8 +49,8 @@ def stability(options: Options, wanted: Sequence[str], progress: Progress) -> li
     """
     if options.scoring_images < 2:
         raise InputError("stability compares k with 2k images: --scoring-images must be 2 or more")
-    device = pick(options)
-    inputs = read_inputs(options)
+    device = machine(options).device
+    inputs = read_inputs(options, given)
     network = inputs.model.network.to(device)
     counts = [1]
     while 2 * counts[-1] <= options.scoring_images:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy.special import stdtrit
 
 from circuitcore.analysis import overlap
 from circuitcore.records import Category, Summary, Sweep
-from circuitcore.runs.folder import PLAN, Run
+from circuitcore.runs.folder import PLAN, RunFolder
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:
@@ -59,19 +60,18 @@ def interval(
     return max(mean - half, least), min(mean + half, most)
 
 
-def document(run: Run) -> Sweep:
-    """The JSON document of a run's finished categories."""
-    records = run.records()
+def document(run: RunFolder, records: Sequence[Category], pairs: pa.Table) -> Sweep:
+    """The JSON document of a run's finished categories, with the `overlap.table` of them."""
     return Sweep(
         schema="circuitcore.sweep/1",
         run={**run.manifest, "folder": str(run.folder), "plan": _plan(run, records)},
         categories=records,
-        overlap=overlap.summary(run),
+        overlap=overlap.summary(pairs),
         summary=summarise(records),
     )
 
 
-def _plan(run: Run, records: Sequence[Category]) -> dict[str, Any] | None:
+def _plan(run: RunFolder, records: Sequence[Category]) -> dict[str, Any] | None:
     """What was predicted before the run, beside what the finished categories took."""
     try:
         planned = json.loads((run.folder / PLAN).read_text(encoding="utf-8"))

@@ -18,12 +18,11 @@ from circuitcore.engine.passes import (
     blank,
     chain_layers,
     circuit_override,
-    run_chunks,
     shrunk,
 )
-from circuitcore.engine.prepare import Prepared
+from circuitcore.engine.runner import Runner
+from circuitcore.engine.splits import Split
 from circuitcore.engine.stage_plan import LayerPlan, StagePlan, added
-from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked_linear.operation import (
     chain_survey,
     masked_chain,
@@ -47,20 +46,25 @@ class Executor:
     """
 
     def __init__(
-        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+        self,
+        runner: Runner,
+        split: Split,
+        unit: int,
+        assigned: StageLevels,
+        fixed: Kept,
+        tally: Tally,
     ) -> None:
-        self.prepared, self.unit, self.assigned, self.tally = prepared, unit, assigned, tally
-        self.split = prepared.extraction
-        self.fixed = fixed
+        self.runner, self.split, self.unit = runner, split, unit
+        self.assigned, self.fixed, self.tally = assigned, fixed, tally
         self.features = assigned.stage == "fc" and bool(self.split.features)
 
     def network(self, precise: bool) -> Network:
         """The network in float32, or in the sweep's precision."""
-        return self.prepared.network if precise else self.prepared.sweep_network
+        return self.runner.network if precise else self.runner.low_network
 
     def exact(self, precise: bool) -> bool:
         """Whether a run is in float32 either way: one set of weights for both then."""
-        return precise or self.prepared.dtype == torch.float32
+        return precise or not self.runner.machine.low
 
     def _chunks(
         self,
@@ -70,7 +74,7 @@ class Executor:
         run: Callable[[dict[str, Tensor]], Tensor],
     ) -> Tensor:
         network = self.network(precise)
-        return run_chunks(self.prepared, self.split, images, network, self.features, levels, run)
+        return self.runner.run_chunks(self.split, images, network, self.features, levels, run)
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         raise NotImplementedError
@@ -92,13 +96,19 @@ class ChainExecutor(Executor):
     """Fully connected layers that form one masked chain: all levels in one pass."""
 
     def __init__(
-        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+        self,
+        runner: Runner,
+        split: Split,
+        unit: int,
+        assigned: StageLevels,
+        fixed: Kept,
+        tally: Tally,
     ) -> None:
-        super().__init__(prepared, unit, assigned, fixed, tally)
+        super().__init__(runner, split, unit, assigned, fixed, tally)
         self.chains: dict[bool, list[Layer]] = {}
         some = next(iter(self.split.features.values()))
-        x = self.prepared.network.weights[self.prepared.network.last].new_empty(0, some.shape[1])
-        self.survey = chain_survey(x, self.chain(True), self.prepared.options.impl)
+        x = runner.network.weights[runner.network.last].new_empty(0, some.shape[1])
+        self.survey = chain_survey(x, self.chain(True), runner.machine.impl)
 
     def chain(self, precise: bool) -> list[Layer]:
         """The layers in float32, or in the sweep's precision; made once."""
@@ -113,16 +123,16 @@ class ChainExecutor(Executor):
 
         def run(values: dict[str, Tensor]) -> Tensor:
             (x,) = values.values()
-            impl, survey = self.prepared.options.impl, self.survey
+            impl, survey = self.runner.machine.impl, self.survey
             with span("kernel", "masked_chain", len(x)):
                 return masked_chain(x, chain, levels, impl=impl, survey=survey, count=count)
 
         return self._chunks(images, precise, len(levels), run)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
-        size = self.prepared.feature_chunk(len(levels))
+        size = self.runner.feature_chunk(len(levels))
         chain = self.chain(self.exact(False))
-        names = [name for name, _ in self.prepared.network.fc_chain() or ()]
+        names = [name for name, _ in self.runner.network.fc_chain() or ()]
         whole, rest = divmod(count, size)
         plans = [
             (times, masked_chain_plan(chain, levels, batch, self.survey))
@@ -144,9 +154,15 @@ class CompactExecutor(Executor):
     """
 
     def __init__(
-        self, prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+        self,
+        runner: Runner,
+        split: Split,
+        unit: int,
+        assigned: StageLevels,
+        fixed: Kept,
+        tally: Tally,
     ) -> None:
-        super().__init__(prepared, unit, assigned, fixed, tally)
+        super().__init__(runner, split, unit, assigned, fixed, tally)
         self.plans: dict[tuple[int, bool], Compacted] = {}
         self.small: dict[bool, tuple[Network, Kept]] = {}
         self.ready: tuple[tuple[int, bool], Compacted] | None = None
@@ -191,7 +207,7 @@ class MaskedExecutor(Executor):
     """Any layers, all levels in one pass of masked kernels, nothing compacted."""
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
-        network, impl = self.network(precise), self.prepared.options.impl
+        network, impl = self.network(precise), self.runner.machine.impl
         override = circuit_override(network, self.unit, self.fixed)
         masks = Masks(self.assigned.levels, levels)
 
@@ -203,7 +219,7 @@ class MaskedExecutor(Executor):
         return self._chunks(images, precise, len(levels), run)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
-        network = self.prepared.network
+        network = self.runner.network
         each = multiply_adds(network, self.split.pixels.shape[1:])
         each[network.last] //= network.outputs
         run = network.layers("fc") if self.features else network.layers()
@@ -218,18 +234,16 @@ class MaskedExecutor(Executor):
 
 
 def executor(
-    prepared: Prepared, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
+    runner: Runner, split: Split, unit: int, assigned: StageLevels, fixed: Kept, tally: Tally
 ) -> Executor:
     """How a stage's levels are run.
 
     On a CPU the library's convolutions on compacted weights beat any masked kernel; the fc layers
     run at all levels at once wherever they are one chain.
     """
-    chain = prepared.network.fc_chain()
-    masked = assigned.levels
-    whole = chain is not None and {name for name, _ in chain} == set(masked)
-    if assigned.stage == "fc" and whole and prepared.extraction.features:
-        return ChainExecutor(prepared, unit, assigned, fixed, tally)
-    triton = choose(prepared.options.impl, next(iter(masked.values()))) == "triton"
-    kind = MaskedExecutor if triton else CompactExecutor
-    return kind(prepared, unit, assigned, fixed, tally)
+    chain = runner.network.fc_chain()
+    whole = chain is not None and {name for name, _ in chain} == set(assigned.levels)
+    kind: type[Executor] = MaskedExecutor if runner.machine.masked_kernels else CompactExecutor
+    if assigned.stage == "fc" and whole and split.features:
+        kind = ChainExecutor
+    return kind(runner, split, unit, assigned, fixed, tally)

@@ -11,12 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from circuitcore.errors import DeviceError
 from circuitcore.kernels.compilers import on_disk
 from circuitcore.kernels.masked import cost
-from circuitcore.machine.device import DTYPES, resolve_dtype
+from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
 from circuitcore.network.sizes import activation_bytes, value_sizes
 from circuitcore.options import Options
@@ -65,23 +63,22 @@ def predicted(
     network: Network,
     shape: Sequence[int],
     options: Options,
-    device: torch.device,
+    machine: Machine,
     counts: Counts,
-    budget: int,
 ) -> dict[str, int]:
     """Peak bytes of each phase of a run on images of ``shape`` [C, H, W]; the run's is the largest.
 
-    ``budget``: of `device.memory_budget`.  What depends on the scores is taken as in trained
-    networks.  Raises DeviceError as `for_chunks` does.
+    What depends on the scores is taken as in trained networks.  Raises DeviceError as `for_chunks`
+    does.
     """
-    spare = for_chunks(network, shape, options, device, counts, budget)
-    found = phases(network, shape, options, device, counts, spare)
+    spare = for_chunks(network, shape, options, machine, counts)
+    found = phases(network, shape, options, machine, counts, spare)
     layers = len(network.layers("conv")) * len(options.grid("conv")) * counts.categories
     code = 0
-    if device.type != "cuda":
+    if machine.device.type != "cuda":
         largest = 4 * max(weight.numel() for weight in network.weights.values())
         code = CODE + min(BUFFERS, largest) + CONVOLUTION * min(layers, CONVOLUTIONS)
-        code += COMPILER if must_compile(options, device) else 0
+        code += COMPILER if must_compile(machine) else 0
     return {name: code + phase.bytes for name, phase in found.items()}
 
 
@@ -89,15 +86,14 @@ def for_chunks(
     network: Network,
     shape: Sequence[int],
     options: Options,
-    device: torch.device,
+    machine: Machine,
     counts: Counts,
-    budget: int,
 ) -> int:
     """Bytes of the budget left for images and activations, whatever the scores will be.
 
     Raises DeviceError naming the least budget, where that is not enough for one image at a time.
     """
-    found = phases(network, shape, options, device, counts, 0)
+    found, budget = phases(network, shape, options, machine, counts, 0), machine.memory
     least = max(phase.most for phase in found.values()) + max(p.booked for p in found.values())
     if least > budget:
         worst = max(found, key=lambda name: found[name].most)
@@ -128,14 +124,9 @@ def feature_chunk(spare: int, feature_bytes: int, levels: int, masked: bool) -> 
     return min(chunk(spare, feature_bytes * (levels if masked else 1)), FEATURE_CHUNK)
 
 
-def masked_kernels(options: Options, device: torch.device) -> bool:
-    """Whether stages run in masked kernels, all levels in one pass, and nothing is compacted."""
-    return device.type == "cuda" if options.impl == "auto" else options.impl == "triton"
-
-
-def must_compile(options: Options, device: torch.device) -> bool:
+def must_compile(machine: Machine) -> bool:
     """Whether a run will compile CPU kernels, as the first one of an installation does."""
-    if device.type != "cpu" or options.impl not in ("auto", "numba"):
+    if machine.device.type != "cpu" or machine.impl not in ("auto", "numba"):
         return False
     from circuitcore.kernels.best_bias import cpu as best_bias_cpu
     from circuitcore.kernels.levels import cpu as levels_cpu  # numba
@@ -144,91 +135,123 @@ def must_compile(options: Options, device: torch.device) -> bool:
     return not all(map(on_disk, always))
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What the phases are counted from: bytes of one image alive at once (``image``), of them from
+    the boundary on (``behind``), recorded for the scores (``recorded``); relevant weights a stage.
+    """
+
+    network: Network
+    options: Options
+    machine: Machine
+    counts: Counts
+    spare: int
+    image: int
+    behind: int
+    recorded: int
+    size: dict[str, int]
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number of the sweep."""
+        return self.machine.dtype.itemsize
+
+    def levels(self, stage: str) -> int:
+        """Levels run; level 0 is known."""
+        return len(self.options.grid(stage)) - 1
+
+    def conv_chunk(self, levels: int, images: int) -> int:
+        """Images at once through the whole network."""
+        return min(chunk(self.spare, levels * self.image), FORWARD_CHUNK, images)
+
+
 def phases(
     network: Network,
     shape: Sequence[int],
     options: Options,
-    device: torch.device,
+    machine: Machine,
     counts: Counts,
     spare: int,
 ) -> dict[str, Phase]:
     """The phases of a run, in order, with ``spare`` bytes for chunks."""
-    size = {stage: network.relevant(stage) for stage in ("fc", "conv")}
-    low = resolve_dtype(options) != "float32"
-    item = DTYPES[resolve_dtype(options)].itemsize
-    whole = weight_bytes(network)
-    largest = 4 * max(w.numel() for w in network.weights.values())
-    gpu = device.type == "cuda"
-    held = whole * (6 if low else 4) // 4 + 4 * network.outputs * (
-        counts.extraction + counts.heldout
-    )
     values = value_sizes(network, shape)
-    image = activation_bytes(network, shape)
-    behind = activation_bytes(network, shape, after_boundary=True)
-    levels = {stage: len(options.grid(stage)) - 1 for stage in ("fc", "conv")}
-    masked = masked_kernels(options, device)
-
     layers = [network.step(name) for name in network.layers()]
     recorded = sum(values[s.inputs[0]] + values[s.name] for s in layers)
-    recorded *= 4 * options.scoring_images
-    judged = 8 * network.outputs * counts.extraction  # the others' logits, copied
-    curve = 60 * (levels["fc"] + 1) * counts.extraction  # float64, and sorted for the best bias
-    selection = 10 * HISTOGRAM * levels["fc"]  # counts int64, a table int16
-    if options.criterion != "actgrad" or options.impl == "torch":
-        selection += (16 if options.criterion != "actgrad" else 40) * size["fc"]
-
-    forward = _conv_chunk(spare, image, 1, counts.extraction)
+    work = _Work(
+        network,
+        options,
+        machine,
+        counts,
+        spare,
+        activation_bytes(network, shape),
+        activation_bytes(network, shape, after_boundary=True),
+        4 * options.scoring_images * recorded,
+        {stage: network.relevant(stage) for stage in ("fc", "conv")},
+    )
+    whole = weight_bytes(network)
+    largest = 4 * max(w.numel() for w in network.weights.values())
+    logits = 4 * network.outputs * (counts.extraction + counts.heldout)
+    held = whole * (6 if machine.low else 4) // 4 + logits
+    scoring = _scoring(work, held)
+    curve = 60 * (work.levels("fc") + 1) * counts.extraction  # float64, and sorted for the bias
+    chunk_of_one = work.conv_chunk(1, counts.extraction)
     found = {
         "loading of the model": Phase(whole + largest, whole + largest),
-        "unpruned network": Phase(held, held, image, 2 * image, forward),
-        "scoring": _same(held + 2 * recorded + judged + selection + size["fc"] + 5 * size["conv"]),
+        "unpruned network": Phase(held, held, work.image, 2 * work.image, chunk_of_one),
+        "scoring": Phase(scoring, scoring),
     }
-    held += recorded + curve + size["fc"]  # level bytes or, afterwards, the chosen masks
+    held += work.recorded + curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
     if network.layers("fc"):
-        found["fc stage"] = _fc_stage(network, options, counts, spare, held, behind, masked, item)
-    conv = size["conv"] * (2 + 2 * item)
-    if masked:
-        override, at_once = item * size["fc"], levels["conv"]
-        fixed = most = held + override + conv
-    else:
-        at_once = 1
-        most = held + size["fc"] * (4 + item if low else 4) + conv
-        fixed = most - int((1 - CHOSEN) * size["fc"] * (4 + item if low else 4))
+        found["fc stage"] = _fc_stage(work, held)
     if network.layers("conv"):
-        count = _conv_chunk(spare, image, at_once, counts.extraction)
-        found["conv stage"] = Phase(fixed, most, at_once * image, 2 * at_once * image, count)
-    count = _conv_chunk(spare, image, 1, counts.heldout)
-    most = held + (9 if gpu else 4) * size["fc"] + 10 * size["conv"]
-    fixed = most - int((1 - CHOSEN) * 4 * size["fc"])
-    found["held-out test"] = Phase(fixed, most, image, 2 * image, count)
+        found["conv stage"] = _conv_stage(work, held)
+    found["held-out test"] = _heldout(work, held)
     return found
 
 
-def _same(fixed: int) -> Phase:
-    return Phase(fixed, fixed)
+def _scoring(work: _Work, held: int) -> int:
+    selection = 10 * HISTOGRAM * work.levels("fc")  # counts int64, a table int16
+    criterion = work.options.criterion
+    if criterion != "actgrad" or work.options.impl == "torch":
+        selection += (16 if criterion != "actgrad" else 40) * work.size["fc"]
+    judged = 40 * work.counts.extraction  # margins, activations, two largest logits
+    return held + 2 * work.recorded + judged + selection + work.size["fc"] + 5 * work.size["conv"]
 
 
-def _conv_chunk(spare: int, image_bytes: int, levels: int, images: int) -> int:
-    return min(chunk(spare, levels * image_bytes), FORWARD_CHUNK, images)
+def _conv_stage(work: _Work, held: int) -> Phase:
+    """All levels at once in masked kernels, else level by level, the fc circuit compacted."""
+    conv = work.size["conv"] * (2 + 2 * work.item)
+    if work.machine.masked_kernels:
+        at_once = work.levels("conv")
+        fixed = most = held + work.item * work.size["fc"] + conv
+    else:
+        at_once = 1
+        copied = work.size["fc"] * (4 + work.item if work.machine.low else 4)
+        most = held + copied + conv
+        fixed = most - int((1 - CHOSEN) * copied)
+    count = work.conv_chunk(at_once, work.counts.extraction)
+    return Phase(fixed, most, at_once * work.image, 2 * at_once * work.image, count)
 
 
-def _fc_stage(
-    network: Network,
-    options: Options,
-    counts: Counts,
-    spare: int,
-    held: int,
-    behind: int,
-    masked: bool,
-    item: int,
-) -> Phase:
+def _heldout(work: _Work, held: int) -> Phase:
+    gpu = work.machine.device.type == "cuda"
+    most = held + (9 if gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
+    fixed = most - int((1 - CHOSEN) * 4 * work.size["fc"])
+    count = work.conv_chunk(1, work.counts.heldout)
+    return Phase(fixed, most, work.image, 2 * work.image, count)
+
+
+def _fc_stage(work: _Work, held: int) -> Phase:
     """The fc stage: one pass of all levels over chunks of boundary values, or level by level."""
+    network, item, behind = work.network, work.item, work.behind
+    masked = work.machine.masked_kernels
     chain = network.fc_chain()
-    fractions = options.grid("fc")[1:]
+    fractions = work.options.grid("fc")[1:]
     weights = [network.relevant_shape(name) for name in network.layers("fc")]
     largest = max(math.prod(w) for w in weights)
     at_once = len(fractions) if masked else 1
-    count = min(feature_chunk(spare, behind, len(fractions), masked), counts.extraction)
+    count = feature_chunk(work.spare, behind, len(fractions), masked)
+    count = min(count, work.counts.extraction)
     booked = 2 * at_once * behind
     if masked or chain is None:  # values at every level; the masked copy of a layer, or its packing
         fixed = held + 2 * item * largest

@@ -1,20 +1,18 @@
-"""One circuit's pass over a set of images: pruned weights, exact compaction, chunks of images."""
+"""One circuit's pass over a set of images: pruned weights, exact compaction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.engine.footprint import FORWARD_CHUNK
-from circuitcore.engine.prepare import Prepared
+from circuitcore.engine.runner import Runner
 from circuitcore.engine.splits import Split
 from circuitcore.kernels.masked_linear.operation import compacted_chain
 from circuitcore.kernels.masked_linear.reference import Layer
-from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.network.compaction import compact
 from circuitcore.network.forward import Override, target_row
 from circuitcore.network.graph import Network
@@ -37,19 +35,19 @@ def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
 
 
 @torch.inference_mode()
-def activations(prepared: Prepared, split: Split, unit: int, kept: Kept) -> Tensor:
+def activations(runner: Runner, split: Split, unit: int, kept: Kept) -> Tensor:
     """Target activations float32 [N] of one circuit on a split, on the CPU.
 
     Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
     masked and the split has them, else from the images.
     """
-    features = bool(split.features) and not set(kept) & set(prepared.network.layers("conv"))
-    network, kept = shrunk(prepared.network, unit, kept)
+    features = bool(split.features) and not set(kept) & set(runner.network.layers("conv"))
+    network, kept = shrunk(runner.network, unit, kept)
     override = circuit_override(network, unit, kept)
     found = compact(network, override, blank(split, network, features)).gathered(override)
     everything = np.arange(len(split))
-    return run_chunks(
-        prepared, split, everything, network, features, 1, lambda values: found.run(values)[None]
+    return runner.run_chunks(
+        split, everything, network, features, 1, lambda values: found.run(values)[None]
     )[0]
 
 
@@ -100,41 +98,3 @@ def blank(split: Split, network: Network, features: bool) -> dict[str, Tensor]:
         else {"input": split.pixels.shape[1:]}
     )
     return {name: some.new_zeros((1, *shape)) for name, shape in shapes.items()}
-
-
-def run_chunks(
-    prepared: Prepared,
-    split: Split,
-    images: np.ndarray,
-    network: Network,
-    features: bool,
-    levels: int,
-    run: Callable[[dict[str, Tensor]], Tensor],
-) -> Tensor:
-    """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
-
-    The chunks are as large as the memory budget allows for ``levels`` at once.
-    """
-    dtype = next(iter(network.weights.values())).dtype
-    out = torch.empty(levels, len(images))
-
-    def load(part: slice) -> dict[str, Tensor]:
-        at = images[part]
-        if not features:
-            return {"input": prepared.batch(split, at).to(dtype)}
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(prepared.device, dtype)
-            for name, stored in split.features.items()
-        }
-
-    def work(part: slice) -> None:
-        out[:, part] = run(chunks.take(part)).float().cpu()
-
-    if features:
-        size = prepared.feature_chunk(levels)
-    else:
-        size = min(prepared.chunk(levels * prepared.image_bytes), FORWARD_CHUNK)
-    fallback = not prepared.options.no_fallback
-    with Ahead(load, len(images), prepared.device) as chunks:
-        in_chunks(len(images), size, work, fallback=fallback, note=prepared.note)
-    return out

@@ -1,31 +1,44 @@
-"""The unpruned network on a set of images: logits, and the values that the fc stage starts from.
-
-Made once a run: a process hands it to its workers.
-"""
+"""A set of images with what the unpruned network makes of them; given from process to process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.errors import InputError
-from circuitcore.inputs.decoding import PIXELS, Decoding
+from circuitcore.inputs.decoding import PIXELS
 from circuitcore.inputs.image_files import ImageFile
-from circuitcore.inputs.pixels import to_input
-from circuitcore.machine.chunks import Ahead, in_chunks
-from circuitcore.machine.device import pick
 from circuitcore.machine.scratch import Scratch
-from circuitcore.network.forward import forward
-from circuitcore.network.graph import Network
-from circuitcore.options import Options
-from circuitcore.progress import Progress
 
 Arrays = Mapping[str, np.ndarray]
 LOGITS = "logits"  # arrays of a scratch that are neither these nor pixels are boundary values
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The two largest logits of N images, ``first`` >= ``second`` float32 [N], and whose is first.
+
+    ``unit``: int64 [N].  All a judge needs of the other outputs, whatever its category.
+    """
+
+    first: Tensor
+    second: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Largest:
+        """From logits [N, K]; with one output alone ``second`` is -inf."""
+        values, units = logits.topk(min(2, logits.shape[1]), dim=1)
+        alone = torch.full_like(values[:, 0], -torch.inf)
+        return cls(values[:, 0], values[:, 1] if logits.shape[1] > 1 else alone, units[:, 0])
+
+    def others(self, unit: int) -> Tensor:
+        """The largest logit of all outputs but ``unit``: float32 [N]."""
+        return torch.where(self.unit == unit, self.second, self.first)
 
 
 @dataclass(frozen=True)
@@ -45,49 +58,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-
-@torch.inference_mode()
-def unpruned(
-    network: Network,
-    decoding: Decoding,
-    first: int,
-    files: Sequence[ImageFile],
-    chunk: int,
-    scratch: Scratch | None,
-    options: Options,
-    progress: Progress,
-) -> Split:
-    """The unpruned network on ``files``, each ``chunk`` of them as soon as it is decoded.
-
-    Their pixels are the rows from ``first`` on.  With a ``scratch`` the boundary values go there,
-    under their names.  Raises InputError where a logit is not finite.
-    """
-    device = pick(options)
-    pixels = decoding.pixels[first : first + len(files)]
-    names = network.boundary() if scratch else ()
-    logits = torch.empty(len(files), network.outputs)
-    features: dict[str, np.ndarray] = {}
-
-    def load(part: slice) -> dict[str, Tensor]:
-        decoding.wait(first + part.stop)
-        return {"input": to_input(pixels[part], decoding.preprocessing, device)}
-
-    def run(part: slice) -> None:
-        *values, out = forward(network, chunks.take(part), [*names, network.last])
-        logits[part] = out.cpu()
-        for name, value in zip(names, values, strict=True):
-            if name not in features:
-                assert scratch is not None  # else there are no names
-                shape = len(files), *value.shape[1:]
-                features[name] = scratch.array(name, shape, np.dtype(np.float32))
-            features[name][part] = value.cpu().numpy()
-        progress.advance(part.stop - part.start)
-
-    with Ahead(load, len(files), device) as chunks:
-        in_chunks(len(files), chunk, run, fallback=not options.no_fallback, note=progress.note)
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("the unpruned network's logits are NaN or infinite on these images")
-    return Split(pixels, labels_of(files), logits, features)
+    @cached_property
+    def largest(self) -> Largest:
+        """The two largest logits of every image; found once."""
+        return Largest.of(self.logits)
 
 
 def give_on(scratch: Scratch, splits: Sequence[Split]) -> None:

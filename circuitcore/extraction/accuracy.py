@@ -36,13 +36,6 @@ class Judge:
     unpruned: Tensor
     norm: str
 
-    @classmethod
-    def of(cls, logits: Tensor, labels: Tensor, unit: int, norm: str) -> Judge:
-        """From unpruned logits float32 [N, K] and labels (units) int64 [N]."""
-        others = logits.clone()
-        others[:, unit] = -torch.inf
-        return cls(others.max(dim=1).values.double(), labels == unit, logits[:, unit].clone(), norm)
-
     def predicted(self, activation: Tensor, bias: float) -> Tensor:
         """Which images are predicted as the category: a_n + b > m_n, decided as b > m_n - a_n."""
         return bias > self.margin_max - activation.double()

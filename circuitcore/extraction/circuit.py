@@ -7,29 +7,29 @@ layers until circuit substitution accuracy falls below the threshold, then the c
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.engine.executors import Executor, executor
+from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
-from circuitcore.extraction.accuracy import Judge, choose_level, ratio
+from circuitcore.extraction.accuracy import Judge, choose_level
 from circuitcore.extraction.judging import (
-    is_dense,
+    heldout_accuracy,
     judges,
     reference_csa,
     unpruned_baseline,
 )
-from circuitcore.extraction.stage import Swept, sweep_stage
+from circuitcore.extraction.stage import Swept, stage_executors, sweep_stage
 from circuitcore.network.forward import Tally
-from circuitcore.network.graph import STAGES
-from circuitcore.records import Accuracy, Category, Circuit, Cost, HeldOut, Level, Stage, Unpruned
-from circuitcore.scoring.levels import stage_levels
+from circuitcore.options import Options
+from circuitcore.records import Accuracy, Category, Circuit, Cost, HeldOut, Stage
 from circuitcore.scoring.scores import contributions
+from circuitcore.scoring.seeds import unit_seed
 
 
 @dataclass(frozen=True)
@@ -58,45 +58,60 @@ def extract_circuit(
     run once.  Raises InputError where a layer's scores are not finite.
     """
     began = time.perf_counter()
-    network, options = prepared.network, prepared.options
+    options, tally = prepared.options, Tally()
     judge, heldout_judge = judges(prepared, unit)
-    unpruned = unpruned_baseline(prepared, unit)
+    unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
     reference = reference_csa(unpruned, options.reference)
-    tally = Tally()
+
+    def record(stages: list[Stage], circuit: Circuit | None) -> Category:
+        cost = _cost(prepared, tally, began)
+        return Category(category=name, index=unit, unpruned=unpruned, stages=stages,
+                        circuit=circuit, cost=cost)  # fmt: skip
+
     if reference <= 0:
-        return Extracted(_record(prepared, unit, name, unpruned, [], None, tally, began), {}, None)
-
-    found = contributions(network, prepared.scoring_images(unit), unit)
+        return Extracted(record([], None), {}, None)
+    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     kept: dict[str, Tensor] = {}
-    swept: dict[str, Swept] = {}
+    stages = stage_executors(prepared, unit, found, kept, tally)
+    swept = _swept(prepared, stages, kept, judge, reference, stored_fc)
+    kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
+    chosen = swept[-1].chosen
+    fitted = Accuracy(**{k: getattr(chosen, k) for k in Accuracy.model_fields})
+    activation = activations(prepared.runner, prepared.heldout, unit, kept)
+    seed = unit_seed(options.seed, unit)
+    biased = unpruned.heldout_biased
+    heldout = heldout_accuracy(heldout_judge, activation, fitted.bias, biased, seed)
+    circuit = _circuit(kept, swept, fitted, heldout)
+    return Extracted(record([each.record for each in swept], circuit), kept, activation)
+
+
+@torch.inference_mode()
+def _swept(
+    prepared: Prepared,
+    stages: Iterable[Executor],
+    kept: dict[str, Tensor],
+    judge: Judge,
+    reference: float,
+    stored_fc: Stage | None,
+) -> list[Swept]:
+    """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
+    swept: list[Swept] = []
     start = judge.unpruned
-    with torch.inference_mode():
-        for stage in STAGES:
-            if not network.layers(stage):
-                continue
-            assigned = stage_levels(network, stage, found, unit, options)
-            runs = executor(prepared, unit, assigned, kept, tally)
-            if stage == "fc" and stored_fc is not None:
-                result = _rechosen(runs, stored_fc, reference, judge)
-            else:
-                dense = is_dense(prepared)
-                result = sweep_stage(runs, judge, start=start, reference=reference, dense=dense)
-            swept[stage] = result
-            kept |= assigned.kept(result.level)
-            start = result.activation
-        kept = {name: kept[name] for name in network.layers()}
-        last = list(swept.values())[-1]
-        fitted = Accuracy(**{k: getattr(last.chosen, k) for k in Accuracy.model_fields})
-        heldout = activations(prepared, prepared.heldout, unit, kept)
-    circuit = _circuit(options.seed, unit, kept, swept, fitted, heldout, heldout_judge, unpruned)
-    stages = [result.record for result in swept.values()]
-    record = _record(prepared, unit, name, unpruned, stages, circuit, tally, began)
-    return Extracted(record, kept, heldout)
+    for runs in stages:
+        if runs.assigned.stage == "fc" and stored_fc is not None:
+            result = _rechosen(runs, prepared.options, stored_fc, reference, judge)
+        else:
+            result = sweep_stage(prepared, runs, judge, start=start, reference=reference)
+        swept.append(result)
+        kept |= runs.assigned.kept(result.level)
+        start = result.activation
+    return swept
 
 
-def _rechosen(runs: Executor, stored: Stage, reference: float, judge: Judge) -> Swept:
+def _rechosen(
+    runs: Executor, options: Options, stored: Stage, reference: float, judge: Judge
+) -> Swept:
     """The fc stage from its stored curve: choose again, then run the chosen level alone."""
-    options = runs.prepared.options
     curve = [level.csa for level in stored.levels]
     if options.reference == "peak":
         reference = max(curve)
@@ -113,58 +128,27 @@ def _rechosen(runs: Executor, stored: Stage, reference: float, judge: Judge) -> 
 
 
 def _circuit(
-    seed: int,
-    unit: int,
-    kept: Mapping[str, Tensor],
-    swept: Mapping[str, Swept],
-    fitted: Accuracy,
-    activation: Tensor,
-    judge: Judge,
-    unpruned: Unpruned,
+    kept: Mapping[str, Tensor], swept: list[Swept], fitted: Accuracy, heldout: HeldOut
 ) -> Circuit:
-    heldout = judge.at(activation, fitted.bias)
-    chosen: dict[str, Level] = {stage: result.chosen for stage, result in swept.items()}
+    pruned = {each.record.stage: each.chosen.pruned for each in swept}
     relevant = sum(mask.numel() for mask in kept.values())
     weights = sum(int(mask.count_nonzero()) for mask in kept.values())
     return Circuit(
         pruned=1 - weights / relevant,
-        pruned_fc=chosen["fc"].pruned,
-        pruned_conv=chosen["conv"].pruned if "conv" in chosen else 0.0,
+        pruned_fc=pruned["fc"],
+        pruned_conv=pruned.get("conv", 0.0),
         kept_weights=weights,
         bias=fitted.bias,
         extraction=fitted,
-        heldout=HeldOut(
-            **heldout.model_dump(),
-            csa_ratio=ratio(heldout.csa, unpruned.heldout.csa),
-            csa_ratio_ci95=judge.ratio_interval(activation, fitted.bias, seed * 1_000_003 + unit)
-            if unpruned.heldout.csa > 0
-            else None,
-            csa_ratio_biased=ratio(heldout.csa, unpruned.heldout_biased.csa),
-        ),
+        heldout=heldout,
         file="",
     )
 
 
-def _record(
-    prepared: Prepared,
-    unit: int,
-    name: str,
-    unpruned: Unpruned,
-    stages: list[Stage],
-    circuit: Circuit | None,
-    tally: Tally,
-    began: float,
-) -> Category:
-    once = prepared.forward_multiply_adds * len(prepared.extraction)
-    return Category(
-        category=name,
-        index=unit,
-        unpruned=unpruned,
-        stages=stages,
-        circuit=circuit,
-        cost=Cost(
-            seconds=time.perf_counter() - began,
-            fpe=tally.multiply_adds / once,
-            multiply_adds=tally.multiply_adds,
-        ),
+def _cost(prepared: Prepared, tally: Tally, began: float) -> Cost:
+    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
+    return Cost(
+        seconds=time.perf_counter() - began,
+        fpe=tally.multiply_adds / once,
+        multiply_adds=tally.multiply_adds,
     )

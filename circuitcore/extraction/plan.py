@@ -10,35 +10,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitcore.engine.executors import executor
 from circuitcore.engine.footprint import Counts, predicted
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.judging import (
-    DENSE_UP_TO,
-    is_dense,
+    every_level,
     judges,
     reference_csa,
     unpruned_baseline,
 )
 from circuitcore.extraction.screening import run_at_every_level
-from circuitcore.extraction.stage import sweep_stage
+from circuitcore.extraction.stage import stage_executors, sweep_stage
 from circuitcore.inputs.categories import select
 from circuitcore.inputs.image_files import ImageFile
-from circuitcore.inputs.pixels import decode
-from circuitcore.inputs.read import Inputs, read_inputs
-from circuitcore.machine.device import memory_budget, pick
+from circuitcore.inputs.read import Inputs
+from circuitcore.machine.device import Machine
 from circuitcore.network.forward import Tally, forward
-from circuitcore.network.graph import STAGES, Network
-from circuitcore.network.sizes import multiply_adds
+from circuitcore.network.graph import Network
+from circuitcore.network.sizes import multiply_adds, value_sizes
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.levels import stage_levels
 from circuitcore.scoring.scores import contributions
 
 STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may stop
@@ -97,94 +95,113 @@ class Plan(BaseModel):
 
 
 def plan(
+    inputs: Inputs,
     options: Options,
+    machine: Machine,
     wanted: Sequence[str],
-    probe: bool,
     progress: Progress,
+    *,
+    probe: bool = False,
     exact: bool = False,
-    inputs: Inputs | None = None,
 ) -> Plan:
     """Plan the sweep of the wanted categories.  Changes nothing; decodes one image.
 
-    With ``probe``, runs forward passes for a few seconds to expect a time; with ``exact``, scores
-    the categories and runs their fc stage to plan every level.  Raises what `read_inputs` raises.
+    With ``probe``, runs forward passes for a second to expect a time; with ``exact``, scores the
+    categories and runs their fc stage to plan every level.  Raises UsageError for a category that
+    is not there, DeviceError where the memory is too little for one image.
     """
-    device = pick(options)
-    inputs = inputs or read_inputs(options)
     chosen = select(inputs.categories, wanted)
-    network = inputs.model.network
-    files = inputs.split("extraction")
-    pixels = decode(inputs.root / files[0].path, inputs.model.preprocessing)
-    shape = pixels.shape
-    per_layer = multiply_adds(network, shape)
-    per_layer_target = dict(per_layer)
-    per_layer_target[network.last] //= network.outputs  # only the target row
-    once = sum(per_layer.values())
-
-    count = len(files)
-    dense = options.screen == "off" or (options.screen == "auto" and count <= DENSE_UP_TO)
-    steps = [PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
-                      bytes=pixels.nbytes * count, fpe=1.0)]  # fmt: skip
-    upper = 0
-    estimate = 0.0
-    for stage, layers in (("fc", network.layers("fc")), ("conv", network.layers())):
-        if not network.layers(stage):
-            continue
-        levels = len(options.grid(stage)) - 1
-        work = sum(per_layer_target[name] for name in layers) * count
-        upper += levels * work
-        passes: float = levels
-        if not dense:
-            passes = _passes(levels, count, len(files_of_one(files)), stage, options.stop)
-        estimate += LEFT[stage] * passes * work
-        steps.append(
-            PlanStep(
-                what=f"{stage} stage, {levels} levels",
-                count=levels,
-                multiply_adds=work,
-                bytes=network.relevant(stage) * 5,
-                fpe=levels * work / (once * count),
-            )
-        )
-    scoring = 3 * once * options.scoring_images  # forward, and backward at twice its cost
-    steps.append(PlanStep(what="scoring (not counted in FPE)", count=1, multiply_adds=scoring,
-                          bytes=network.relevant() * 5, fpe=0.0))  # fmt: skip
-    heldout = sum(per_layer_target.values()) * len(inputs.split("heldout"))
-    steps.append(PlanStep(what="held-out test (not counted in FPE)", count=1,
-                          multiply_adds=heldout, bytes=0, fpe=0.0))  # fmt: skip
-
-    counts = Counts(count, len(inputs.split("heldout")), len(chosen))
-    memory = predicted(network, shape, options, device, counts, memory_budget(options, device))
-    boundary = _boundary_bytes(network, shape)
+    network, files = inputs.model.network, inputs.split("extraction")
+    pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
+    work = _work(inputs, options, pixels)
+    steps = [*work.stages.values(), *work.apart.values()]
+    estimate = work.estimate
+    heldout = len(inputs.split("heldout"))
+    counts = Counts(len(files), heldout, len(chosen))
+    memory = predicted(network, pixels.shape, options, machine, counts)
     seconds = None
     if probe:
-        rate = _rate(network.to(device), shape, device, once)
-        each = estimate + scoring + heldout
-        shared = once * (count + len(inputs.split("heldout")))
+        rate = _rate(network.to(machine.device), pixels.shape, machine.device, work.once)
+        each = estimate + sum(step.multiply_adds for step in work.apart.values())
+        shared = work.once * (len(files) + heldout)
         seconds = (shared + len(chosen) * each) / rate
     plans: list[CategoryPlan] = []
     if exact:
-        prepared = prepare(inputs, options, progress)
+        prepared = prepare(inputs, options, machine, progress)
         progress.start("planning", len(chosen))
         for category in chosen:
             plans.append(exact_plan(prepared, category.index, category.name))
             progress.advance(1, category.name)
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
+    decoded = pixels.nbytes * (len(files) + heldout)
+    features = _boundary_bytes(network, pixels.shape) * len(files)
     return Plan(
-        device=str(device),
+        device=str(machine.device),
         categories=len(chosen),
-        fpe=estimate / (once * count),
-        fpe_upper=upper / (once * count),
+        fpe=estimate / (work.once * len(files)),
+        fpe_upper=work.upper / (work.once * len(files)),
         shared_fpe=1.0,
         multiply_adds=round(estimate),
         memory_bytes=max(memory.values()),
-        disk_bytes=len(chosen) * -(-network.relevant() // 8)
-        + pixels.nbytes * (count + len(inputs.split("heldout")))
-        + boundary * count,
+        disk_bytes=len(chosen) * -(-network.relevant() // 8) + decoded + features,
         seconds=seconds,
-        steps=steps,
+        steps=[work.shared, *steps],
         exact=plans,
     )
+
+
+class _Work(NamedTuple):
+    """Multiply-adds, by kind: ``once``, a forward pass of one image; ``shared`` by all categories;
+    of one category, its ``stages`` (expected: ``estimate``, at most: ``upper``), and ``apart``,
+    what FPE leaves out.
+    """
+
+    once: int
+    shared: PlanStep
+    stages: dict[str, PlanStep]
+    apart: dict[str, PlanStep]
+    estimate: float
+    upper: int
+
+
+def _work(inputs: Inputs, options: Options, pixels: np.ndarray) -> _Work:
+    """What there is to do, counted from shapes and options for images like ``pixels``."""
+    network, files = inputs.model.network, inputs.split("extraction")
+    per_layer = multiply_adds(network, pixels.shape)
+    once, count = sum(per_layer.values()), len(files)
+    per_layer[network.last] //= network.outputs  # only the target row
+    upper, estimate, stages = 0, 0.0, {}
+    for stage, layers in (("fc", network.layers("fc")), ("conv", network.layers())):
+        if not network.layers(stage):
+            continue
+        levels = len(options.grid(stage)) - 1
+        work = sum(per_layer[name] for name in layers) * count
+        upper += levels * work
+        passes: float = levels
+        if not every_level(options, count):
+            passes = _passes(levels, count, len(files_of_one(files)), stage, options.stop)
+        estimate += LEFT[stage] * passes * work
+        stages[stage] = PlanStep(
+            what=f"{stage} stage, {levels} levels",
+            count=levels,
+            multiply_adds=work,
+            bytes=network.relevant(stage) * 5,
+            fpe=levels * work / (once * count),
+        )
+
+    def apart(what: str, work: int, size: int = 0) -> PlanStep:
+        what = f"{what} (not counted in FPE)"
+        return PlanStep(what=what, count=1, multiply_adds=work, bytes=size, fpe=0.0)
+
+    scoring = 3 * once * options.scoring_images  # forward, and backward at twice its cost
+    heldout = sum(per_layer.values()) * len(inputs.split("heldout"))
+    left_out = {
+        "scoring": apart("scoring", scoring, network.relevant() * 5),
+        "held-out": apart("held-out test", heldout),
+    }
+    shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
+                      bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
+    return _Work(once, shared, stages, left_out, estimate, upper)
 
 
 def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -206,34 +223,27 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
 
     Cost: scoring, and the fc stage's own multiply-adds.
     """
-    stages: list[StagePlan] = []
-    network, options = prepared.network, prepared.options
+    network, options = prepared.runner.network, prepared.options
     found = contributions(network, prepared.scoring_images(unit), unit)
+    judge, heldout_judge = judges(prepared, unit)
+    unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
+    reference = reference_csa(unpruned, options.reference)
     kept: dict[str, Tensor] = {}
-    judge = judges(prepared, unit)[0]
-    reference = reference_csa(unpruned_baseline(prepared, unit), options.reference)
+    stages: list[StagePlan] = []
     with torch.inference_mode():
-        for stage in STAGES:
-            if not network.layers(stage):
-                continue
-            assigned = stage_levels(network, stage, found, unit, options)
-            runs = executor(prepared, unit, assigned, kept, Tally())
-            levels = range(1, len(assigned.pruned))
+        for runs in stage_executors(prepared, unit, found, kept, Tally()):
+            levels = range(1, len(runs.assigned.pruned))
             stages.append(runs.plan(levels, len(prepared.extraction)))
-            if stage == "fc":
-                dense = is_dense(prepared)
-                swept = sweep_stage(
-                    runs, judge, start=judge.unpruned, reference=reference, dense=dense
-                )
-                kept = assigned.kept(swept.level)
+            if runs.assigned.stage == "fc":
+                start = judge.unpruned
+                swept = sweep_stage(prepared, runs, judge, start=start, reference=reference)
+                kept |= runs.assigned.kept(swept.level)
     work = sum(stage.multiply_adds for stage in stages)
-    once = prepared.forward_multiply_adds * len(prepared.extraction)
+    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
     return CategoryPlan(category=name, stages=tuple(stages), multiply_adds=work, fpe=work / once)
 
 
 def _boundary_bytes(network: Network, shape: Sequence[int]) -> int:
-    from circuitcore.network.sizes import value_sizes
-
     sizes = value_sizes(network, shape)
     return 4 * sum(sizes[name] for name in network.boundary())
 

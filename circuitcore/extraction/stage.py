@@ -7,18 +7,23 @@ level costs is known from the level bytes before anything runs; with every level
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from circuitcore.engine.executors import ChainExecutor, Executor
+from circuitcore.engine.executors import ChainExecutor, Executor, executor
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
+from circuitcore.extraction.judging import every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
 from circuitcore.machine.spans import span
+from circuitcore.network.forward import Tally
+from circuitcore.network.graph import STAGES
+from circuitcore.options import Options
 from circuitcore.records import Level, Stage
-from circuitcore.scoring.levels import StageLevels
+from circuitcore.scoring.levels import StageLevels, stage_levels
+from circuitcore.scoring.scores import Contribution
 
 ERROR_BUDGET = 0.01  # a run's probability that any level was accepted on an unlucky sample
 
@@ -37,44 +42,47 @@ class Swept:
         return self.record.levels[self.record.chosen]
 
 
+def stage_executors(
+    prepared: Prepared,
+    unit: int,
+    found: Mapping[str, Contribution],
+    kept: Mapping[str, Tensor],
+    tally: Tally,
+) -> Iterator[Executor]:
+    """What runs each stage of one category, in order: made when the stage before it is done.
+
+    ``kept``: masks of the stages done; the caller adds each stage's own.
+    """
+    network, options = prepared.runner.network, prepared.options
+    for stage in STAGES:
+        if network.layers(stage):
+            assigned = stage_levels(network, stage, found, unit, options)
+            fixed = dict(kept)
+            yield executor(prepared.runner, prepared.extraction, unit, assigned, fixed, tally)
+
+
 def sweep_stage(
-    runs: Executor,
-    judge: Judge,
-    *,
-    start: Tensor,
-    reference: float,
-    dense: bool,
+    prepared: Prepared, runs: Executor, judge: Judge, *, start: Tensor, reference: float
 ) -> Swept:
     """The curve of one stage and the level its stop rule chooses, certified in float32.
 
     ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0;
-    ``reference``: CSA that the threshold is a fraction of; ``dense``: run every level on every
-    image, else as few as the rule needs.  Cost: at most one pass over the extraction set a level,
-    of the fc layers (fc stage) or the whole network (conv stage).
+    ``reference``: CSA that the threshold is a fraction of.  Cost: at most one pass over the
+    extraction set a level, of the fc layers (fc stage) or the whole network (conv stage).
     """
-    prepared, assigned, tally = runs.prepared, runs.assigned, runs.tally
-    options = prepared.options
-    count, images = len(assigned.pruned), len(prepared.extraction)
-    before = tally.multiply_adds
+    options, assigned, tally = prepared.options, runs.assigned, runs.tally
+    images, before = len(prepared.extraction), tally.multiply_adds
+    fraction = options.stage_threshold(assigned.stage)
+    planned = None
     with span("stage", assigned.stage):
-        fraction = options.stage_threshold(assigned.stage)
-        screening = Screening(
-            judge, start, count, runs.look, _rule(prepared, runs, fraction * reference)
-        )
-        planned = None
-        if dense:
-            planned = runs.planned(range(1, count), images)
-            screening.judge_all()
-            if options.reference == "peak":
-                reference = max(each.bounds.expected.csa for each in screening.judged.values())
-            curve = [screening.judged[t].bounds.expected.csa for t in range(count)]
-            chosen = choose_level(curve, fraction * reference, options.stop)
-            if screening.rule.low:
-                chosen = screening.certified(chosen, fraction * reference - SLACK)
+        rule = _rule(prepared, runs, fraction * reference)
+        screening = Screening(judge, start, len(assigned.pruned), runs.look, rule)
+        if every_level(options, images):
+            planned = runs.planned(range(1, len(assigned.pruned)), images)
+            reference, chosen = _every_level(screening, options, fraction, reference)
         else:
             chosen = screening.run()
     ts = sorted(screening.judged)
-    levels = [_level(assigned, t, screening.judged[t]) for t in ts]
     record = Stage(
         stage=assigned.stage,  # type: ignore[arg-type]
         relevant_weights=assigned.relevant,
@@ -82,7 +90,7 @@ def sweep_stage(
         reference_csa=reference,
         threshold_csa=fraction * reference,
         chosen=ts.index(chosen),
-        levels=levels,
+        levels=[_level(assigned, t, screening.judged[t]) for t in ts],
         planned_multiply_adds=planned,
         multiply_adds=tally.multiply_adds - before,
         recomputed=sum(each.recomputed for each in screening.judged.values()),
@@ -90,15 +98,29 @@ def sweep_stage(
     return Swept(record, chosen, screening.at(chosen))
 
 
+def _every_level(
+    screening: Screening, options: Options, fraction: float, reference: float
+) -> tuple[float, int]:
+    """Judge every level on every image: the reference (the peak is known only now), the level."""
+    screening.judge_all()
+    curve = [screening.judged[t].bounds.expected.csa for t in range(screening.count)]
+    if options.reference == "peak":
+        reference = max(curve)
+    chosen = choose_level(curve, fraction * reference, options.stop)
+    if screening.rule.low:
+        chosen = screening.certified(chosen, fraction * reference - SLACK)
+    return reference, chosen
+
+
 def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
     options = prepared.options
-    looks = len(prepared.inputs.categories) * sum(len(options.grid(s)) for s in ("fc", "conv"))
+    looks = len(prepared.inputs.categories) * sum(len(options.grid(s)) for s in STAGES)
     return Rule(
         below=threshold - SLACK,
         stop=options.stop,
         bias=options.bias,
         at_once=isinstance(runs, ChainExecutor),
-        low=prepared.dtype != torch.float32,
+        low=prepared.runner.machine.low,
         risk=ERROR_BUDGET / looks,
         seed=options.seed,
     )

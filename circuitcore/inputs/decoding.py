@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from circuitcore.errors import InputError
-from circuitcore.inputs.image_files import ImageFile, choose_files
-from circuitcore.inputs.pixels import Preprocessing, decode
+from circuitcore.inputs.image_files import ImageFile, Images, choose_files
+from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.machine.scratch import Scratch
 from circuitcore.machine.spans import span
 
@@ -34,19 +33,19 @@ class Decoding:
 
     def __init__(
         self,
-        root: Path,
+        source: Images,
         images: Sequence[ImageFile],
         preprocessing: Preprocessing,
         scratch: Scratch | None = None,
         ahead: int = DECODE_AHEAD,
     ) -> None:
         if not images:
-            raise InputError(f"{root}: no images")
+            raise InputError(f"{source.where()}: no images")
         self.preprocessing = preprocessing
-        self._root, self._images = root, images
+        self._source, self._images = source, images
         first = self._pixels(0)  # its size is everyone's
         shape = len(images), *first.shape
-        self.pixels = (scratch or Scratch()).array(PIXELS, shape, np.dtype(np.uint8))
+        self.pixels = (scratch or Scratch()).array(PIXELS, shape, first.dtype)
         self.pixels[0] = first
         self.waited = 0.0
         self._whole, self._ahead = 1, ahead
@@ -75,7 +74,7 @@ class Decoding:
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
-            return decode(self._root / self._images[row].path, self.preprocessing)
+            return self._source.pixels(self._images[row].path, self.preprocessing)
         except InputError as error:
             raise InputError(f"{error}; --max-bad N leaves out up to N such images") from None
 
@@ -83,7 +82,7 @@ class Decoding:
         with span("stage", "decode", row):
             pixels = self._pixels(row)
         if pixels.shape != self.pixels.shape[1:]:
-            file = self._root / self._images[row].path
+            file = self._source.where(self._images[row].path)
             _, _, height, width = self.pixels.shape
             raise InputError(
                 f"{file}: {pixels.shape[2]} x {pixels.shape[1]} pixels, the ones "
@@ -92,9 +91,11 @@ class Decoding:
         self.pixels[row] = pixels
 
 
-def decode_all(root: Path, images: Sequence[ImageFile], preprocessing: Preprocessing) -> np.ndarray:
+def decode_all(
+    source: Images, images: Sequence[ImageFile], preprocessing: Preprocessing
+) -> np.ndarray:
     """Decode every image once: uint8 [images, channels, height, width], as `Decoding` does."""
-    with Decoding(root, images, preprocessing) as decoding:
+    with Decoding(source, images, preprocessing) as decoding:
         decoding.wait(len(images))
     return decoding.pixels
 
@@ -106,31 +107,31 @@ def decoders() -> ThreadPoolExecutor:
 
 
 def unreadable_images(
-    root: Path,
+    source: Images,
     folders: Sequence[tuple[int, str]],
     counts: Sequence[int],
     preprocessing: Preprocessing,
     most: int,
-) -> dict[Path, str]:
-    """Files that a run would take but cannot decode, each with what is wrong with it.
+) -> dict[str, str]:
+    """Images that a run would take but cannot decode, each with what is wrong with it.
 
     The next ones in their folders take their place, and are tried too.  Cost: decodes every image
     of the run.  Raises InputError listing them where there are more than ``most``.
     """
-    bad: dict[Path, str] = {}
-    tried: set[Path] = set()
+    bad: dict[str, str] = {}
+    tried: set[str] = set()
 
-    def problem(file: Path) -> str | None:
+    def problem(name: str) -> str | None:
         try:
-            decode(file, preprocessing)
+            source.pixels(name, preprocessing)
         except InputError as error:
             return str(error)
         return None
 
     with decoders() as pool:
         while True:
-            chosen = choose_files(root, folders, counts, bad)
-            new = [file for _, _, file in chosen if file not in tried]
+            chosen = choose_files(source, folders, counts, bad)
+            new = [name for _, _, name in chosen if name not in tried]
             tried.update(new)
             found = {f: said for f, said in zip(new, pool.map(problem, new), strict=True) if said}
             bad |= found

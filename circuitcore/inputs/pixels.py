@@ -1,14 +1,18 @@
-"""How an image file becomes pixels, and pixels network input.
+"""How an image becomes pixels, and pixels network input.
 
 Decoding is Pillow's, one policy for every file: converted to RGB (or to gray for a network of one
 input channel) as torchvision's folder loader does, so transparency is dropped and EXIF rotation is
-not applied; 16-bit gray is scaled to 8 bits.
+not applied; 16-bit gray is scaled to 8 bits.  A transform in hand takes the place of resizing and
+cropping, and of normalising where its result is a tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -26,7 +30,9 @@ DECODER = f"pillow-{PIL.__version__}"
 class Preprocessing:
     """Resize the shorter side, crop the centre, scale to [0, 1], subtract mean, divide by std.
 
-    ``resize`` and ``crop`` in pixels, None to leave the size as it is.
+    ``resize`` and ``crop`` in pixels, None to leave the size as it is.  ``transform``: called with
+    the converted image in place of both; a tensor that it gives is network input as it is, an image
+    is scaled and normalised as said.  ``ready``: images come as tensors that are network input.
     """
 
     resize: int | None
@@ -35,18 +41,34 @@ class Preprocessing:
     std: tuple[float, ...]
     channels: int = 3
     interpolation: str = "bilinear"
+    transform: Callable[[Image.Image], Any] | None = None
+    ready: bool = False
 
 
 def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     """Pixels of one file, resized and cropped: uint8 [channels, height, width].
 
-    Raises InputError where the file is no whole image or has over 100 million pixels.
+    float32 where a transform in hand gives tensors.  Raises InputError where the file is no whole
+    image or has over 100 million pixels.
     """
+    return decode_opened(lambda: Image.open(file), str(file), preprocessing)
+
+
+def decode_opened(
+    opener: Callable[[], AbstractContextManager[Image.Image] | Tensor],
+    where: str,
+    preprocessing: Preprocessing,
+) -> np.ndarray:
+    """`decode` of what ``opener`` gives; messages call it ``where``."""
     try:
-        with Image.open(file) as opened:
+        found = opener()
+        if isinstance(found, Tensor):
+            return _given(found, preprocessing)
+        with found as opened:
             if opened.width * opened.height > LARGEST:
                 raise InputError(
-                    f"{file}: {opened.width} x {opened.height} pixels, refused: at most {LARGEST:,}"
+                    f"{where}: {opened.width} x {opened.height} pixels, "
+                    f"refused: at most {LARGEST:,}"
                 )
             opened.load()
             image = _converted(opened, preprocessing.channels)
@@ -55,12 +77,36 @@ def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     except (
         Exception
     ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct...
-        raise InputError(f"{file}: not a readable image: {error}") from None
-    pixels = np.asarray(_sized(image, preprocessing))
+        raise InputError(f"{where}: not a readable image: {error}") from None
+    if preprocessing.ready:
+        raise InputError(
+            f"{where}: an image, where tensors were said to come ready (transform=None): "
+            "give the model the transform that makes its input"
+        )
+    return _array(_sized(image, preprocessing))
+
+
+def _given(found: Tensor, preprocessing: Preprocessing) -> np.ndarray:
+    if not preprocessing.ready:
+        raise InputError(
+            "the data set's own transform already gives tensors: give it without one, or give "
+            "the model transform=None if these tensors are its input"
+        )
+    return _array(found)
+
+
+def _array(found: Image.Image | Tensor) -> np.ndarray:
+    """[channels, height, width]: uint8 of an image, float32 of a tensor."""
+    if isinstance(found, Tensor):
+        return found.detach().cpu().float().numpy()
+    pixels = np.asarray(found)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _sized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _sized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image | Tensor:
+    if preprocessing.transform is not None:
+        made: Image.Image | Tensor = preprocessing.transform(image)
+        return made
     if preprocessing.resize is None and preprocessing.crop is None:
         return image
     from torchvision.transforms import InterpolationMode, functional  # seconds to import
@@ -81,12 +127,18 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """Normalised network input, float32 [images, channels, height, width], from uint8 pixels."""
+    """Normalised network input, float32 [images, channels, height, width], channels-last.
+
+    ``pixels``: uint8, or float32 that is network input already.
+    """
     batch = torch.from_numpy(np.ascontiguousarray(pixels))
     if device.type == "cuda":  # from pinned memory the copy does not hold up the caller
         batch = batch.pin_memory().to(device, non_blocking=True)
-    mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
     # channels-last: convolutions run faster on it; in place: new memory costs more than the sums
     images = torch.empty(batch.shape, device=device, memory_format=torch.channels_last)
-    return images.copy_(batch).div_(255).sub_(mean).div_(std)
+    images.copy_(batch)
+    if batch.dtype != torch.uint8:
+        return images
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
+    return images.div_(255).sub_(mean).div_(std)

@@ -9,13 +9,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.categories import Category, map_folders
 from circuitcore.inputs.categories import Mapping as FolderMapping
 from circuitcore.inputs.decoding import decode_all, unreadable_images
-from circuitcore.inputs.image_files import ImageFile, choose_images, list_folders
-from circuitcore.inputs.models import Model, load_model
+from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_images
+from circuitcore.inputs.loading import load_model
+from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import to_input
 from circuitcore.options import Options
+
+IN_HAND = "in hand"  # stands in the options for a model or images given as objects
+
+
+@dataclass(frozen=True)
+class InHand:
+    """A model and images given as objects; None where the options name them."""
+
+    model: Model | None = None
+    images: Images | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether another process could not read the same again."""
+        return self.model is not None or self.images is not None
 
 
 @dataclass(frozen=True)
@@ -23,10 +40,10 @@ class Inputs:
     """Model and image list of a run: all that its keys depend on, before any pixel is decoded."""
 
     model: Model
-    root: Path
+    source: Images
     mapping: FolderMapping
     images: tuple[ImageFile, ...]
-    left_out: Mapping[Path, str]  # unreadable images, and what is wrong with them
+    left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -40,32 +57,57 @@ class Inputs:
     def scoring_images(self, unit: int, device: torch.device) -> Tensor:
         """Normalised scoring images of one category, float32 on ``device``."""
         files = [image for image in self.split("scoring") if image.category == unit]
-        pixels = decode_all(self.root, files, self.model.preprocessing)
+        pixels = decode_all(self.source, files, self.model.preprocessing)
         return to_input(pixels, self.model.preprocessing, device)
 
 
-def images_root(options: Options) -> Path:
+def images_of(options: Options) -> Folder:
     """The images folder: the bundled one, or the path given."""
     if options.images == "bundled":
         from circuitcore.bundled import IMAGES
 
-        return Path(IMAGES)
-    return Path(options.images).expanduser()
+        return Folder(Path(IMAGES))
+    return Folder(Path(options.images).expanduser())
 
 
-def read_inputs(options: Options) -> Inputs:
+def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
 
     Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
     """
-    root = images_root(options)
-    folders = list_folders(root)
-    model = load_model(options)
+    given = given or InHand()
+    _refuse_missing("model", options.model, given.model)
+    _refuse_missing("images", options.images, given.images)
+    _refuse_settings(options, given.model)
+    source = given.images or images_of(options)
+    folders = source.categories()
+    model = given.model or load_model(options)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
     pairs = [(c.index, c.folder) for c in mapping.categories]
     counts = options.scoring_images, options.extraction_images, options.heldout_images
-    bad: dict[Path, str] = {}
+    bad: dict[str, str] = {}
     if options.max_bad:
-        bad = unreadable_images(root, pairs, counts, model.preprocessing, options.max_bad)
-    images = choose_images(root, pairs, counts, bad)
-    return Inputs(model, root, mapping, tuple(images), bad)
+        bad = unreadable_images(source, pairs, counts, model.preprocessing, options.max_bad)
+    images = choose_images(source, pairs, counts, bad)
+    return Inputs(model, source, mapping, tuple(images), bad)
+
+
+def model_of(options: Options, given: InHand | None = None) -> Model:
+    """The model alone.  Raises as `read_inputs` does for it."""
+    given = given or InHand()
+    _refuse_missing("model", options.model, given.model)
+    return given.model or load_model(options)
+
+
+def _refuse_missing(what: str, named: str, given: object | None) -> None:
+    if named == IN_HAND and given is None:
+        raise InputError(
+            f"the {what} of this run came in hand, as an object of the calling program: "
+            f"open it there, circuitcore.open_run(RUN, {what}=...)"
+        )
+
+
+def _refuse_settings(options: Options, model: Model | None) -> None:
+    changed = [n for n in ("resize", "crop", "mean", "std") if getattr(options, n) is not None]
+    if model is not None and changed:
+        raise UsageError(f"--{changed[0]}: a model in hand brings its own transform")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitcore.analysis.overlap import pairs
+from circuitcore.analysis.overlap import pairs, table
 from circuitcore.analysis.summary import document
 from circuitcore.engine.footprint import must_compile, weight_bytes
 from circuitcore.engine.prepare import prepare
@@ -18,30 +18,27 @@ from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
 from circuitcore.extraction.circuit import Extracted, extract_circuit
 from circuitcore.inputs.categories import Category, select
-from circuitcore.inputs.read import Inputs, read_inputs
+from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.workers import end_with_parent, spread
-from circuitcore.machine.device import pick
+from circuitcore.machine.device import Machine, machine
 from circuitcore.machine.files import write_atomically
 from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress, Silent
-from circuitcore.records import Stage, Sweep
+from circuitcore.records import Stage
 from circuitcore.runs.circuitfile import read_record, write_circuit
 from circuitcore.runs.folder import (
     PLAN,
-    Run,
+    RunFolder,
     configuration,
     create_run,
-    list_runs,
     open_run,
     sweep_orphans,
     unit_key,
 )
 from circuitcore.runs.tables import write_curves
-
-__all__ = ["Run", "extract", "list_runs", "open_run", "sweep", "worker"]
 
 DEFAULT_FOLDER = Path("runs")
 
@@ -52,30 +49,38 @@ def default_folder(inputs: Inputs, options: Options) -> Path:
     return DEFAULT_FOLDER / f"{name}-{unit_key(configuration(inputs, options), -1)[:8]}"
 
 
-def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
+def sweep(
+    options: Options, wanted: Sequence[str], progress: Progress, given: InHand | None = None
+) -> RunFolder:
     """The main job: score, sweep, extract and evaluate the wanted categories (all by default).
 
     Categories whose file is in the run folder are not computed again.  Raises what `read_inputs`,
     `prepare`, `create_run` and `spread` raise, and PartialError where a category failed or a disk
     is full; running again goes on from there.
     """
-    device = pick(options)
-    inputs = read_inputs(options)
+    on = machine(options)
+    inputs = read_inputs(options, given)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
     try:
         with span("run", "sweep"):
-            run = create_run(folder, inputs, options, device)
+            run = create_run(folder, inputs, options, on.device)
             if not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
+            if getattr(inputs.source, "alone", False):
+                progress.note(
+                    "one data set: of each category the first images score, the next ones extract, "
+                    "others test"
+                )
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
-            predict(run, inputs, options, chosen)
+            predict(run, inputs, options, on, chosen)
             if options.workers > 1:
-                spread(run, inputs, options, chosen, progress)
+                spread(run, inputs, options, on, chosen, progress)
             else:
-                _extract_all(run, inputs, options, chosen, progress)
-            return finish(run)
+                _extract_all(run, inputs, options, on, chosen, progress)
+            finish(run)
+            return run
     except OSError as error:
         raise PartialError(
             f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
@@ -83,44 +88,56 @@ def sweep(options: Options, wanted: Sequence[str], progress: Progress) -> Sweep:
         ) from error
 
 
-def predict(run: Run, inputs: Inputs, options: Options, chosen: Sequence[Category]) -> None:
+def predict(
+    run: RunFolder, inputs: Inputs, options: Options, on: Machine, chosen: Sequence[Category]
+) -> None:
     """Write the plan of a new run, to be held against what it takes."""
     from circuitcore.extraction.plan import plan
 
     if (run.folder / PLAN).exists() or not chosen:
         return
     names = [str(c.index) for c in chosen]
-    planned = plan(options, names, False, Silent(), inputs=inputs)
+    planned = plan(inputs, options, on, names, Silent())
     write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
 
 
-def _quarantine(run: Run, inputs: Inputs, progress: Progress) -> None:
+def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
     """List the images left out, in the run folder and on the way."""
-    listed = [
-        {"path": file.relative_to(inputs.root).as_posix(), "error": said}
-        for file, said in inputs.left_out.items()
-    ]
+    listed = [{"path": name, "error": said} for name, said in inputs.left_out.items()]
     path = run.folder / "quarantine" / "images.json"
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(listed, indent=1).encode())
     progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
 
 
-def finish(run: Run) -> Sweep:
-    """Write what is derived from the unit files: curves, overlap, report; return the document."""
+def finish(run: RunFolder) -> None:
+    """Write what is derived from the unit files: curves, overlap, report.
+
+    Every record is parsed once.
+    """
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
     with span("stage", "report"):
-        write_curves(run.folder, run.records())
-        pairs(run)
-        write_report(run.folder)
-        return document(run)
+        records = run.records()
+        write_curves(run.folder, records)
+        found = pairs(run, records)
+        write_report(run.folder, document(run, records, found), found)
+
+
+def report(run: RunFolder) -> Path:
+    """Write the report of a run folder anew and return its path."""
+    from circuitcore.report.page import write_report  # matplotlib takes a second to import
+
+    records = run.records()
+    found = table(run, records)
+    return write_report(run.folder, document(run, records, found), found)
 
 
 def _extract_all(
-    run: Run,
+    run: RunFolder,
     inputs: Inputs,
     options: Options,
+    on: Machine,
     chosen: Sequence[Category],
     progress: Progress,
     stored_fc: dict[int, Stage] | None = None,
@@ -135,12 +152,11 @@ def _extract_all(
     if not missing:
         return 0
     failed: list[str] = []
-    device = pick(options)
-    held = 0 if device.type == "cuda" else weight_bytes(inputs.model.network)
-    if must_compile(options, device):
+    held = 0 if on.device.type == "cuda" else weight_bytes(inputs.model.network)
+    if must_compile(on):
         progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
-    with Meter(device, held) as meter:
-        prepared = prepare(inputs, options, progress, given)
+    with Meter(on.device, held) as meter:
+        prepared = prepare(inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
         for category in missing:
             try:
@@ -161,7 +177,7 @@ def _extract_all(
     return len(missing)
 
 
-def commit(run: Run, found: Extracted) -> None:
+def commit(run: RunFolder, found: Extracted) -> None:
     """Write one category's file; its presence is the commit."""
     path = run.path(found.record.index)
     with span("stage", "commit"):
@@ -170,7 +186,7 @@ def commit(run: Run, found: Extracted) -> None:
         failure.unlink(missing_ok=True)
 
 
-def _record_failure(run: Run, category: Category, error: Exception) -> None:
+def _record_failure(run: RunFolder, category: Category, error: Exception) -> None:
     path = run.path(category.index)
     record = {
         "category": category.name,
@@ -199,15 +215,16 @@ def worker(
         raise UsageError(f"--shard {shard}/{shards}: shards count from 0 to {shards - 1}")
     run = open_run(folder)
     options = run.options(**changes)
+    on = machine(options)
     inputs = read_inputs(options)
-    run = create_run(folder, inputs, options, pick(options))
+    run = create_run(folder, inputs, options, on.device)
     mine = select(inputs.categories, wanted)[shard::shards]
     given = None
     if shared:
         end_with_parent()
         given = inherited(shared)
     with span("run", "worker", shard):
-        return _extract_all(run, inputs, options, mine, progress, given=given)
+        return _extract_all(run, inputs, options, on, mine, progress, given=given)
 
 
 def extract(
@@ -216,7 +233,8 @@ def extract(
     out: Path | None,
     progress: Progress,
     wanted: Sequence[str] = (),
-) -> Sweep:
+    given: InHand | None = None,
+) -> RunFolder:
     """Choose the circuits of a run anew under another threshold, stop rule or bias reference.
 
     The fc level comes from the stored curve (where every level is on it), the conv stage is run
@@ -232,7 +250,7 @@ def extract(
         )
     old = open_run(folder)
     options = old.options(**changes)
-    inputs = read_inputs(options)
+    inputs = read_inputs(options, given)
     config = configuration(inputs, options)
     target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
     if target.resolve() == folder.resolve():
@@ -251,7 +269,9 @@ def extract(
         f"{len(chosen)} categories: the fc level from stored curves for "
         f"{len(stored)}, then the conv stage again, at most {again} forward passes each"
     )
-    run = create_run(target, inputs, options, pick(options))
+    on = machine(options)
+    run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):
-        _extract_all(run, inputs, options, chosen, progress, stored)
-        return finish(run)
+        _extract_all(run, inputs, options, on, chosen, progress, stored)
+        finish(run)
+        return run

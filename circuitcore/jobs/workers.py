@@ -24,12 +24,12 @@ from circuitcore.engine.splits import give_on
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
 from circuitcore.inputs.categories import Category
 from circuitcore.inputs.read import Inputs
-from circuitcore.machine.device import memory_budget, pick
+from circuitcore.machine.device import Machine, memory_budget
 from circuitcore.machine.meter import return_freed_memory
 from circuitcore.machine.scratch import Scratch
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.runs.folder import Run
+from circuitcore.runs.folder import RunFolder
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 3.0  # between asking a worker to stop and killing it
@@ -54,7 +54,12 @@ class Worker:
 
 
 def spread(
-    run: Run, inputs: Inputs, options: Options, chosen: Sequence[Category], progress: Progress
+    run: RunFolder,
+    inputs: Inputs,
+    options: Options,
+    on: Machine,
+    chosen: Sequence[Category],
+    progress: Progress,
 ) -> None:
     """Extract what is missing of the chosen categories in ``options.workers`` processes.
 
@@ -70,10 +75,10 @@ def spread(
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
     if not missing:
         return
-    shared = _share(inputs, options, progress)
+    shared = _share(inputs, options, on, progress)
     count = min(options.workers, len(missing))
     shares = [list(missing.values())[i::count] for i in range(count)]
-    places = zip(shares, _devices(options, len(shares)), strict=True)
+    places = zip(shares, _devices(options, on, len(shares)), strict=True)
     progress.start("circuits", len(missing))
     workers: list[Worker] = []
     try:
@@ -103,12 +108,12 @@ def spread(
     )
 
 
-def _share(inputs: Inputs, options: Options, progress: Progress) -> Scratch:
+def _share(inputs: Inputs, options: Options, on: Machine, progress: Progress) -> Scratch:
     """Decode and run unpruned what all workers need; nothing but its files is kept here.
 
     Cost: `prepare`, whatever the number of workers.
     """
-    prepared = prepare(inputs, options, progress)
+    prepared = prepare(inputs, options, on, progress)
     give_on(prepared.scratch, [prepared.extraction, prepared.heldout])
     scratch = prepared.scratch
     del prepared
@@ -138,11 +143,10 @@ def _signals_held() -> Iterator[None]:
         signal.raise_signal(caught)
 
 
-def _devices(options: Options, count: int) -> list[tuple[str, int | None]]:
+def _devices(options: Options, on: Machine, count: int) -> list[tuple[str, int | None]]:
     """Device and memory budget (None: the worker's own measure) of each of ``count`` workers."""
-    first = pick(options)
     gpus = torch.cuda.device_count() if options.device == "auto" and options.gpu is None else 0
-    names = [f"cuda:{i % gpus}" if gpus else str(first) for i in range(count)]
+    names = [f"cuda:{i % gpus}" if gpus else str(on.device) for i in range(count)]
     shared = {name: names.count(name) for name in names}
     return [
         (name, memory_budget(options, torch.device(name)) // shared[name])
@@ -153,7 +157,7 @@ def _devices(options: Options, count: int) -> list[tuple[str, int | None]]:
 
 
 def _start(
-    run: Run,
+    run: RunFolder,
     share: Sequence[Category],
     device: str,
     memory: int | None,

@@ -1,4 +1,4 @@
-"""Devices: which ones there are, and the one a run was asked to use."""
+"""Devices: which ones there are, and what a run computes on and with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from circuitcore.errors import DeviceError, UsageError
+from circuitcore.kernels.dispatch import choose_on
 from circuitcore.options import Options
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -20,6 +21,52 @@ class Device:
     device: str
     name: str
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on and with, resolved once from its options.
+
+    ``dtype``: of sweeps (scores and what is certified are float32); ``memory``: bytes it may use at
+    once; ``impl``: as `kernels.dispatch.choose` takes it; ``fallback``: whether chunks get smaller
+    where memory runs out.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    memory: int
+    impl: str = "auto"
+    fallback: bool = True
+
+    @property
+    def low(self) -> bool:
+        """Whether sweeps run in a lower precision than float32."""
+        return self.dtype != torch.float32
+
+    @property
+    def masked_kernels(self) -> bool:
+        """Whether stages run in masked kernels: all levels in one pass, nothing is compacted."""
+        return choose_on(self.impl, self.device) == "triton"
+
+
+def machine(options: Options) -> Machine:
+    """The machine that options ask for, with the memory that is free now.
+
+    Raises DeviceError where the device is not there or cannot run ``--impl``, UsageError for a name
+    that is none.
+    """
+    device = pick(options)
+    try:
+        choose_on(options.impl, device)
+    except ValueError as error:
+        raise DeviceError(f"--impl {options.impl} on {device}: {error}") from None
+    return Machine(
+        device,
+        DTYPES[resolve_dtype(options)],
+        memory_budget(options, device),
+        options.impl,
+        not options.no_fallback,
+    )
 
 
 def list_devices() -> list[Device]:

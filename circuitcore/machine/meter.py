@@ -15,8 +15,6 @@ import threading
 import torch
 
 INTERVAL = 0.01  # seconds between two looks at the process's memory
-MAPPED = 4 << 20  # bytes from which an allocation goes back to the system as soon as it is freed
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 class Meter:
@@ -84,17 +82,6 @@ def _high_water() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def return_large_blocks() -> None:
-    """Have the C library return large blocks to the system when they are freed.
-
-    glibc would raise its threshold to 32 MB and keep what is smaller: with activations of every
-    size that comes to hundreds of megabytes.  Elsewhere this does nothing.
-    """
-    if (libc := _glibc()) is not None:
-        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
-        libc.mallopt(M_TRIM_THRESHOLD, 4 * MAPPED)
-
-
 def return_freed_memory() -> None:
     """Have the C library return all it keeps for later, some milliseconds' work; else nothing."""
     if (libc := _glibc()) is not None:
@@ -106,4 +93,4 @@ def _glibc() -> ctypes.CDLL | None:
         libc = ctypes.CDLL(None)
     except (OSError, TypeError):
         return None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    return libc if hasattr(libc, "malloc_trim") else None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuitcore.kernels.survivors.operation import columns_read, rows_reading
 from circuitcore.network.forward import Override, forward
-from circuitcore.network.graph import Network, Step
+from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.pieces import Compacted, Piece
 
 
@@ -31,7 +31,7 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
     what running it costs and what it reads.  Cost: one image, and one pass over the weights.
     """
     steps = [s for s in network.steps if s.name not in blank]
-    steps = _reachable(steps, network.last)
+    steps = needed_steps(steps, {network.last})
     names = [s.name for s in steps]
     fixed = dict(zip(names, forward(network, blank, names, override=override), strict=True))
     fixed |= blank
@@ -54,15 +54,6 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
         index[step.name] = piece.index
         pieces.append(piece)
     return Compacted(network, tuple(pieces), None)
-
-
-def _reachable(steps: list[Step], last: str) -> list[Step]:
-    wanted, kept = {last}, []
-    for step in reversed(steps):
-        if step.name in wanted:
-            kept.append(step)
-            wanted.update(step.inputs)
-    return kept[::-1]
 
 
 def _groups(step: Step, matrix: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ the levels apart, so whatever comes before the first masked layer is computed on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
-from circuitcore.network.graph import Network, Step, apply_step
+from circuitcore.network.graph import Network, Step, apply_step, needed_steps
 
 
 @dataclass
@@ -173,18 +174,9 @@ def _needed_steps(
     network: Network, values: Mapping[str, Tensor], outputs: Sequence[str]
 ) -> tuple[list[Step], dict[str, int]]:
     """Steps to run, in order, and how many of them read each value."""
-    wanted = {o for o in outputs if o not in values}
-    plan: list[Step] = []
-    readers: dict[str, int] = {}
-    for step in reversed(network.steps):
-        if step.name not in wanted:
-            continue
-        plan.append(step)
-        for name in set(step.inputs):
-            readers[name] = readers.get(name, 0) + 1
-            if name not in values:
-                wanted.add(name)
-    plan.reverse()
-    if "input" in wanted:
+    rest = [step for step in network.steps if step.name not in values]
+    plan = needed_steps(rest, set(outputs))
+    readers = Counter(name for step in plan for name in set(step.inputs))
+    if "input" in readers and "input" not in values:
         raise ValueError(f"the given values {sorted(values)} do not lead to {list(outputs)}")
     return plan, readers

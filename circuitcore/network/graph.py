@@ -143,6 +143,16 @@ class Network:
         )
 
 
+def needed_steps(steps: Sequence[Step], wanted: Collection[str]) -> list[Step]:
+    """The steps that the values ``wanted`` depend on, in order; no others can reach them."""
+    found, kept = set(wanted), []
+    for step in reversed(steps):
+        if step.name in found:
+            kept.append(step)
+            found.update(step.inputs)
+    return kept[::-1]
+
+
 def apply_step(network: Network, step: Step, inputs: Sequence[Tensor]) -> Tensor:
     """Run one step that has no weights to mask: everything but conv and linear."""
     return _PLAIN[step.op](network, step, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circuitcore.errors import InputError
-from circuitcore.network.graph import Network, Step
+from circuitcore.network.graph import Network, Step, needed_steps
 
 
 def trace(model: nn.Module) -> Network:
@@ -22,7 +23,7 @@ def trace(model: nn.Module) -> Network:
     ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
     shares a weight, does not end in a Linear, or has NaN or infinity in a weight.
     """
-    model = model.eval()
+    model = aside(model)
     try:
         graph = torch.fx.symbolic_trace(model).graph
     except Exception as error:
@@ -73,7 +74,7 @@ def trace(model: nn.Module) -> Network:
         name = label if op in ("conv", "linear", "batchnorm") else node.name
         alias[node] = name
         steps.append(Step(name, op, tuple(alias[s] for s in sources), settings))
-    kept = _needed(steps, result)
+    kept = needed_steps(steps, {result}) if result else []
     if not kept or kept[-1].op != "linear" or kept[-1].name != result:
         end = kept[-1].name if kept else "its input"
         raise InputError(f"the model ends in {end!r}: its last layer must be a Linear")
@@ -88,15 +89,20 @@ def trace(model: nn.Module) -> Network:
     )
 
 
-def _needed(steps: list[Step], result: str | None) -> list[Step]:
-    """The steps the result depends on, in order: no others can reach a target unit."""
-    wanted = {result}
-    kept = []
-    for step in reversed(steps):
-        if step.name in wanted:
-            kept.append(step)
-            wanted.update(step.inputs)
-    return kept[::-1]
+def aside(model: nn.Module) -> nn.Module:
+    """The module in eval mode and without hooks, sharing its tensors; the one given stays as it is.
+
+    Its hooks would be called with the tracer's stand-ins for values.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    try:
+        found = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except Exception as error:
+        raise InputError(f"the model cannot be copied to be traced ({error})") from error
+    for module in found.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    return found.eval()
 
 
 def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str:

@@ -34,24 +34,31 @@ def sparsity_and_accuracy(document: Sweep) -> str:
         left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
         if len(pruned):
             _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
-        right.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
-        values = []
-        for label, colour, filled in (("CSA", FC, True), ("hit rate", CONV, False)):
-            field = "csa" if label == "CSA" else "hit"
-            x = [getattr(c.unpruned.heldout, field) for c, _ in found]
-            y = [getattr(circuit.heldout, field) for _, circuit in found]
-            values += [*x, *y]
-            right.scatter(
-                x, y, s=26, label=label, zorder=3, linewidths=1.3,
-                edgecolors=colour, facecolors=colour if filled else "none",
-            )  # fmt: skip
-        low = min([*values, 0.9]) - 0.05
-        right.set(
-            xlim=(low, 1.02), ylim=(low, 1.02), aspect="equal",
-            xlabel="unpruned network, held-out", ylabel="circuit, held-out",
-        )  # fmt: skip
-        right.legend(loc="upper left")
+        draw_accuracy(right, document.categories)
         return str(svg())
+
+
+def draw_accuracy(axes: Axes, categories: Sequence[Category]) -> Axes:
+    """Held-out CSA and hit rate of circuits against the unpruned network's."""
+    found = [(c, c.circuit) for c in categories if c.circuit is not None]
+    axes.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
+    values = []
+    for label, colour, filled in (("CSA", FC, True), ("hit rate", CONV, False)):
+        field = "csa" if label == "CSA" else "hit"
+        x = [getattr(c.unpruned.heldout, field) for c, _ in found]
+        y = [getattr(circuit.heldout, field) for _, circuit in found]
+        values += [*x, *y]
+        axes.scatter(
+            x, y, s=26, label=label, zorder=3, linewidths=1.3,
+            edgecolors=colour, facecolors=colour if filled else "none",
+        )  # fmt: skip
+    low = min([*values, 0.9]) - 0.05
+    axes.set(
+        xlim=(low, 1.02), ylim=(low, 1.02), aspect="equal",
+        xlabel="unpruned network, held-out", ylabel="circuit, held-out",
+    )  # fmt: skip
+    axes.legend(loc="upper left")
+    return axes
 
 
 def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
@@ -130,33 +137,38 @@ def curve_bands(categories: Sequence[Category]) -> str:
 
 def overlap_matrix(names: Sequence[str], overlap: np.ndarray) -> str:
     """Overlap of all pairs, float [K, K], in the order of average-linkage clustering."""
-    order = cluster_order(overlap)
-    labelled = len(names) <= MOST_LABELS
     side = 3.2 + 0.28 * min(len(names), 16)
     with figure_of(side + 1.6, side, "matrix") as (figure, svg):
-        axes = figure.subplots()
-        image = overlap[np.ix_(order, order)]
-        axes.imshow(image, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest")
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        ticks = range(len(names)) if labelled else []
-        labels = [short(names[i]) for i in order] if labelled else []
-        axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
-        axes.set_yticks(ticks, labels, parse_math=False)
-        if len(names) <= 12:
-            for i, j in np.ndindex(image.shape):
-                axes.text(j, i, f"{image[i, j]:.2f}", ha="center", va="center", fontsize=8)
-        bar = axes.inset_axes((1.05, 0.0, 0.04, 1.0))
-        bar.imshow(np.linspace(1, 0, 128)[:, None], cmap=_blues(), aspect="auto",
-                   extent=(0, 1, 0, 1), vmin=0, vmax=1)  # fmt: skip
-        bar.grid(False)
-        bar.set_xticks([])
-        bar.yaxis.tick_right()
-        bar.spines[:].set_visible(False)
-        bar.set_ylabel("overlap", rotation=270, labelpad=14)
-        bar.yaxis.set_label_position("right")
+        draw_overlap(figure.subplots(), names, overlap)
         return str(svg())
+
+
+def draw_overlap(axes: Axes, names: Sequence[str], overlap: np.ndarray) -> Axes:
+    """Overlap of all pairs, float [K, K], in the order of `cluster_order`."""
+    order = cluster_order(overlap)
+    labelled = len(names) <= MOST_LABELS
+    image = overlap[np.ix_(order, order)]
+    axes.imshow(image, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    ticks = range(len(names)) if labelled else []
+    labels = [short(names[i]) for i in order] if labelled else []
+    axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
+    axes.set_yticks(ticks, labels, parse_math=False)
+    if len(names) <= 12:
+        for i, j in np.ndindex(image.shape):
+            axes.text(j, i, f"{image[i, j]:.2f}", ha="center", va="center", fontsize=8)
+    bar = axes.inset_axes((1.05, 0.0, 0.04, 1.0))
+    bar.imshow(np.linspace(1, 0, 128)[:, None], cmap=_blues(), aspect="auto",
+               extent=(0, 1, 0, 1), vmin=0, vmax=1)  # fmt: skip
+    bar.grid(False)
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.spines[:].set_visible(False)
+    bar.set_ylabel("overlap", rotation=270, labelpad=14)
+    bar.yaxis.set_label_position("right")
+    return axes
 
 
 def cluster_order(overlap: np.ndarray) -> list[int]:
@@ -167,6 +179,21 @@ def cluster_order(overlap: np.ndarray) -> list[int]:
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
     return [int(i) for i in leaves_list(tree)]
+
+
+def draw_curves(axes: Axes, category: Category) -> Axes:
+    """CSA against the kept fraction of both stages of one category."""
+    for stage in category.stages:
+        _curve(axes, stage)
+    axes.set_title(short(category.category), parse_math=False)
+    axes.set_xlabel("kept fraction of the stage's weights (sparser to the right)")
+    axes.set_ylabel("CSA, extraction images")
+    if category.stages:
+        _log_kept(axes)
+        seen = [level.csa for stage in category.stages for level in stage.levels]
+        axes.set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
+        axes.legend(*_legend(axes), loc="lower left")
+    return axes
 
 
 def _curve(axes: Axes, stage: Stage) -> None:

@@ -9,16 +9,15 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow as pa
 from markupsafe import Markup
 
-from circuitcore.analysis import summary
 from circuitcore.analysis.controls import control_means
 from circuitcore.analysis.overlap import matrix
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Sweep
 from circuitcore.report import figure_style, figures
-from circuitcore.runs.folder import open_run
 
 FILE = "report.html"
 BOUNDS = {
@@ -31,18 +30,16 @@ MAIN = ("levels", "threshold", "stop", "reference", "magnitude", "granularity", 
         "false_alarm_norm", "scoring_images", "extraction_images", "heldout_images")  # fmt: skip
 
 
-def write_report(run: Path) -> Path:
+def write_report(folder: Path, document: Sweep, pairs: pa.Table) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
-    Built from the committed circuits alone; the same run gives the same bytes.  Raises InputError
-    where ``run`` is no run folder.
+    Built from the committed circuits alone: their ``document`` and the `overlap.table` of them; the
+    same run gives the same bytes.
     """
-    opened = open_run(run)
-    names, overlap, chance = matrix(opened)
-    path = opened.folder / FILE
-    text = render(summary.document(opened), names, overlap, chance, control_means(opened.folder))
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))
-    return path
+    names, overlap, chance = matrix(pairs)
+    text = render(document, names, overlap, chance, control_means(folder))
+    write_atomically(folder / FILE, text.encode("utf-8", "backslashreplace"))
+    return folder / FILE
 
 
 def render(

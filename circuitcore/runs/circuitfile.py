@@ -76,13 +76,9 @@ def read_record(path: Path) -> tuple[str, Category]:
 def read_circuit(path: Path) -> StoredCircuit:
     """A whole unit file.  Raises InputError where it is damaged or its masks do not add up."""
     key, record = read_record(path)
+    shapes, packed = _checked(path)
+    kept = {}
     try:
-        header: dict[str, str] = read_header(path)["__metadata__"]
-        shapes: dict[str, Any] = json.loads(header["shapes"])
-        packed = {f"mask.{name}": mask for name, mask in packed_masks(path).items()}
-        if _digest(header, packed) != header["sha256"]:
-            raise InputError(f"{path}: damaged: its content does not match its sha256")
-        kept = {}
         for name, shape in shapes.items():
             count = int(np.prod(shape, dtype=np.int64))
             bits = np.unpackbits(packed[f"mask.{name}"], count=count).astype(bool)
@@ -90,6 +86,28 @@ def read_circuit(path: Path) -> StoredCircuit:
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
     return StoredCircuit(key, record, kept)
+
+
+def checked_key(path: Path) -> str:
+    """The key of a unit file whose content matches its sha256; its masks stay packed.
+
+    Raises InputError where it is damaged.
+    """
+    _checked(path)
+    return read_record(path)[0]
+
+
+def _checked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Shapes and packed masks of a unit file, held against its sha256."""
+    try:
+        header: dict[str, str] = read_header(path)["__metadata__"]
+        shapes: dict[str, Any] = json.loads(header["shapes"])
+        packed = {f"mask.{name}": mask for name, mask in packed_masks(path).items()}
+        if _digest(header, packed) != header["sha256"]:
+            raise InputError(f"{path}: damaged: its content does not match its sha256")
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    return shapes, packed
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save
 
 from circuitcore.errors import InputError
-from circuitcore.inputs.models import load_model
+from circuitcore.inputs.models import Model
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.graph import Network
 from circuitcore.runs.circuitfile import read_circuit
-from circuitcore.runs.folder import open_run
+from circuitcore.runs.folder import RunFolder
 
 
-def export(run: Path, category: str, out: Path | None) -> tuple[Path, Path]:
+def export(run: RunFolder, category: str, model: Model, out: Path | None) -> tuple[Path, Path]:
     """Write ``<name>.safetensors`` and ``<name>.masks.safetensors`` of one category's circuit.
 
     The first is the pruned network's whole state dict: loaded into the same architecture in plain
@@ -24,17 +24,17 @@ def export(run: Path, category: str, out: Path | None) -> tuple[Path, Path]:
     rows of the last layer are unchanged, so they are not the unpruned network's logits).  The
     second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
-    category is not done, has no circuit, or the model's weights are not the run's.
+    category is not done, has no circuit, or the weights of ``model`` are not the run's.
     """
-    opened = open_run(run)
-    stored = read_circuit(opened.circuit_path(category))
+    stored = read_circuit(run.circuit_path(category))
     if stored.record.circuit is None:
         raise InputError(
-            f"{run}: {category!r} has no circuit: the unpruned network's CSA is not positive"
+            f"{run.folder}: {category!r} has no circuit: the unpruned network's CSA is not positive"
         )
-    model = load_model(opened.options())
-    if model.sha256 != opened.manifest["model"]["weights_sha256"]:
-        raise InputError(f"{run}: the model's weights are not those of the run (sha256 differs)")
+    if model.sha256 != run.manifest["model"]["weights_sha256"]:
+        raise InputError(
+            f"{run.folder}: the model's weights are not those of the run (sha256 differs)"
+        )
     network, unit = model.network, stored.record.index
     state = state_dict(network)
     masks = {}
@@ -58,7 +58,7 @@ def export(run: Path, category: str, out: Path | None) -> tuple[Path, Path]:
         "model": model.name,
     }
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
-    path = out or run / "export" / f"{unit:04d}-{plain}.safetensors"
+    path = out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
     second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
     write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata=header))
     write_atomically(second, save(masks, metadata=header))

@@ -28,7 +28,7 @@ from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Category
-from circuitcore.runs.circuitfile import read_circuit, read_record
+from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
 from circuitcore.runs.tables import write_images
 
 NUMERICS = 2  # raised when the same inputs would give other numbers
@@ -59,6 +59,7 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
         "dtype": resolve_dtype(options),
         "screen": options.screen,
         **options.method(),
+        **inputs.model.identity,
     }
 
 
@@ -68,7 +69,7 @@ def unit_key(config: dict[str, Any], unit: int) -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder that exists, with its manifest."""
 
     folder: Path
@@ -87,7 +88,7 @@ class Run:
     def finished(self, unit: int) -> bool:
         """Whether a whole, undamaged file of this unit is there."""
         try:
-            return read_circuit(self.path(unit)).key == self.path(unit).stem
+            return checked_key(self.path(unit)) == self.path(unit).stem
         except InputError:
             return False
 
@@ -143,7 +144,7 @@ class Run:
         return problems
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path) -> RunFolder:
     """Open a run folder.  Raises InputError where it is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -152,10 +153,10 @@ def open_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no run folder (it has no {MANIFEST})") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MANIFEST}: cannot be read: {error}") from None
-    return Run(folder, manifest)
+    return RunFolder(folder, manifest)
 
 
-def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.device) -> Run:
+def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.device) -> RunFolder:
     """Open the run folder, or make it: manifest first, atomically, then the image list.
 
     Raises InputError naming the differing keys where the folder holds another configuration.
@@ -184,7 +185,7 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
                 "relevant_weights": inputs.model.network.relevant(),
             },
             "images": {
-                "folder": str(inputs.root.resolve()),
+                "folder": inputs.source.place,
                 "mapping": inputs.mapping.rule,
                 **{s: len(inputs.split(s)) for s in ("scoring", "extraction", "heldout")},
             },
@@ -204,7 +205,7 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
             },
         }
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-        run = Run(folder, manifest)
+        run = RunFolder(folder, manifest)
     if not (folder / "images.parquet").exists():
         write_images(folder / "images.parquet", inputs)
     return run

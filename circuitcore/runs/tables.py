@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -35,13 +36,17 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def write_curves(folder: Path, records: Sequence[Category]) -> None:
-    """``curves.parquet``: one row a category, stage and level."""
-    rows = [
+def curve_rows(records: Sequence[Category]) -> list[dict[str, Any]]:
+    """One row a category, stage and level."""
+    return [
         {"category": r.category, "index": r.index, "stage": s.stage, "chosen": i == s.chosen}
         | level.model_dump()
         for r in records
         for s in r.stages
         for i, level in enumerate(s.levels)
     ]
-    write_table(folder / "curves.parquet", pa.Table.from_pylist(rows))
+
+
+def write_curves(folder: Path, records: Sequence[Category]) -> None:
+    """``curves.parquet``: one row a category, stage and level."""
+    write_table(folder / "curves.parquet", pa.Table.from_pylist(curve_rows(records)))

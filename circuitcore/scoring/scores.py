@@ -24,6 +24,7 @@ from circuitcore.kernels.score_linear.factors import linear_factors
 from circuitcore.network.forward import forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
+from circuitcore.scoring.seeds import layer_seed
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _other_criterion(
         return c.weight.abs()
     if options.criterion == "random":
         layer = network.layers().index(name)
-        generator = torch.Generator().manual_seed((options.seed * 1_000_003 + unit) * 1009 + layer)
+        generator = torch.Generator().manual_seed(layer_seed(options.seed, unit, layer))
         return torch.rand(c.weight.shape, generator=generator).to(c.weight.device)
     if network.step(name).op == "linear":
         left, right, form = linear_factors(c.x, c.g, "set")

@@ -17,7 +17,7 @@ from torch import nn
 from circuitcore.cli.main import main
 from circuitcore.engine import prepare
 from circuitcore.inputs.decoding import decode_all
-from circuitcore.inputs.image_files import choose_images
+from circuitcore.inputs.image_files import Folder, choose_images
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import Preprocessing, to_input
 from circuitcore.inputs.weightfile import tensors_sha256
@@ -38,8 +38,9 @@ def tiny_model(root: Path) -> Model:
     ).eval()  # fmt: skip
     own = Preprocessing(None, None, (0.5,), (0.25,), 1)
     with torch.no_grad():
-        files = choose_images(root, list(enumerate(CATEGORIES)), SPLITS)
-        pixels = to_input(decode_all(root, files, own), own, torch.device("cpu"))
+        source = Folder(root)
+        files = choose_images(source, list(enumerate(CATEGORIES)), SPLITS)
+        pixels = to_input(decode_all(source, files, own), own, torch.device("cpu"))
         hidden = module[:-1](pixels)
         target = nn.functional.one_hot(torch.tensor([file.category for file in files])).float() * 8
         solved = torch.linalg.lstsq(nn.functional.pad(hidden, (0, 1), value=1.0), target).solution

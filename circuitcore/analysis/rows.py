@@ -1,0 +1,47 @@
+"""Records as flat rows of equal keys: what tables, CSV and data frames are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from circuitcore.records import Accuracy, Category
+
+ACCURACY = ("hit", "false_alarm", "false_alarms", "csa", "bias")
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record without nesting: ``a: {b: 1}`` as ``a_b``, ``b_ci95`` as ``b_low``, ``b_high``."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}_")
+        elif name.endswith("ci95"):
+            low, high = value or (None, None)
+            short = prefix + name.removesuffix("_ci95")
+            found |= {f"{short}_low": low, f"{short}_high": high}
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def category_row(category: Category) -> dict[str, Any]:
+    """One category as flat columns; None where there is no circuit."""
+    circuit = category.circuit
+    row: dict[str, Any] = {"category": category.category, "index": category.index}
+    for name in ("pruned", "pruned_fc", "pruned_conv", "kept_weights", "bias"):
+        row[name] = getattr(circuit, name, None)
+    extraction = circuit.extraction if circuit else None
+    heldout = circuit.heldout if circuit else None
+    row |= _accuracy("extraction", extraction) | _accuracy("heldout", heldout)
+    low, high = (heldout.csa_ratio_ci95 if heldout else None) or (None, None)
+    row["csa_ratio"] = heldout.csa_ratio if heldout else None
+    row |= {"csa_ratio_low": low, "csa_ratio_high": high}
+    row["csa_ratio_biased"] = heldout.csa_ratio_biased if heldout else None
+    for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
+        row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))
+    return row | category.cost.model_dump() | {"file": circuit.file if circuit else None}
+
+
+def _accuracy(name: str, found: Accuracy | None) -> dict[str, Any]:
+    return {f"{name}_{field}": getattr(found, field) if found else None for field in ACCURACY}

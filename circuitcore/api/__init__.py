@@ -1,0 +1,1 @@
+"""What a researcher writes, and what the command line stands on: verbs, runs, circuits, tables."""

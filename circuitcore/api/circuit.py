@@ -1,0 +1,169 @@
+"""One category's circuit: its record, its masks, and the network pruned to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from circuitcore.errors import InputError
+from circuitcore.inputs.read import InHand, model_of
+from circuitcore.machine.state import undisturbed
+from circuitcore.records import Category
+from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
+from circuitcore.runs.export import export
+from circuitcore.runs.folder import RunFolder
+
+
+class Circuit:
+    """A category's circuit in a run; what it is read from stays on disk until it is asked for."""
+
+    def __init__(self, run: RunFolder, unit: int, given: InHand) -> None:
+        self._run, self._unit, self._given = run, unit, given
+
+    @cached_property
+    def _stored(self) -> StoredCircuit:
+        return read_circuit(self.path)
+
+    @property
+    def path(self) -> Path:
+        """The committed file.  Raises InputError where the category is not done yet."""
+        return self._run.circuit_path(str(self._unit))
+
+    @property
+    def unit(self) -> int:
+        """The output unit."""
+        return self._unit
+
+    @property
+    def record(self) -> Category:
+        """All that was found out about the category (`circuitcore.records.Category`).
+
+        ``record.circuit`` is None where the unpruned network's CSA is not positive: NA.  Raises
+        InputError where the file is damaged.
+        """
+        return self._stored.record
+
+    @property
+    def name(self) -> str:
+        """The category's name."""
+        return self.record.category
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Which weights are kept, bool by layer, shaped like its weights; True is kept.
+
+        Of the last layer the target's row alone, [1, in].  Empty where there is no circuit.
+        """
+        return {name: mask.clone() for name, mask in self._stored.kept.items()}
+
+    @property
+    def bias(self) -> float:
+        """The circuit's one bias, in units of the logit.  Raises InputError without a circuit."""
+        if self.record.circuit is None:
+            raise InputError(
+                f"{self._run.folder}: {self.name!r} has no circuit: the unpruned network's CSA "
+                "is not positive"
+            )
+        return self.record.circuit.bias
+
+    def apply(self, module: nn.Module) -> nn.Module:
+        """A copy of ``module`` pruned to the circuit: masks and bias in place, all else unchanged.
+
+        ``module``: the network that was swept, or one of the same layers.  Output unit ``unit`` of
+        the copy gives the circuit's activation plus its bias, so that in eval mode it exceeds the
+        unpruned network's other logits on the images that the circuit calls its category.  Raises
+        InputError naming the layer that does not fit, and where there is no circuit.
+        """
+        pruned = copy.deepcopy(module)
+        self._prune(pruned)
+        return pruned
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[nn.Module]:
+        """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
+        layers = {name: self._layer(module, name) for name in self._stored.kept}
+        weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        last = layers[self._last]
+        own = last.bias
+        bias = None if own is None else own.detach().clone()
+        try:
+            self._prune(module)
+            yield module
+        finally:
+            with torch.no_grad():
+                for name, layer in layers.items():
+                    layer.weight.copy_(weights[name])
+                last.bias = own
+                if own is not None and bias is not None:
+                    own.copy_(bias)
+
+    def export(self, out: str | Path | None = None) -> tuple[Path, Path]:
+        """Write the pruned network's state dict, and beside it masks for ``torch.nn.utils.prune``.
+
+        Returns both paths (`runs.export.export`); without ``out`` they are in the run folder.
+        Raises InputError where the run's model is not there.
+        """
+        with undisturbed():
+            model = model_of(self._run.options(), self._given)
+            file = None if out is None else Path(out)
+            return export(self._run, str(self._unit), model, file)
+
+    @property
+    def _last(self) -> str:
+        return str(self._run.manifest["model"]["last"])
+
+    def _layer(self, module: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
+        """The module's layer of this name, if the circuit fits it."""
+        try:
+            found = module.get_submodule(name)
+        except AttributeError:
+            raise InputError(f"the module has no layer {name!r}, which is pruned") from None
+        wanted = tuple(self._stored.kept[name].shape)
+        weight = getattr(found, "weight", None)
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+        if name == self._last:
+            shape = (1, *shape[1:]) if shape and self._unit < shape[0] else ()
+        if not isinstance(found, nn.Conv2d | nn.Linear) or shape != wanted:
+            raise InputError(f"layer {name!r} of the module does not fit the circuit's {wanted}")
+        return found
+
+    @torch.no_grad()
+    def _prune(self, module: nn.Module) -> None:
+        bias = self.bias
+        layers = {name: self._layer(module, name) for name in self._stored.kept}
+        for name, kept in self._stored.kept.items():
+            weight = layers[name].weight
+            rows = weight[self._unit : self._unit + 1] if name == self._last else weight
+            rows.masked_fill_(~kept.to(rows.device), 0)
+        last = layers[self._last]
+        if last.bias is None:
+            last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+        last.bias[self._unit] += bias
+
+    def __repr__(self) -> str:
+        circuit = self.record.circuit
+        if circuit is None:
+            return f"Circuit of {self.name!r}: none (NA)"
+        return (
+            f"Circuit of {self.name!r}: {circuit.pruned:.2%} pruned, {circuit.kept_weights:,} "
+            f"weights kept, held-out CSA {circuit.heldout.csa:.3f} against "
+            f"{self.record.unpruned.heldout.csa:.3f} unpruned"
+        )
+
+    def _repr_html_(self) -> str:
+        from circuitcore.api.table import Table
+
+        head = f"{self!r}".partition(":")[0]
+        rows = [
+            {"layer": name, "kept": int(mask.sum()), "of": mask.numel()}
+            for name, mask in self._stored.kept.items()
+        ]
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{Table(rows)._repr_html_() if rows else head}"

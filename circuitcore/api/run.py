@@ -1,0 +1,219 @@
+"""A run: its circuits by category, and what can be asked of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitcore.analysis import overlap as overlaps
+from circuitcore.analysis.rows import category_row
+from circuitcore.analysis.summary import document
+from circuitcore.api.circuit import Circuit
+from circuitcore.api.table import Overlaps, Table, records
+from circuitcore.inputs.datasets import Datasets
+from circuitcore.inputs.image_files import Images
+from circuitcore.inputs.read import InHand
+from circuitcore.machine.state import undisturbed
+from circuitcore.progress import Progress, Told, progress_of
+from circuitcore.records import Sweep
+from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.tables import curve_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Run(Mapping[str, Circuit]):
+    """Circuits by category name (folder name where two share one), in unit order.
+
+    ``run[category]`` takes a name, a folder or the number of an output unit.  Verbs that run the
+    network raise InputError where model or images are not those of the run, or came in hand and
+    were not given to `open_run` again.
+    """
+
+    def __init__(self, run: RunFolder, given: InHand) -> None:
+        self._run, self._given = run, given
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return self._run.folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with: model, images, options, versions."""
+        return self._run.manifest
+
+    def _names(self) -> dict[str, int]:
+        """What the finished categories are called here."""
+        listed = self._run.manifest["categories"]
+        called = [c["name"] for c in listed]
+        done = self._run.units()
+        return {
+            (c["name"] if called.count(c["name"]) == 1 else c["folder"]): c["index"]
+            for c in listed
+            if c["index"] in done
+        }
+
+    def __getitem__(self, category: str | int) -> Circuit:
+        """Raises KeyError for what is no category of the run, InputError for one not done yet."""
+        try:
+            unit = self._run.unit_of(str(category))
+        except Exception as error:
+            raise KeyError(str(error)) from None
+        self._run.circuit_path(str(unit))
+        return Circuit(self._run, unit, self._given)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def __contains__(self, category: object) -> bool:
+        try:
+            self[str(category)]
+        except Exception:
+            return False
+        return True
+
+    @property
+    def document(self) -> Sweep:
+        """The whole document, as ``circuitcore sweep --format json`` prints it; read anew."""
+        found = self._run.records()
+        return document(self._run, found, overlaps.table(self._run, found))
+
+    def to_pandas(self) -> Any:
+        """A data frame with a row a category: what the command prints as CSV."""
+        return self.table().to_pandas()
+
+    def table(self) -> Table:
+        """A row a category."""
+        return Table([category_row(record) for record in self._run.records()])
+
+    def curves(self) -> Table:
+        """A row a category, stage and level that was evaluated."""
+        return Table(curve_rows(self._run.records()))
+
+    def overlap(self) -> Overlaps:
+        """A row a pair of circuits and layer, with the chance level of independent masks.
+
+        Kept in the run folder as ``overlap.parquet``; made anew where circuits were added.
+        """
+        pairs = overlaps.table(self._run, self._run.records())
+        rows = pairs.to_pylist()
+        layers = dict.fromkeys(["", *(row["layer"] for row in rows)])
+        found = {layer: overlaps.matrix(pairs, layer) for layer in layers}
+        names = found[""][0]
+        return Overlaps(rows, names, {layer: (m, c) for layer, (_, m, c) in found.items()})
+
+    def controls(self, *, progress: Progress | Told | None = None, **engine: Any) -> Table:
+        """Control circuits beside every circuit (`analysis.controls`), kept for the report.
+
+        ``engine``: device, gpu, impl, memory, no_fallback.
+        """
+        from circuitcore.analysis.controls import controls, keep_controls
+
+        with undisturbed():
+            rows = controls(self.folder, progress_of(progress), self._given, **engine)
+        keep_controls(self.folder, rows)
+        return records(rows)
+
+    def evaluate(
+        self, images: Any = None, *, progress: Progress | Told | None = None, **engine: Any
+    ) -> Table:
+        """Judge every circuit with its frozen bias on its held-out images, or on other ones.
+
+        ``images``: a folder or data sets with the same categories, as `sweep` takes them.
+        """
+        from circuitcore.analysis.evaluation import evaluate
+
+        other = images_in_hand(images, self._run) if images is not None else None
+        with undisturbed():
+            rows = evaluate(self.folder, other, progress_of(progress), self._given, **engine)
+        return records(rows)
+
+    def extract(
+        self,
+        *,
+        out: str | Path | None = None,
+        categories: Any = (),
+        progress: Progress | Told | None = None,
+        **changes: Any,
+    ) -> Run:
+        """Choose circuits anew under another threshold, stop rule or reference; a run of its own.
+
+        The fc level comes from the stored curves, the conv stage is run again.  Raises UsageError
+        where a change needs a whole new sweep.
+        """
+        from circuitcore.jobs.job import extract
+
+        with undisturbed():
+            place = None if out is None else Path(out)
+            wanted = wanted_of(categories)
+            told = progress_of(progress)
+            found = extract(self.folder, changes, place, told, wanted, self._given)
+        return Run(found, self._given)
+
+    def report(self) -> Path:
+        """Write the report anew: one self-contained HTML file, whose path is returned."""
+        from circuitcore.jobs.job import report
+
+        return report(self._run)
+
+    def verify(self) -> list[str]:
+        """What is wrong with the folder, one line each; empty if it is intact."""
+        return self._run.verify()
+
+    def plot_curves(self, category: str | int, ax: Axes | None = None) -> Axes:
+        """CSA against the kept fraction of both stages of one category."""
+        from circuitcore.report.figures import draw_curves
+
+        return draw_curves(_axes(ax), self[category].record)
+
+    def plot_overlap(self, layer: str = "", ax: Axes | None = None) -> Axes:
+        """Overlap of all pairs in the order of average-linkage clustering."""
+        from circuitcore.report.figures import draw_overlap
+
+        found = self.overlap()
+        return draw_overlap(_axes(ax), found.names, found.matrix(layer))
+
+    def plot_accuracy(self, ax: Axes | None = None) -> Axes:
+        """Held-out CSA and hit rate of the circuits against the unpruned network's."""
+        from circuitcore.report.figures import draw_accuracy
+
+        return draw_accuracy(_axes(ax), self._run.records())
+
+    def __repr__(self) -> str:
+        wanted = len(self._run.manifest["categories"])
+        return f"Run in {self.folder}: {len(self)} of {wanted} categories"
+
+    def _repr_html_(self) -> str:
+        columns = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa",
+                   "csa_ratio", "csa_ratio_low", "csa_ratio_high")  # fmt: skip
+        rows = [{name: row[name] for name in columns} for row in self.table()]
+        return f"<p>{escape(repr(self))}</p>{Table(rows)._repr_html_()}"
+
+
+def images_in_hand(images: Any, run: RunFolder) -> Images | str:
+    """Images as they were given: a folder's path, or data sets split as the run's were."""
+    if isinstance(images, str | Path):
+        return str(images)
+    return Datasets(images, run.options().scoring_images)
+
+
+def wanted_of(categories: Any) -> list[str]:
+    """Categories asked for, as text: one alone or several names, folders or unit numbers."""
+    some = [categories] if isinstance(categories, str | int) else categories
+    return [str(category) for category in some]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]

@@ -1,0 +1,120 @@
+"""Tables that calls return: rows of equal keys, as a pandas data frame where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from circuitcore.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+NEEDS = "this needs {0}: pip install 'circuitcore[analysis]'"
+SHOWN = 30  # rows that a notebook shows
+
+
+class Table(Sequence[Mapping[str, Any]]):
+    """Rows of equal keys, each a mapping; `to_pandas` makes a data frame of them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = tuple(rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Table: ...
+    def __getitem__(self, at: int | slice) -> Mapping[str, Any] | Table:
+        """A row, or a table of some."""
+        return Table(self._rows[at]) if isinstance(at, slice) else self._rows[at]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._rows[0]) if self._rows else ()
+
+    def column(self, name: str) -> list[Any]:
+        """Values of one column, in order of the rows."""
+        return [row[name] for row in self._rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame, one row each.  Raises UsageError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise UsageError(NEEDS.format("pandas")) from None
+        return pandas.DataFrame(list(self._rows))
+
+    def __repr__(self) -> str:
+        return f"Table of {len(self)} rows: {', '.join(self.columns)}"
+
+    def _repr_html_(self) -> str:
+        """At most thirty rows, for a notebook."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(_shown(v))}</td>' for v in row.values())}</tr>"
+            for row in self._rows[:SHOWN]
+        )
+        rest = len(self) - SHOWN
+        more = f"<p>and {rest} rows more: to_pandas()</p>" if rest > 0 else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+class Overlaps(Table):
+    """Overlap of all pairs of circuits, a row a pair and layer; ``layer`` "" is the whole network.
+
+    ``names``: of the circuits, in order; ``matrices``: overlap and chance by layer, [K, K] each.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        names: Sequence[str],
+        matrices: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        super().__init__(rows)
+        self.names, self._matrices = tuple(names), matrices
+
+    def matrix(self, layer: str = "") -> np.ndarray:
+        """Overlap float64 [K, K] of one layer, 1 on the diagonal.  Raises UsageError if unknown."""
+        if layer not in self._matrices:
+            known = ", ".join(filter(None, self._matrices))
+            raise UsageError(f"no layer {layer!r}: one of {known}")
+
+        return self._matrices[layer][0]
+
+    def to_xarray(self) -> xarray.Dataset:
+        """``overlap`` and ``chance`` over (layer, a, b); layer "" is the whole network.
+
+        Raises UsageError where xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise UsageError(NEEDS.format("xarray")) from None
+        both = [np.stack([m[i] for m in self._matrices.values()]) for i in (0, 1)]
+        dims = ("layer", "a", "b")
+        return xarray.Dataset(
+            {"overlap": (dims, both[0]), "chance": (dims, both[1])},
+            {"layer": list(self._matrices), "a": list(self.names), "b": list(self.names)},
+        )
+
+
+def records(rows: Iterator[Any] | Sequence[Any]) -> Table:
+    """A table of records (pydantic models), without nesting."""
+    from circuitcore.analysis.rows import flat
+
+    return Table([flat(row.model_dump()) for row in rows])
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "NA"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,167 @@
+"""The verbs: what is named here is all that the command line calls to do its work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitcore.api.run import Run, wanted_of
+from circuitcore.api.table import Table, records
+from circuitcore.errors import UsageError
+from circuitcore.inputs.datasets import Datasets
+from circuitcore.inputs.models import Model
+from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
+from circuitcore.machine.device import machine
+from circuitcore.machine.state import undisturbed
+from circuitcore.options import Options, options_of
+from circuitcore.progress import Progress, Told, progress_of
+from circuitcore.runs.folder import open_run as open_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuitcore.extraction.plan import Plan
+
+
+def sweep(
+    model: str | Model = "bundled",
+    images: Any = "bundled",
+    *,
+    categories: Sequence[str | int] | str = (),
+    out: str | Path | None = None,
+    progress: Progress | Told | None = None,
+    **options: Any,
+) -> Run:
+    """Score, sweep, extract and evaluate the circuits of the wanted categories (default: all).
+
+    ``model``: as on the command line (``bundled``, ``tv:alexnet``, ...) or a `Model`.  ``images``:
+    a folder in ImageNet's layout; ``{"train": data set, "val": data set}``, map-style, of (PIL
+    image, label) with ``classes``, Hugging Face's, or lists of (path, label); or one data set, of
+    which each category's first images score, the next ones extract and others test.
+    ``categories``: names, folders or unit numbers.  ``out``: the run folder; done categories in it
+    are not computed again.  ``progress``: called as ``progress(what, done, total, detail)``; in a
+    notebook a bar is shown without one.  ``options``: those of the command line, under the same
+    names; its ``--categories FILE`` is ``category_file``.
+
+    Raises UsageError, InputError, DeviceError and PartialError (some categories are done, calling
+    again goes on) with the command line's messages.
+    """
+    chosen, given = asked(model, images, {**options, "out": out})
+    if given.any and chosen.workers > 1:
+        raise UsageError(
+            f"workers={chosen.workers}: a worker process cannot load again what came in hand as an "
+            "object: save the weights and use file:, give a folder of images, or workers=1"
+        )
+    from circuitcore.jobs.job import sweep as swept
+
+    told = progress_of(progress)
+    with undisturbed():
+        return Run(swept(chosen, wanted_of(categories), told, given), given)
+
+
+def plan(
+    model: str | Model = "bundled",
+    images: Any = "bundled",
+    *,
+    categories: Sequence[str | int] | str = (),
+    probe: bool = True,
+    exact: bool = False,
+    progress: Progress | Told | None = None,
+    **options: Any,
+) -> Plan:
+    """What `sweep` with the same arguments will cost; changes nothing.
+
+    ``fpe`` and ``multiply_adds`` are of one category, ``memory_bytes``, ``disk_bytes`` and
+    ``seconds`` (None without ``probe``, a second of timing) of the run.  ``exact``: score the
+    categories and plan every level of each.
+    """
+    from circuitcore.extraction.plan import plan as planned
+
+    chosen, given = asked(model, images, options)
+    with undisturbed():
+        inputs, on = read_inputs(chosen, given), machine(chosen)
+        wanted, told = wanted_of(categories), progress_of(progress)
+        return planned(inputs, chosen, on, wanted, told, probe=probe, exact=exact)
+
+
+def score(
+    model: str | Model, images: Any, category: str | int, **options: Any
+) -> dict[str, Tensor]:
+    """Scores of one category's relevant weights by layer, float32, in units of the activation.
+
+    Shaped like the weights (of the last layer one row), or like the units of a coarser
+    ``granularity``; before normalisation.  Raises InputError where a score is not finite.
+    """
+    from circuitcore.analysis.score_files import category_scores
+
+    chosen, given = asked(model, images, options)
+    with undisturbed():
+        return category_scores(chosen, str(category), given)
+
+
+def scores(
+    model: str | Model = "bundled",
+    images: Any = "bundled",
+    *,
+    categories: Sequence[str | int] | str = (),
+    out: str | Path | None = None,
+    progress: Progress | Told | None = None,
+    **options: Any,
+) -> Table:
+    """A row a category and layer about its scores; with ``out`` a file of them a category."""
+    from circuitcore.analysis.score_files import score as scored
+
+    chosen, given = asked(model, images, {**options, "out": out})
+    with undisturbed():
+        wanted, told = wanted_of(categories), progress_of(progress)
+        return records(scored(chosen, wanted, chosen.out, told, given))
+
+
+def stability(
+    model: str | Model = "bundled",
+    images: Any = "bundled",
+    *,
+    categories: Sequence[str | int] | str = (),
+    progress: Progress | Told | None = None,
+    **options: Any,
+) -> Table:
+    """Rank correlation of scores from k and from 2k scoring images, a row a category and stage."""
+    from circuitcore.analysis.stability import stability as compared
+
+    chosen, given = asked(model, images, options)
+    with undisturbed():
+        wanted, told = wanted_of(categories), progress_of(progress)
+        return records(compared(chosen, wanted, told, given))
+
+
+def categories(model: str | Model = "bundled", images: Any = "bundled", **options: Any) -> Table:
+    """The categories that a sweep of these would find: output unit, name, folder."""
+    chosen, given = asked(model, images, options)
+    with undisturbed():
+        found = read_inputs(chosen, given).categories
+    return Table([{"index": c.index, "category": c.name, "folder": c.folder} for c in found])
+
+
+def open_run(folder: str | Path, model: Model | None = None, images: Any = None) -> Run:
+    """A run made before.  Raises InputError where ``folder`` is none.
+
+    ``model`` and ``images``: again, where they came in hand; verbs that run a network check that
+    they are those of the run.
+    """
+    run = open_folder(Path(folder))
+    source = None if images is None else Datasets(images, run.options().scoring_images)
+    return Run(run, InHand(model, source))
+
+
+def asked(model: str | Model, images: Any, options: dict[str, Any]) -> tuple[Options, InHand]:
+    """Checked options of a call, and what came in hand.  Raises UsageError, InputError."""
+    values = {name: value for name, value in options.items() if value is not None}
+    if "category_file" in values:
+        values["categories"] = values.pop("category_file")
+    named = isinstance(images, str | Path)
+    values["model"] = IN_HAND if isinstance(model, Model) else model
+    values["images"] = str(images) if named else IN_HAND
+    chosen = options_of(values)
+    given = model if isinstance(model, Model) else None
+    return chosen, InHand(given, None if named else Datasets(images, chosen.scoring_images))

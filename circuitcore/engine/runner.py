@@ -1,0 +1,124 @@
+"""What runs images through a network: the machine, both precisions, how many images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.engine.footprint import (
+    FORWARD_CHUNK,
+    Counts,
+    chunk,
+    feature_chunk,
+    for_chunks,
+)
+from circuitcore.engine.splits import Split
+from circuitcore.errors import InputError
+from circuitcore.inputs.pixels import Preprocessing, to_input
+from circuitcore.machine.chunks import Ahead, in_chunks
+from circuitcore.machine.device import Machine
+from circuitcore.network.graph import Network
+from circuitcore.network.sizes import activation_bytes, multiply_adds
+from circuitcore.options import Options
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one image: ``multiply_adds`` of an unpruned forward pass, bytes of the float32 activations
+    alive at once in it (``image_bytes``), and from the boundary on (``feature_bytes``);
+    ``memory``: bytes of the budget that are for chunks of images.
+    """
+
+    multiply_adds: int
+    image_bytes: int
+    feature_bytes: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs images of a split in chunks that fit the memory.
+
+    ``network``: float32, on the device; ``low_network``: the same in the sweep's precision,
+    ``network`` itself for float32; ``note``: told what the user should know.
+    """
+
+    machine: Machine
+    network: Network
+    low_network: Network
+    preprocessing: Preprocessing
+    sizes: Sizes
+    note: Callable[[str], None]
+
+    def forward_chunk(self, levels: int = 1) -> int:
+        """Images at once through the whole network, ``levels`` levels of each."""
+        images = chunk(self.sizes.memory, levels * self.sizes.image_bytes)
+        return min(images, FORWARD_CHUNK)
+
+    def feature_chunk(self, levels: int) -> int:
+        """Images at once from the cached boundary values on, where ``levels`` levels are asked."""
+        masked = self.machine.masked_kernels
+        return feature_chunk(self.sizes.memory, self.sizes.feature_bytes, levels, masked)
+
+    def batch(self, split: Split, part: slice | np.ndarray) -> Tensor:
+        """Normalised images of a slice of a split, or of these indices, float32 on the device."""
+        return to_input(split.pixels[part], self.preprocessing, self.machine.device)
+
+    def run_chunks(
+        self,
+        split: Split,
+        images: np.ndarray,
+        network: Network,
+        features: bool,
+        levels: int,
+        run: Callable[[dict[str, Tensor]], Tensor],
+    ) -> Tensor:
+        """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
+
+        The chunks are as large as the memory budget allows for ``levels`` at once.
+        """
+        device = self.machine.device
+        dtype = next(iter(network.weights.values())).dtype
+        out = torch.empty(levels, len(images))
+
+        def load(part: slice) -> dict[str, Tensor]:
+            at = images[part]
+            if not features:
+                return {"input": self.batch(split, at).to(dtype)}
+            return {
+                name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(device, dtype)
+                for name, stored in split.features.items()
+            }
+
+        def work(part: slice) -> None:
+            out[:, part] = run(chunks.take(part)).float().cpu()
+
+        size = self.feature_chunk(levels) if features else self.forward_chunk(levels)
+        with Ahead(load, len(images), device) as chunks:
+            in_chunks(len(images), size, work, fallback=self.machine.fallback, note=self.note)
+        return out
+
+
+def sizes_of(
+    network: Network, shape: Sequence[int], options: Options, machine: Machine, counts: Counts
+) -> Sizes:
+    """Sizes of images of ``shape`` [C, H, W], and the memory left for them.
+
+    Raises InputError where such images do not fit the network, DeviceError where one image at a
+    time is too much for the memory budget.
+    """
+    try:
+        per_image = multiply_adds(network, shape)
+        image_bytes = activation_bytes(network, shape)
+        feature_bytes = activation_bytes(network, shape, after_boundary=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
+            f"network ({error}): give --resize and --crop"
+        ) from None
+    memory = for_chunks(network, shape, options, machine, counts)
+    return Sizes(sum(per_image.values()), image_bytes, feature_bytes, memory)

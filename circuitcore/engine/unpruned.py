@@ -1,0 +1,66 @@
+"""The unpruned network on a set of images: logits, and the values that the fc stage starts from.
+
+Made once a run: a process hands it to its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.engine.runner import Runner
+from circuitcore.engine.splits import Split, labels_of
+from circuitcore.errors import InputError
+from circuitcore.inputs.decoding import Decoding
+from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.pixels import to_input
+from circuitcore.machine.chunks import Ahead, in_chunks
+from circuitcore.machine.scratch import Scratch
+from circuitcore.network.forward import forward
+from circuitcore.progress import Progress
+
+
+@torch.inference_mode()
+def unpruned(
+    runner: Runner,
+    decoding: Decoding,
+    first: int,
+    files: Sequence[ImageFile],
+    scratch: Scratch | None,
+    progress: Progress,
+) -> Split:
+    """The unpruned network on ``files``, each chunk of them as soon as it is decoded.
+
+    Their pixels are the rows from ``first`` on.  With a ``scratch`` the boundary values go there,
+    under their names.  Raises InputError where a logit is not finite.
+    """
+    network, machine = runner.network, runner.machine
+    pixels = decoding.pixels[first : first + len(files)]
+    names = network.boundary() if scratch else ()
+    logits = torch.empty(len(files), network.outputs)
+    features: dict[str, np.ndarray] = {}
+
+    def load(part: slice) -> dict[str, Tensor]:
+        decoding.wait(first + part.stop)
+        return {"input": to_input(pixels[part], decoding.preprocessing, machine.device)}
+
+    def run(part: slice) -> None:
+        *values, out = forward(network, chunks.take(part), [*names, network.last])
+        logits[part] = out.cpu()
+        for name, value in zip(names, values, strict=True):
+            if name not in features:
+                assert scratch is not None  # else there are no names
+                shape = len(files), *value.shape[1:]
+                features[name] = scratch.array(name, shape, np.dtype(np.float32))
+            features[name][part] = value.cpu().numpy()
+        progress.advance(part.stop - part.start)
+
+    size = runner.forward_chunk()
+    with Ahead(load, len(files), machine.device) as chunks:
+        in_chunks(len(files), size, run, fallback=machine.fallback, note=progress.note)
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the unpruned network's logits are NaN or infinite on these images")
+    return Split(pixels, labels_of(files), logits, features)

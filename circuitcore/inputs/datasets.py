@@ -1,0 +1,193 @@
+"""Data sets in hand as images: map-style ones of (image, label), Hugging Face's, lists of paths.
+
+What is chosen, hashed and refused is the same as from a folder: ``train`` gives scoring images,
+``val`` extraction and held-out images, each category's in the data set's own order.  A data set
+alone is both: of each category the first images score, the next ones extract, then others test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from circuitcore.errors import InputError
+from circuitcore.inputs.image_files import PARTS
+from circuitcore.inputs.pixels import Preprocessing, decode, decode_opened
+
+
+class Part:
+    """One data set: ``classes``, a label (an index into them) an image, and the images.
+
+    ``files``: paths of the images, where they are files that nothing else touches.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.kind = type(dataset).__name__
+        self._lock = threading.Lock()  # a data set of the user's need not bear several threads
+        self._dataset = dataset
+        self.files: list[Path] | None = None
+        if _is_paths(dataset):
+            names = sorted({str(label) for _, label in dataset})
+            self.classes = names
+            self.labels = [names.index(str(label)) for _, label in dataset]
+            self.files = [Path(path) for path, _ in dataset]
+            return
+        if hasattr(dataset, "features") and hasattr(dataset, "cast_column"):
+            self._read_columns(dataset)
+            return
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise InputError(
+                f"images: {self.kind} is no map-style data set: it needs a length and items"
+            )
+        if not getattr(dataset, "classes", None):
+            raise InputError(f"images: {self.kind} has no attribute 'classes', names of its labels")
+        self.classes = [str(name) for name in dataset.classes]
+        if _plain_samples(dataset):
+            self.files = [Path(path) for path, _ in dataset.samples]
+        self.labels = self._labels()
+
+    def _read_columns(self, dataset: Any) -> None:
+        """A Hugging Face data set: its image column and its label column, by their kinds."""
+        kinds = {name: type(kind).__name__ for name, kind in dataset.features.items()}
+        found = [[n for n, kind in kinds.items() if kind == k] for k in ("Image", "ClassLabel")]
+        if not all(len(names) == 1 for names in found):
+            raise InputError(
+                f"images: one Image and one ClassLabel column are needed, there are {kinds}"
+            )
+        (image,), (label,) = found
+        import datasets
+
+        plain = dataset.with_format(None)
+        self.classes = list(plain.features[label].names)
+        self.labels = [int(value) for value in plain[label]]
+        self._column = image
+        self._raw = plain.cast_column(image, datasets.Image(decode=False))
+        self._dataset = plain
+
+    def _labels(self) -> list[int]:
+        known = getattr(self._dataset, "targets", None)
+        if known is None:  # every item is made once for its label
+            known = [self._dataset[i][1] for i in range(len(self._dataset))]
+        labels = [int(label) for label in known]
+        wrong = sorted({label for label in labels if not 0 <= label < len(self.classes)})
+        if wrong:
+            raise InputError(f"images: label {wrong[0]} of {self.kind} has no name in 'classes'")
+        return labels
+
+    @cached_property
+    def by_class(self) -> dict[str, list[int]]:
+        """Positions of each class's images, in order."""
+        found: dict[str, list[int]] = {}
+        for position, label in enumerate(self.labels):
+            found.setdefault(self.classes[label], []).append(position)
+        return found
+
+    def opened(self, position: int) -> Any:
+        """The image, or the tensor that the data set makes of it."""
+        with self._lock:
+            item = self._dataset[position]
+        return item[self._column] if isinstance(item, Mapping) else item[0]
+
+    def content(self, position: int) -> bytes:
+        """What the image is decoded from: the file's bytes, else its pixels."""
+        if self.files is not None:
+            return self.files[position].read_bytes()
+        if hasattr(self, "_raw"):
+            stored = self._raw[position][self._column]
+            return stored["bytes"] or Path(stored["path"]).read_bytes()
+        found = self.opened(position)
+        if isinstance(found, Image.Image):
+            return f"{found.mode}{found.size}".encode() + found.tobytes()
+        return np.ascontiguousarray(torch.as_tensor(found).numpy()).tobytes()
+
+
+def _is_paths(dataset: Any) -> bool:
+    """Whether it is a list of (path, label)."""
+    return (
+        isinstance(dataset, list | tuple)
+        and len(dataset) > 0
+        and all(len(item) == 2 and isinstance(item[0], str | Path) for item in dataset)
+    )
+
+
+def _plain_samples(dataset: Any) -> bool:
+    """Whether its images are files as torchvision's ImageFolder loads them, and no more."""
+    names = ("transform", "target_transform", "transforms")
+    loader = getattr(getattr(dataset, "loader", None), "__name__", "")
+    return (
+        hasattr(dataset, "samples")
+        and loader == "default_loader"
+        and all(getattr(dataset, name, None) is None for name in names)
+    )
+
+
+class Datasets:
+    """Images of ``{"train": data set, "val": data set}``, or of one data set split in its order.
+
+    ``scoring``: scoring images a category, which a data set alone gives first.  Names of images are
+    ``train/17``: part and position.  Raises InputError where a data set is none, or a category is
+    in one part alone.
+    """
+
+    def __init__(self, given: Any, scoring: int) -> None:
+        self.alone = not (isinstance(given, Mapping) and set(given) == set(PARTS))
+        if self.alone:
+            both = Part(given)
+            self._parts = {"train": both, "val": both}
+        else:
+            self._parts = {name: Part(given[name]) for name in PARTS}
+        self._scoring = scoring
+
+    @property
+    def place(self) -> str:
+        """``in hand``, and of what kind."""
+        kinds = dict.fromkeys(part.kind for part in self._parts.values())
+        return f"in hand: {', '.join(kinds)}"
+
+    def categories(self) -> list[str]:
+        """Classes that have images in both parts, sorted."""
+        train, val = (set(self._parts[name].by_class) for name in PARTS)
+        if only := sorted(train ^ val):
+            raise InputError(f"images: {only[0]!r} is in only one of train and val")
+        if not train:
+            raise InputError("images: the data set holds no images")
+        return sorted(train)
+
+    def listed(self, part: str, category: str) -> list[str]:
+        """In the data set's order; of one alone the first ``scoring`` are train's."""
+        positions = self._parts[part].by_class[category]
+        if self.alone:
+            first, rest = positions[: self._scoring], positions[self._scoring :]
+            positions = first if part == "train" else rest
+        return [f"{part}/{position}" for position in positions]
+
+    def where(self, *name: str) -> str:
+        """``images: val/17``."""
+        return f"images: {'/'.join(name)}" if name else "images"
+
+    def sha256(self, name: str) -> str:
+        """Of the file's bytes where there is a file, else of the image's pixels."""
+        part, position = self._found(name)
+        try:
+            return hashlib.sha256(part.content(position)).hexdigest()
+        except OSError as error:
+            raise InputError(f"{self.where(name)}: cannot be read: {error}") from None
+
+    def pixels(self, name: str, preprocessing: Preprocessing) -> np.ndarray:
+        """One image, decoded: a file as one of a folder is."""
+        part, position = self._found(name)
+        if part.files is not None:
+            return decode(part.files[position], preprocessing)
+        return decode_opened(lambda: part.opened(position), self.where(name), preprocessing)
+
+    def _found(self, name: str) -> tuple[Part, int]:
+        part, _, position = name.partition("/")
+        return self._parts[part], int(position)

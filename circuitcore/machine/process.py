@@ -1,0 +1,73 @@
+"""What a process of circuitcore's own sets for itself; a library call sets none of it.
+
+Nothing heavy is imported: the command line does this before any verb.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 130, 143
+GRACE_SECONDS = 8  # until a signal whose exception was lost ends the process all the same
+MAPPED = 4 << 20  # bytes from which an allocation goes back to the system as soon as it is freed
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def settle() -> None:
+    """Answer signals, let waiting threads sleep, give freed memory back, drop a needless warning.
+
+    Threads that wait for one another sleep rather than spin: where other work shares the cores,
+    spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+        signal.signal(signal.SIGINT, _interrupted)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return_large_blocks()
+    # `pixels.decode` refuses by a limit of its own; a filter there would not hold in its threads
+    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
+
+
+def settled() -> None:
+    """The process ends by itself: no signal needs to insist any more."""
+    signal.alarm(0)
+
+
+def return_large_blocks() -> None:
+    """Have the C library return large blocks to the system when they are freed.
+
+    glibc would raise its threshold to 32 MB and keep what is smaller: with activations of every
+    size that comes to hundreds of megabytes.  Elsewhere this does nothing.
+    """
+    import ctypes
+
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
+        libc.mallopt(M_TRIM_THRESHOLD, 4 * MAPPED)
+    except (OSError, TypeError, AttributeError):
+        return
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
+    _insist(TERMINATED)
+    raise SystemExit(TERMINATED)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    _insist(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _insist(code: int) -> None:
+    """End the process if an exception does not: raised inside a callback of C code it is lost.
+
+    What is committed is whole at any instant.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+    signal.alarm(GRACE_SECONDS)

@@ -1,0 +1,30 @@
+"""What the calling program has set globally is set aside while circuitcore runs, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Run in torch's default state: gradients, no autocast, float32, new tensors on the CPU.
+
+    Whatever the caller left on (``torch.no_grad()``, autocast, a default device or dtype) holds
+    again afterwards; nothing else of the process is touched.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(True))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
