@@ -68,11 +68,11 @@ def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, s
     return found
 
 
-def fastest(paths: dict[str, Callable[[], object]]) -> str:
+def fastest(contenders: dict[str, Callable[[], object]]) -> str:
     """The path of the least median time; contenders take turns, the first round only warms up."""
-    times: dict[str, list[float]] = {name: [] for name in paths}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(ROUNDS + 1):
-        for name, call in paths.items():
+        for name, call in contenders.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             call()

@@ -20,7 +20,7 @@ from circuitcore.kernels.aot.budget import (
 )
 from circuitcore.kernels.aot.roofline import ALEXNET_FC, ALEXNET_WEIGHTS, alexnet_microseconds
 from circuitcore.kernels.aot.targets import TARGETS, target
-from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap import gpu as overlap
 
 RECORD = CompiledKernel(
     op="overlap",

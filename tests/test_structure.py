@@ -1,4 +1,4 @@
-"""The house: which folder may import which and how full folders may grow."""
+"""The house: which folder may import which, how full folders and how long functions may grow."""
 
 import ast
 import tomllib
@@ -24,6 +24,7 @@ FLOORS = (  # from the street up: a room imports from floors below its own, neve
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = 13  # in a folder
 ROOMS = 16  # at the top of circuitcore/
+LONG, LONGER, FEW = 50, 60, 2  # lines of a function; how many may be longer than LONG
 FOLDERS = ("circuitcore", "kernels", "cli")
 
 
@@ -99,3 +100,17 @@ def test_no_folder_is_crowded():
     crowded = {f: n for f in folders if (n := len([p for p in f.iterdir() if p.is_file()])) > FILES}
     assert not crowded
     assert len({room(m) for m in MODULES if m != "circuitcore"} - {"kernels", "cli"}) <= ROOMS
+
+
+def test_functions_are_short():
+    """Outside the kernels, whose loops are long; a docstring counts."""
+    long = {}
+    for module, path in MODULES.items():
+        if room(module) == "kernels":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > LONG:
+                    long[f"{module}.{node.name}"] = lines
+    assert len(long) <= FEW and max(long.values(), default=0) <= LONGER, long

@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sweep_tiny
-from command import call, masks
+from command import masks
 from PIL import Image
-from sweep_tiny import tiny_model
+from sweep_tiny import swept
 
-import circuitcore.engine.prepare
+import circuitcore
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
 CHILD = Path(sweep_tiny.__file__)
-COUNTS = ("--scoring-images", "2", "--extraction-images", "4", "--heldout-images", "4")
-GRID = ("--fc-levels", "0,0.4,0.8", "--conv-levels", "0,0.3,0.7", "--threshold", "0.5")
+SMALL = {
+    "scoring_images": 2, "extraction_images": 4, "heldout_images": 4, "device": "cpu",
+    "fc_levels": "0,0.4,0.8", "conv_levels": "0,0.3,0.7", "threshold": 0.5,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +43,11 @@ def images(tmp_path_factory):
 
 
 SWEEPS = {
-    "weights": ((), "score_conv_wgrad_kernel"),
-    "kernels": (("--granularity", "kernel", "--stop", "sparsest-above"), "score_conv_map_kernel"),
-}
-
-
-def arguments(images, folder, impl, options):
-    return ["middle", "--images", str(images), "--out", str(folder / "run"), "--device", "cpu",
-            *COUNTS, *GRID, *options, "--impl", impl, "--format", "json"]  # fmt: skip
+    "weights": ({}, "score_conv_wgrad_kernel"),
+    "kernels": (
+        {"granularity": "kernel", "stop": "sparsest-above"}, "score_conv_map_kernel"
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,44 +57,43 @@ def interpreted(images, tmp_path_factory):
     folders = {name: tmp_path_factory.mktemp(name) for name in SWEEPS}
     children = {
         name: subprocess.Popen(
-            [sys.executable, "-P", CHILD, images, folders[name] / "launches.json",
-             *arguments(images, folders[name], "triton", options)],
+            [sys.executable, "-P", CHILD, images, folders[name] / "run",
+             folders[name] / "launches.json",
+             json.dumps(SMALL | {"impl": "triton"} | options)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for name, (options, _) in SWEEPS.items()
     }  # fmt: skip
     found = {}
     for name, child in children.items():
-        said, error = child.communicate(timeout=600)
+        _, error = child.communicate(timeout=600)
         assert child.returncode == 0, error[-3000:]
         launches = json.loads((folders[name] / "launches.json").read_text())
-        found[name] = json.loads(said), masks(folders[name] / "run"), launches
+        run = folders[name] / "run"
+        found[name] = circuitcore.open_run(run)["middle"].record, masks(run), launches
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SWEEPS))
-def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path, monkeypatch):
+def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path):
     options, scoring = SWEEPS[name]
-    document, ours_by_layer, launches = interpreted[name]
-    monkeypatch.setattr(
-        circuitcore.engine.prepare, "load_model", lambda options: tiny_model(images)
-    )
-    said = call("sweep", *arguments(images, tmp_path, "torch", options))
-    expected, theirs_by_layer = json.loads(said.stdout), masks(tmp_path / "run")
+    ours, ours_by_layer, launches = interpreted[name]
+    run = swept(images, tmp_path / "run", **SMALL, impl="torch", **options)
+    theirs, theirs_by_layer = run["middle"].record, masks(tmp_path / "run")
     assert ours_by_layer.keys() == theirs_by_layer.keys()
     for layer, bits in ours_by_layer.items():
         assert np.array_equal(bits, theirs_by_layer[layer]), layer
-    (ours,), (theirs,) = document["categories"], expected["categories"]
-    assert ours["circuit"]["kept_weights"] == theirs["circuit"]["kept_weights"]
-    assert 0 < ours["circuit"]["pruned"] < 1
-    for stage, other in zip(ours["stages"], theirs["stages"], strict=True):
-        assert len(stage["levels"]) == 3
-        for name in ("chosen", "relevant_weights", "tied_zero"):
-            assert stage[name] == other[name]
-        for level, same in zip(stage["levels"], other["levels"], strict=True):
-            assert {**level, "bias": 0} == {**same, "bias": 0}
-            assert level["bias"] == pytest.approx(same["bias"], abs=1e-4)
+    assert ours.circuit.kept_weights == theirs.circuit.kept_weights
+    assert 0 < ours.circuit.pruned < 1
+    for stage, other in zip(ours.stages, theirs.stages, strict=True):
+        assert len(stage.levels) == 3
+        for field in ("chosen", "relevant_weights", "tied_zero"):
+            assert getattr(stage, field) == getattr(other, field)
+        for level, same in zip(stage.levels, other.levels, strict=True):
+            unbiased = {"bias": 0.0}
+            assert level.model_copy(update=unbiased) == same.model_copy(update=unbiased)
+            assert level.bias == pytest.approx(same.bias, abs=1e-4)
     # every step of the method went through its kernel, at each of its levels and layers
     assert launches[scoring] >= 2, launches  # two convolutions
     assert launches["levels_range_kernel"] == 4

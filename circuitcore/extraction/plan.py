@@ -28,7 +28,7 @@ from circuitcore.extraction.judging import (
 )
 from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.extraction.stage import stage_executors, sweep_stage
-from circuitcore.inputs.categories import select
+from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.image_files import ImageFile
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine
@@ -125,13 +125,8 @@ def plan(
         each = estimate + sum(step.multiply_adds for step in work.apart.values())
         shared = work.once * (len(files) + heldout)
         seconds = (shared + len(chosen) * each) / rate
-    plans: list[CategoryPlan] = []
+    plans = _exact_plans(inputs, options, machine, chosen, progress) if exact else []
     if exact:
-        prepared = prepare(inputs, options, machine, progress)
-        progress.start("planning", len(chosen))
-        for category in chosen:
-            plans.append(exact_plan(prepared, category.index, category.name))
-            progress.advance(1, category.name)
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
     decoded = pixels.nbytes * (len(files) + heldout)
     features = _boundary_bytes(network, pixels.shape) * len(files)
@@ -148,6 +143,22 @@ def plan(
         steps=[work.shared, *steps],
         exact=plans,
     )
+
+
+def _exact_plans(
+    inputs: Inputs,
+    options: Options,
+    machine: Machine,
+    chosen: Sequence[Category],
+    progress: Progress,
+) -> list[CategoryPlan]:
+    prepared = prepare(inputs, options, machine, progress)
+    progress.start("planning", len(chosen))
+    plans = []
+    for category in chosen:
+        plans.append(exact_plan(prepared, category.index, category.name))
+        progress.advance(1, category.name)
+    return plans
 
 
 class _Work(NamedTuple):

@@ -94,17 +94,23 @@ def spread(
                 progress.advance(1, missing.pop(unit).name)
     finally:
         _stop(workers)
+    committed = any(run.path(c.index).exists() for share in shares for c in share)
+    _raise_failures(workers, committed, run.folder / "logs")
+
+
+def _raise_failures(workers: Sequence[Worker], committed: bool, logs: Path) -> None:
+    """Raise what failed workers said, if any did; ``committed``: whether anything is done."""
     failed = [worker for worker in workers if worker.process.returncode]
     if not failed:
         return
     codes = {worker.process.returncode for worker in failed}
-    fruitless = not any(run.path(c.index).exists() for share in shares for c in share)
-    if fruitless and len(failed) == len(workers) and len(codes) == 1 and codes <= KINDS.keys():
+    alike = not committed and len(failed) == len(workers) and len(codes) == 1
+    if alike and codes <= KINDS.keys():
         raise KINDS[codes.pop()](failed[0].said())
     listed = "\n".join(f"  {w.log.stem} on {w.device}: {w.said()}" for w in failed)
     raise PartialError(
         f"{len(failed)} of {len(workers)} workers failed; what is committed is kept, the same "
-        f"command goes on; their logs are in {run.folder / 'logs'}:\n{listed}"
+        f"command goes on; their logs are in {logs}:\n{listed}"
     )
 
 

@@ -175,40 +175,47 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
                 "Give another --out, or the same options"
             )
     else:
-        manifest = {
-            "format": "circuitcore.run/1",
-            "model": {
-                "name": inputs.model.name,
-                "weights_sha256": inputs.model.sha256,
-                "outputs": inputs.model.network.outputs,
-                "last": inputs.model.network.last,
-                "relevant_weights": inputs.model.network.relevant(),
-            },
-            "images": {
-                "folder": inputs.source.place,
-                "mapping": inputs.mapping.rule,
-                **{s: len(inputs.split(s)) for s in ("scoring", "extraction", "heldout")},
-            },
-            "categories": [
-                {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
-            ],
-            "configuration": config,
-            "options": options.as_json(exclude=NOT_KEPT),
-            "device": str(device),
-            "shared_fpe": 1.0,
-            "versions": {
-                "circuitcore": circuitcore.__version__,
-                "numerics": NUMERICS,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": numpy.__version__,
-            },
-        }
+        manifest = _manifest(inputs, options, device, config)
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         run = RunFolder(folder, manifest)
     if not (folder / "images.parquet").exists():
         write_images(folder / "images.parquet", inputs)
     return run
+
+
+def _manifest(
+    inputs: Inputs, options: Options, device: torch.device, config: dict[str, Any]
+) -> dict[str, Any]:
+    """What a new run is made with."""
+    return {
+        "format": "circuitcore.run/1",
+        "model": {
+            "name": inputs.model.name,
+            "weights_sha256": inputs.model.sha256,
+            "outputs": inputs.model.network.outputs,
+            "last": inputs.model.network.last,
+            "relevant_weights": inputs.model.network.relevant(),
+        },
+        "images": {
+            "folder": inputs.source.place,
+            "mapping": inputs.mapping.rule,
+            **{s: len(inputs.split(s)) for s in ("scoring", "extraction", "heldout")},
+        },
+        "categories": [
+            {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
+        ],
+        "configuration": config,
+        "options": options.as_json(exclude=NOT_KEPT),
+        "device": str(device),
+        "shared_fpe": 1.0,
+        "versions": {
+            "circuitcore": circuitcore.__version__,
+            "numerics": NUMERICS,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap import gpu as overlap
 from circuitcore.kernels.overlap.operation import overlap_counts, overlap_counts_mapped
 
 pytestmark = pytest.mark.gpu

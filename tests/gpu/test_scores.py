@@ -9,7 +9,9 @@ import torch
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
 from circuitcore.kernels.score_conv import operation as score_conv
+from circuitcore.kernels.score_conv.reference import GRANULARITIES
 from circuitcore.kernels.score_linear import operation as score_linear
+from circuitcore.kernels.score_linear.factors import MAGNITUDES
 
 pytestmark = pytest.mark.gpu
 CONVOLUTIONS = {  # AlexNet's: channels, filters, taps, size, geometry
@@ -20,7 +22,7 @@ CONVOLUTIONS = {  # AlexNet's: channels, filters, taps, size, geometry
 }
 
 
-@pytest.mark.parametrize("magnitude", score_linear.MAGNITUDES)
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 @pytest.mark.parametrize("shape", [(4096, 9216), (1, 4096), (17, 1001)])
 def test_linear_scores_are_the_cpus_bits(magnitude: str, shape: tuple[int, int]) -> None:
     random = torch.Generator().manual_seed(0)
@@ -31,8 +33,8 @@ def test_linear_scores_are_the_cpus_bits(magnitude: str, shape: tuple[int, int])
     assert torch.equal(got.cpu(), expected)
 
 
-@pytest.mark.parametrize("granularity", score_conv.GRANULARITIES)
-@pytest.mark.parametrize("magnitude", score_conv.MAGNITUDES)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 @pytest.mark.parametrize("layer", CONVOLUTIONS)
 def test_convolution_scores(layer: str, magnitude: str, granularity: str) -> None:
     channels, filters, taps, size, geometry = CONVOLUTIONS[layer]

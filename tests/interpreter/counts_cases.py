@@ -15,6 +15,7 @@ from circuitcore.kernels.levels.operation import assign_levels, score_range
 from circuitcore.kernels.masked.cost import TILE_LEVELS
 from circuitcore.kernels.masked_conv2d import operation as conv
 from circuitcore.kernels.masked_linear import operation as linear
+from circuitcore.kernels.overlap import gpu as overlap_gpu
 from circuitcore.kernels.overlap import operation as overlap
 from circuitcore.kernels.score_conv import gpu as score_conv_triton
 from circuitcore.kernels.score_conv.operation import score_conv
@@ -144,8 +145,8 @@ def test_masked_conv2d_is_one_launch_for_all_levels(seen):
 
 def test_overlap_reads_each_mask_once(seen, monkeypatch):
     packed = levels_of(3, 5000)
-    step = overlap.CONFIG.words * 4
-    monkeypatch.setattr(overlap, "BLOCK_BYTES", 3 * step)  # one step of columns a launch
+    step = overlap_gpu.CONFIG.words * 4
+    monkeypatch.setattr(overlap_gpu, "BLOCK_BYTES", 3 * step)  # one step of columns a launch
     overlap.overlap_counts(packed, impl="triton")
     assert seen.launches == {"overlap_pairs_kernel": -(-5000 // step)}
     assert max(n for n, _ in seen.made) <= 3 * 3 * 3  # counts alone

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.overlap import operation as overlap
+from circuitcore.kernels.overlap import gpu as overlap
 from circuitcore.kernels.overlap.gpu import OverlapConfig
 from circuitcore.kernels.overlap.operation import overlap_counts
 

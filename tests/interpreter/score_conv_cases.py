@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from circuitcore.kernels.score_conv import gpu as kernels
 from circuitcore.kernels.score_conv import operation as op
+from circuitcore.kernels.score_conv.reference import GRANULARITIES, score_conv_reference
+from circuitcore.kernels.score_linear.factors import MAGNITUDES
 
 SMALL_WGRAD = kernels.WgradTile(16, 16, 16)
 SMALL_MAP = kernels.MapTile(16, 16, 16)
@@ -34,7 +36,7 @@ def make(
 
 
 def check(arguments: tuple[torch.Tensor, ...], **options: Any) -> None:
-    exact = op.score_conv_reference(*arguments, **options)
+    exact = score_conv_reference(*arguments, **options)
     single = [t.float() for t in arguments]
     theirs = (op.score_conv(*single, impl="torch", **options) - exact).abs().max()
     scores = op.score_conv(*single, impl="triton", **options)
@@ -42,8 +44,8 @@ def check(arguments: tuple[torch.Tensor, ...], **options: Any) -> None:
     assert (scores - exact).abs().max() <= 2 * theirs + 1e-6 * exact.abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize("granularity", op.GRANULARITIES)
-@pytest.mark.parametrize("magnitude", op.MAGNITUDES)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_every_option(magnitude: str, granularity: str) -> None:
     geometry = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
     check(

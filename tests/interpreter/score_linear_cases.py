@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitcore.kernels.score_linear import operation as op
+from circuitcore.kernels.score_linear.factors import MAGNITUDES
+from circuitcore.kernels.score_linear.gpu import LinearTile
+from circuitcore.kernels.score_linear.reference import score_linear_reference
 
-SMALL = op.LinearTile(rows=2, columns=8)
+SMALL = LinearTile(rows=2, columns=8)
 
 
 def make(o: int, i: int, n: int, seed: int) -> list[torch.Tensor]:
@@ -23,7 +26,7 @@ def make(o: int, i: int, n: int, seed: int) -> list[torch.Tensor]:
     o=st.integers(1, 7),
     i=st.integers(1, 20),
     n=st.integers(1, 5),
-    magnitude=st.sampled_from(op.MAGNITUDES),
+    magnitude=st.sampled_from(MAGNITUDES),
     seed=st.integers(0, 99),
 )
 def test_equals_torch_bit_for_bit(o: int, i: int, n: int, magnitude: str, seed: int) -> None:
@@ -33,10 +36,10 @@ def test_equals_torch_bit_for_bit(o: int, i: int, n: int, magnitude: str, seed: 
     assert torch.equal(op._launch(weight, left, right, form, SMALL), expected)
 
 
-@pytest.mark.parametrize("magnitude", op.MAGNITUDES)
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_the_launchers_own_tile_against_float64(magnitude: str) -> None:
     double = make(19, 517, 4, 1)
-    exact = op.score_linear_reference(*double, magnitude=magnitude)
+    exact = score_linear_reference(*double, magnitude=magnitude)
     torch.testing.assert_close(op.score_linear(*double, magnitude=magnitude, impl="triton"), exact)
     single = [t.float() for t in double]
     theirs = (op.score_linear(*single, magnitude=magnitude, impl="torch") - exact).abs().max()

@@ -1,9 +1,9 @@
-"""Sweep a network small enough for Triton's interpreter, from the command line's entry.
+"""Sweep a network small enough for Triton's interpreter, a model in hand.
 
-    python sweep_tiny.py IMAGES LAUNCHES ARGUMENT...
+    python sweep_tiny.py IMAGES RUN LAUNCHES OPTIONS
 
-runs ``circuitcore sweep ARGUMENT...`` with the tiny network in place of the bundled one and writes
-to the file LAUNCHES which Triton kernels the interpreter ran, and how often.
+sweeps with OPTIONS (JSON) into the folder RUN and writes to the file LAUNCHES which Triton kernels
+the interpreter ran, and how often.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from circuitcore.cli.main import main
-from circuitcore.engine import prepare
+import circuitcore
+from circuitcore.api.run import Run
 from circuitcore.inputs.decoding import decode_all
 from circuitcore.inputs.image_files import Folder, choose_images
 from circuitcore.inputs.models import Model
@@ -64,11 +64,15 @@ def count_launches() -> Counter[str]:
     return launches
 
 
+def swept(images: Path, out: Path, **options: object) -> Run:
+    """Category "middle" of the tiny network, swept; the network and its images are in hand."""
+    return circuitcore.sweep(tiny_model(images), images, categories="middle", out=out, **options)
+
+
 if __name__ == "__main__":
-    images, written, *arguments = sys.argv[1:]
+    images, out, written, options = sys.argv[1:]
     launches = count_launches() if interpreted() else Counter()
-    prepare.load_model = lambda options: tiny_model(Path(images))
     try:
-        main(["sweep", *arguments])
+        swept(Path(images), Path(out), **json.loads(options))
     finally:
         Path(written).write_text(json.dumps(launches))
