@@ -7,6 +7,7 @@ traceback.  Anything else that escapes is our bug (exit code 1).
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,3 +69,24 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if not found:
         return ""
     return "; did you mean " + " or ".join(repr(lowered[f]) for f in found) + "?"
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+BUG, PARTLY, DEVICE, INTERRUPTED = 1, 4, 5, 130
+
+
+def said_of(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of what ended a process: out of memory and a disk that gives up have
+    codes of their own; what is none of ours is our bug.
+    """
+    if isinstance(error, CircuitcoreError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; the same command goes on where it stopped"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return DEVICE, f"error: out of memory: {error}; try a smaller --memory"
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f": {error.filename}" if error.filename else ""
+        said = f"{error.strerror}{where}; mend that and run the same command again"
+        return PARTLY, f"error: {said}"
+    return BUG, "this is a bug of circuitcore; please report it with the lines above"

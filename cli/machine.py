@@ -204,7 +204,6 @@ def worker(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
     ] = "0/1",
-    shared: Annotated[str, typer.Option(hidden=True)] = "",
     *,
     given: Given,
 ) -> None:
@@ -215,7 +214,7 @@ def worker(
     from circuitcore.jobs.job import worker as work
 
     with progress(given.quiet) as shown:
-        done = work(run, index, count, shown, wanted or (), shared, **given.changes(run))
+        done = work(run, index, count, shown, wanted or (), **given.changes(run))
     emit(f"{done} categories\n")
 
 

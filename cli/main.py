@@ -6,7 +6,6 @@ out of memory, 130 interrupted, 141 the reader of stdout went away, 143 terminat
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from circuitcore import __version__
 from circuitcore.cli import machine, method
-from circuitcore.errors import CircuitcoreError, nearest
-from circuitcore.machine.process import INTERRUPTED, settle, settled
+from circuitcore.errors import BUG, INTERRUPTED, nearest, said_of
+from circuitcore.machine.process import settle, settled
 
-BUG, USAGE, PARTLY, DEVICE, BROKEN_PIPE = 1, 2, 4, 5, 141
+USAGE, BROKEN_PIPE = 2, 141
 # both stand in front of typer's own click or the click it was built on
 ClickUsageError: Any = typer.BadParameter.__mro__[1]
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Sections(TyperCommand):
@@ -124,15 +122,13 @@ def run(arguments: list[str]) -> int:
             return _reader_gone()
         return stop.code if isinstance(stop.code, int) else BUG
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        return _failed(KeyboardInterrupt())
     except ClickUsageError as error:
         return _usage(error)
-    except CircuitcoreError as error:
-        return _say(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         return _reader_gone()
     except Exception as error:
-        return _unexpected(error)
+        return _failed(error)
 
 
 def _say(message: str, code: int) -> int:
@@ -156,21 +152,15 @@ def _usage(error: Any) -> int:
     return _say(f"error: {message}\n'{path} --help' lists what there is", USAGE)
 
 
-def _unexpected(error: Exception) -> int:
-    """Out of memory and a disk that gives up have codes of their own; the rest is our bug."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _say(f"error: out of memory: {error}; try a smaller --memory", DEVICE)
-    if isinstance(error, OSError) and error.errno in DISK:
-        where = f": {error.filename}" if error.filename else ""
-        return _say(
-            f"error: {error.strerror}{where}; mend that and run the same command again", PARTLY
-        )
-    import traceback
+def _failed(error: BaseException) -> int:
+    """What ended the verb, in one message; a bug of ours with its traceback."""
+    code, message = said_of(error)
+    if code == BUG:
+        import traceback
 
-    traceback.print_exception(error)
-    return _say(
-        f"this is a bug of circuitcore {__version__}; please report it with the lines above", BUG
-    )
+        traceback.print_exception(error)
+        message = message.replace("circuitcore;", f"circuitcore {__version__};")
+    return _say(message, code)
 
 
 def _reader_gone() -> int:

@@ -95,7 +95,6 @@ def rounding_of(bounds, example, method, reference, stage):
     return torch.cat(parts).numpy()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_category_agrees(category, both, rounding, example, method, prepared):
     reference, product, rows = vars(both(category)).values()

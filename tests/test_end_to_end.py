@@ -96,7 +96,6 @@ def test_another_configuration_is_refused_naming_the_keys(small) -> None:
     assert "fc_threshold" in done.stderr and "0.9" in done.stderr and "0.5" in done.stderr
 
 
-@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_circuits(small, tmp_path) -> None:
     folder = tmp_path / "run"
     arguments = [*small.arguments, "--out", str(folder)]

@@ -74,7 +74,6 @@ def interpreted(images, tmp_path_factory):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SWEEPS))
 def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path):
     options, scoring = SWEEPS[name]

@@ -1,7 +1,7 @@
 """Spread a run over worker processes of this machine: one a GPU in turn, or the CPU's cores shared.
 
-Each is ``circuitcore worker RUN --shard i/n``, which commits circuits to the run folder; that is
-all they share, so one that dies takes nothing of the others with it.
+Each is `circuitcore.jobs.worker`, which commits circuits to the run folder; that is all they
+share, so one that dies takes nothing of the others with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from circuitcore.engine.prepare import prepare
 from circuitcore.engine.splits import give_on
@@ -34,6 +35,18 @@ from circuitcore.runs.folder import RunFolder
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 3.0  # between asking a worker to stop and killing it
 KINDS = {kind.exit_code: kind for kind in (CircuitcoreError, UsageError, InputError, DeviceError)}
+
+
+class Job(BaseModel):
+    """``categories``: their folders (two may have one name); ``memory``: bytes, None to measure;
+    ``shared``: the parent's arrays, as `Scratch.described` says them.
+    """
+
+    run: Path
+    categories: list[str]
+    device: str
+    memory: int | None
+    shared: str
 
 
 @dataclass(frozen=True)
@@ -171,10 +184,14 @@ def _start(
     log: Path,
     shared: Scratch,
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "circuitcore.cli.main", "worker", str(run.folder)]
-    command += ["--device", device, *(["--memory", str(memory)] if memory is not None else [])]
-    command += ["--shared", shared.described()]
-    command += ["--", *(c.folder for c in share)]  # two categories may have one name
+    job = Job(
+        run=run.folder.resolve(),
+        categories=[category.folder for category in share],
+        device=device,
+        memory=memory,
+        shared=shared.described(),
+    )
+    command = [sys.executable, "-P", "-m", "circuitcore.jobs.worker", job.model_dump_json()]
     counts = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as said:

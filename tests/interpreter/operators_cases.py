@@ -11,7 +11,7 @@ from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.score_linear.gpu import LinearTile
 
 spec = importlib.util.spec_from_file_location(
-    "test_operators", Path(__file__).parent.parent / "test_operators.py"
+    "test_operators", Path(__file__).parent.parent / "kernels" / "test_operators.py"
 )
 plain = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plain)

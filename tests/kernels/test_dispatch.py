@@ -90,16 +90,6 @@ def test_shapes_of_a_size_share_an_entry():
         assert near != table_key("masked_linear", other, "sm_90")
 
 
-def test_multiply_adds_and_bytes_follow_from_the_shape():
-    shape = MaskedShape(levels=8, batch=10, rows=6, columns=5, dtype="float16", groups=2)
-    assert shape.multiply_adds() == 8 * 10 * 60
-    moved = (10 * 5 * 2 + 8 * 10 * 6 * 2) * 2  # inputs once, outputs a level, 2 bytes each
-    assert shape.moved_bytes("plain") == moved + 2 * 60 * 3  # 8 levels: two programs of four
-    assert shape.moved_bytes("library") == moved + 8 * 60 * 7
-    own = MaskedShape(8, 10, 6, 5, "float16", groups=2, shared=False)
-    assert own.moved_bytes("plain") - shape.moved_bytes("plain") == 7 * 10 * 5 * 2 * 2
-
-
 def test_the_cpu_takes_the_sparse_product_only_where_it_is_sparse():
     dense = 4096 * 4096
     assert cost.cpu_path(4096, 4096, dense, 1000) == "dense"

@@ -79,7 +79,6 @@ def running(pid: int) -> bool:
 
 
 @needs_children
-@pytest.mark.slow
 def test_one_that_is_killed_takes_nothing_of_the_others(tmp_path):
     folder, alone = tmp_path / "workers", tmp_path / "alone"
     process = begin(folder, "--workers", "2")

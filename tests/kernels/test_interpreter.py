@@ -14,11 +14,10 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CASES = sorted((ROOT / "tests" / "interpreter").glob("*_cases.py"))
 
 
-@pytest.mark.slow
 def test_interpreted_kernels_are_right(tmp_path):
     """Two processes of one thread each: the interpreter uses no more."""
     # -P keeps the root, whose circuitcore folder has no kernels, off the import path

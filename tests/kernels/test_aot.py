@@ -18,7 +18,6 @@ from circuitcore.kernels.aot.budget import (
     worse,
     write_budget,
 )
-from circuitcore.kernels.aot.roofline import ALEXNET_FC, ALEXNET_WEIGHTS, alexnet_microseconds
 from circuitcore.kernels.aot.targets import TARGETS, target
 from circuitcore.kernels.overlap import gpu as overlap
 
@@ -38,7 +37,6 @@ RECORD = CompiledKernel(
 )
 
 
-@pytest.mark.slow
 def test_nothing_is_worse_than_the_budget():
     budget = read_budget()
     if not budget:
@@ -141,21 +139,6 @@ def test_occupancy_of_known_cases():
     assert amd.occupancy(registers=64, shared=0, num_warps=4) == 1.0
     assert amd.occupancy(registers=512, shared=0, num_warps=4) == 0.125
     assert amd.occupancy(registers=128, shared=40_000, num_warps=4) == 0.125
-
-
-def test_roofline_of_alexnet():
-    assert ALEXNET_WEIGHTS == 56_998_592  # relevant weights of one category
-    h100 = target("sm_90")
-    fused = alexnet_microseconds("masked_linear", "bf16", h100, images=1, levels=1)
-    assert fused["fc6"] == pytest.approx(4096 * 9216 * 3 / 3.35e12 * 1e6, rel=0.01)
-    busy = alexnet_microseconds("masked_linear", "bf16", h100, images=1000, levels=32)
-    assert busy["fc6"] == pytest.approx(2 * 32e3 * 4096 * 9216 / 989.4e12 * 1e6, rel=0.01)
-    assert alexnet_microseconds("overlap", "u32", h100)["network"] > 0
-    levels = alexnet_microseconds("levels", "fp32", h100)
-    read = sum(layer.weights for layer in ALEXNET_FC.values())
-    assert levels["fc"] == pytest.approx(read * (6 * 4 + 1) / 3.35e12 * 1e6, rel=0.01)
-    with pytest.raises(ValueError, match="roofline"):
-        alexnet_microseconds("sorting", "fp32", h100)
 
 
 def test_table_has_the_documented_columns(monkeypatch):

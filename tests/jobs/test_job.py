@@ -52,7 +52,6 @@ def test_levels_out_of_order_are_sorted_and_it_says_so(tmp_path) -> None:
     assert [round(level["pruned"], 3) for level in levels] == [0, 0.5, 0.9]
 
 
-@pytest.mark.slow
 def test_full_size_alexnet_on_a_folder_of_pngs(tmp_path) -> None:
     """torchvision's AlexNet at 224 pixels, its last layer fitted to three kinds of real images."""
     import torchvision
