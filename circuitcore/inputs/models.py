@@ -19,6 +19,7 @@ from circuitcore.inputs.in_hand import (
 )
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.weightfile import tensors_sha256
+from circuitcore.machine.state import undisturbed
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.network.trace import aside, trace
@@ -55,36 +56,46 @@ class Model:
         where ``categories`` are not as many as its outputs, and, here or on the first image of a
         run, where the module's forward does something its layers do not show.
         """
-        network = trace(check_module(module)).to("cpu", torch.float32)
-        names = None if categories is None else tuple(map(str, categories))
-        if names is not None and len(names) != network.outputs:
-            raise InputError(f"{len(names)} categories for {network.outputs} output units")
-        preprocessing = preprocessing_of(transform, network.channels)
-        label = name or f"module:{type(module).__name__}"
+        with undisturbed():
+            return _in_hand(check_module(module), transform, categories, name)
 
-        def check(image: Tensor) -> None:
-            check_trace(module, network, image, label)
 
-        if not preprocessing.ready:
-            with suppress(RuntimeError):  # an image of another size than the network's own
-                check(probe_input(preprocessing))
-        floats = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
-        return cls(
-            label,
-            network,
-            tensors_sha256(floats),
-            names,
-            preprocessing,
-            identity(network, preprocessing),
-            check,
-        )
+def _in_hand(
+    module: nn.Module,
+    transform: Callable[[Any], Any] | None,
+    categories: Sequence[str] | None,
+    name: str | None,
+) -> Model:
+    network = trace(module).to("cpu", torch.float32)
+    names = None if categories is None else tuple(map(str, categories))
+    if names is not None and len(names) != network.outputs:
+        raise InputError(f"{len(names)} categories for {network.outputs} output units")
+    preprocessing = preprocessing_of(transform, network.channels)
+    label = name or f"module:{type(module).__name__}"
+
+    def check(image: Tensor) -> None:
+        check_trace(module, network, image, label)
+
+    if not preprocessing.ready:
+        with suppress(RuntimeError):  # an image of another size than the network's own
+            check(probe_input(preprocessing))
+    floats = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
+    return Model(
+        label,
+        network,
+        tensors_sha256(floats),
+        names,
+        preprocessing,
+        identity(network, preprocessing),
+        check,
+    )
 
 
 def check_trace(module: nn.Module, network: Network, image: Tensor, name: str) -> None:
     """Refuse a module that computes what its steps do not; ``image``: network input [1, ...]."""
     some = next(module.parameters())
     with torch.inference_mode():
-        own = aside(module)(image.to(some.device, some.dtype)).float().cpu()
+        own = aside(module)(image.clone().to(some.device, some.dtype)).float().cpu()
         logits = forward(network, {"input": image}, [network.last])[0]
     if not torch.allclose(logits, own, rtol=1e-3, atol=1e-4):
         raise InputError(f"{name}: its forward does something its layers do not show; refused")
