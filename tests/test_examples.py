@@ -37,10 +37,9 @@ def test_these_are_the_notebooks():
     assert sorted(NAMES) == sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
-    """With the interpreter of the tests, whatever kernels are registered; an error in a cell fails."""
+    """With the interpreter of the tests, whatever kernels are registered."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     for variable in ("TMPDIR", "IPYTHONDIR"):
         monkeypatch.setenv(variable, str(tmp_path))

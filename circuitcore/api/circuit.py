@@ -128,7 +128,8 @@ class Circuit:
         weight = getattr(found, "weight", None)
         shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
         if name == self._last:
-            shape = (1, *shape[1:]) if shape and self._unit < shape[0] else ()
+            outputs = self._run.manifest["model"]["outputs"]
+            shape = (1, *shape[1:]) if shape[:1] == (outputs,) else ()
         if not isinstance(found, nn.Conv2d | nn.Linear) or shape != wanted:
             raise InputError(f"layer {name!r} of the module does not fit the circuit's {wanted}")
         return found
