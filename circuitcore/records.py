@@ -35,7 +35,7 @@ class Level(Accuracy):
     ``level``: its place in the grid; ``pruned``: fraction of the stage's relevant weights;
     ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated.  Else ``csa`` (and what goes
     with it) is what is expected of the images not evaluated: ``csa_hi`` holds whatever they would
-    do, ``csa_lo`` if they moved no further since they were last evaluated than `screen` allows.
+    do, ``csa_lo`` if they moved no further since they were last evaluated than `screening` allows.
     """
 
     level: int

@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def worse(record: CompiledKernel, entry: dict[str, Any] | None) -> list[str]:
     """What is worse in ``record`` than its budget ``entry`` allows; empty where nothing is."""
     if entry is None:
-        return ["not in budget.json: run python -m circuitcore.kernels.aot.compile --write-budget"]
+        return ["not in budget.json: run python -m circuitcore.kernels.aot --write-budget"]
     faults = []
     if record.registers > entry["registers"]:
         faults.append(f"registers {record.registers} > {entry['registers']}")

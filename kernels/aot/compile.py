@@ -5,7 +5,7 @@ launcher can choose.  Triton compiles them without a device, with the compilers 
 the machine code says how many registers, spills and bytes of shared memory a kernel takes and
 whether the matrix instructions, asynchronous copies and 16-byte loads it was written for are in
 it.  ``budget.json`` holds those figures, keyed by Triton's version; a test fails where one gets
-worse.  ``python -m circuitcore.kernels.aot.compile --write-budget`` measures them again.
+worse.  ``python -m circuitcore.kernels.aot --write-budget`` measures them again.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def table_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile everything; print what breaks the budget, or write a new one."""
-    parser = argparse.ArgumentParser(prog="python -m circuitcore.kernels.aot.compile")
+    parser = argparse.ArgumentParser(prog="python -m circuitcore.kernels.aot")
     parser.add_argument("--target", choices=targets(), action="append")
     parser.add_argument("--write-budget", action="store_true")
     options = parser.parse_args(arguments)

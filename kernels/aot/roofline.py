@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from circuitcore.kernels.aot.targets import Target
 
-KEY_DIGITS, SCORE_DIGITS = 4, 2  # of `levels_trie`: 16 bits each of (score, |weight|)
+KEY_DIGITS, SCORE_DIGITS = 4, 2  # of `levels.trie`: 16 bits each of (score, |weight|)
 ITEM_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 
 

@@ -2,7 +2,7 @@
 
 A pass walks the layer in row-major order, one chunk a thread, in blocks of at most 1024 columns.
 For a block it computes the raw scores from the factors (vectorised), turns each into an
-order-preserving 32-bit integer and walks the trie of `levels_trie`, digit by digit, with the
+order-preserving 32-bit integer and walks the trie of `trie`, digit by digit, with the
 undecided packed after each.  The chunks' integer counts are summed, so the result does not depend
 on the number of threads; the float sum of `score_range` runs over 64 fixed chunks for that reason.
 """
@@ -230,7 +230,7 @@ def score_range(layer: LayerScores) -> tuple[float, float, float]:
 
 
 class Passes:
-    """The passes over a list of layers on the CPU, as `levels_trie.select` calls them."""
+    """The passes over a list of layers on the CPU, as `trie.select` calls them."""
 
     def __init__(self, layers: list[LayerScores]) -> None:
         self.layers = [

@@ -1,7 +1,7 @@
-"""Level selection on a GPU: what launches the kernels of `levels_kernels`.
+"""Level selection on a GPU: what launches the kernels of `gpu_kernels`.
 
 The three passes are torch custom operators of their own (``circuitcore::levels_range``,
-``levels_histogram`` and ``levels_bytes``), because the host decides between them: `levels_trie`
+``levels_histogram`` and ``levels_bytes``), because the host decides between them: `trie`
 reads every histogram before it asks for the next.
 """
 
@@ -155,7 +155,7 @@ def score_range(scores: LayerScores, tile: LinearTile | None = None) -> tuple[fl
 
 
 class Passes:
-    """The passes over a list of layers on a GPU, as `levels_trie.select` calls them."""
+    """The passes over a list of layers on a GPU, as `trie.select` calls them."""
 
     def __init__(self, layers: Sequence[LayerScores], tile: LinearTile | None = None) -> None:
         if sum(layer.weight.numel() for layer in layers) >= 2**31:

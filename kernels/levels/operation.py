@@ -13,7 +13,7 @@ Ties matter: with a few scoring images most scores are exactly 0.  Smaller |weig
 the earlier index; -0.0 equals 0.0.  The arithmetic is float32 in a fixed order without fused
 multiply-adds, so that equal inputs give equal bytes on every device.
 
-The reference sorts.  The fast paths (`levels_cpu`, `levels_triton`) select: (score, |weight|) is a
+The reference sorts.  The fast paths (`cpu`, `gpu`) select: (score, |weight|) is a
 64-bit key, and four histograms of 16-bit digits find the key at which every level cuts, reading a
 factored layer's scores from its factors each time and never storing them.
 """

@@ -1,6 +1,6 @@
 """Triton kernel of `masked_conv2d`: implicit GEMM over channels-last inputs, many levels a launch.
 
-Filters stand on the left as in `masked_linear_triton`.  A step of the inner loop takes one tap
+Filters stand on the left as in `masked_linear.gpu`.  A step of the inner loop takes one tap
 (r, s) and a block of channels: the input position of an output is then one address an image
 position, checked against the border once, and the channels are contiguous.
 """

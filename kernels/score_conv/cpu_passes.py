@@ -1,4 +1,4 @@
-"""The compiled half of `score_conv_cpu`: passes over the positions of sixteen kernels' maps.
+"""The compiled half of `cpu`: passes over the positions of sixteen kernels' maps.
 
 Numba keeps compiled code on disk and looks at this file alone to know whether it still holds, so
 what the compiled functions rest on is either here or an argument.
