@@ -210,7 +210,7 @@ def export(
 def _emit(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
     from circuitcore.cli.tables import emit, rows_text
 
-    emit(rows_text(rows, form, left=left, columns=columns))
+    emit(rows_text(rows.nested, form, left=left, columns=columns))
 
 
 def _plan_table(planned: Plan) -> str:

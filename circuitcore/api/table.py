@@ -19,10 +19,18 @@ SHOWN = 30  # rows that a notebook shows
 
 
 class Table(Sequence[Mapping[str, Any]]):
-    """Rows of equal keys, each a mapping; `to_pandas` makes a data frame of them."""
+    """Rows of equal keys, each a mapping; `to_pandas` makes a data frame of them.
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    ``nested``: the same rows as the command prints them in JSON, where those have parts.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        nested: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self._rows = tuple(rows)
+        self.nested = self._rows if nested is None else tuple(nested)
 
     @overload
     def __getitem__(self, at: int) -> Mapping[str, Any]: ...
@@ -30,7 +38,7 @@ class Table(Sequence[Mapping[str, Any]]):
     def __getitem__(self, at: slice) -> Table: ...
     def __getitem__(self, at: int | slice) -> Mapping[str, Any] | Table:
         """A row, or a table of some."""
-        return Table(self._rows[at]) if isinstance(at, slice) else self._rows[at]
+        return Table(self._rows[at], self.nested[at]) if isinstance(at, slice) else self._rows[at]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -111,7 +119,8 @@ def records(rows: Iterator[Any] | Sequence[Any]) -> Table:
     """A table of records (pydantic models), without nesting."""
     from circuitcore.analysis.rows import flat
 
-    return Table([flat(row.model_dump()) for row in rows])
+    nested = [row.model_dump() for row in rows]
+    return Table([flat(row) for row in nested], nested)
 
 
 def _shown(value: Any) -> str:

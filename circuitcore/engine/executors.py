@@ -57,6 +57,10 @@ class Executor:
         self.runner, self.split, self.unit = runner, split, unit
         self.assigned, self.fixed, self.tally = assigned, fixed, tally
         self.features = assigned.stage == "fc" and bool(self.split.features)
+        self._ready()
+
+    def _ready(self) -> None:
+        """Compute what all runs share."""
 
     def network(self, precise: bool) -> Network:
         """The network in float32, or in the sweep's precision."""
@@ -95,20 +99,12 @@ class Executor:
 class ChainExecutor(Executor):
     """Fully connected layers that form one masked chain: all levels in one pass."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        split: Split,
-        unit: int,
-        assigned: StageLevels,
-        fixed: Kept,
-        tally: Tally,
-    ) -> None:
-        super().__init__(runner, split, unit, assigned, fixed, tally)
+    def _ready(self) -> None:
         self.chains: dict[bool, list[Layer]] = {}
         some = next(iter(self.split.features.values()))
-        x = runner.network.weights[runner.network.last].new_empty(0, some.shape[1])
-        self.survey = chain_survey(x, self.chain(True), runner.machine.impl)
+        network = self.runner.network
+        x = network.weights[network.last].new_empty(0, some.shape[1])
+        self.survey = chain_survey(x, self.chain(True), self.runner.machine.impl)
 
     def chain(self, precise: bool) -> list[Layer]:
         """The layers in float32, or in the sweep's precision; made once."""
@@ -153,16 +149,7 @@ class CompactExecutor(Executor):
     The fixed fc circuit is compacted once, so that no level scans it again.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        split: Split,
-        unit: int,
-        assigned: StageLevels,
-        fixed: Kept,
-        tally: Tally,
-    ) -> None:
-        super().__init__(runner, split, unit, assigned, fixed, tally)
+    def _ready(self) -> None:
         self.plans: dict[tuple[int, bool], Compacted] = {}
         self.small: dict[bool, tuple[Network, Kept]] = {}
         self.ready: tuple[tuple[int, bool], Compacted] | None = None

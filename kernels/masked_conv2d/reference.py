@@ -11,6 +11,7 @@ import torch.nn.functional as F
 Pair = tuple[int, int]
 
 
+# parameters are the operation's: the specification can be read and called alone
 def masked_conv2d_reference(
     x: torch.Tensor,
     weight: torch.Tensor,

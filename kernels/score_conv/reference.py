@@ -13,6 +13,7 @@ from circuitcore.kernels.score_linear.factors import MAGNITUDES
 GRANULARITIES = ("weight", "kernel", "filter")
 
 
+# parameters are the operation's: the specification can be read and called alone
 def score_conv_reference(
     weight: torch.Tensor,
     x: torch.Tensor,

@@ -15,6 +15,7 @@ def check(got, x, weight, level, ts, bias, relu, **options):
     close(got, masked_conv2d_reference(*doubles(x, weight, level, ts, bias), relu=relu, **options))
 
 
+# as in tests/kernels, with smaller shapes: a program takes a millisecond here
 @settings(deadline=None, max_examples=12)
 @given(
     n=st.integers(1, 3),
