@@ -76,8 +76,8 @@ class Notebook(Called):
         )
         if self._shown is None:
             self._shown = display(HTML(html), display_id=True)
-        else:
-            self._shown.update(HTML("" if done == total and what == "circuits" else html))
+        else:  # an empty one in its place once this part is done
+            self._shown.update(HTML("" if done >= total else html))
 
 
 def progress_of(given: Progress | Told | None) -> Progress:

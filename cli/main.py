@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry: run a verb and exit with its code."""
     settle()
     code = run(sys.argv[1:] if arguments is None else list(arguments))
-    settled()
+    code = settled(code)
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -204,7 +204,7 @@ def export(
     import circuitcore
     from circuitcore.cli.tables import emit
 
-    emit("".join(f"{path}\n" for path in circuitcore.open_run(run)[category].export(out)))
+    emit("".join(f"{path}\n" for path in circuitcore.open_run(run).export(category, out)))
 
 
 def _emit(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:

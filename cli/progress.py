@@ -97,7 +97,13 @@ class Bar(_Closing):
         """Begin a new piece of work on the same line."""
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
@@ -105,6 +111,8 @@ class Bar(_Closing):
                 BarColumn(bar_width=32),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[detail]}", style="dim", markup=False),
                 console=Console(stderr=True),
                 transient=True,

@@ -8,7 +8,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see the command line's main
+from circuitcore.machine import process
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see `machine.process`
+process.return_large_blocks()  # as the command does, so that memory freed is seen to be free
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("reference", "shared")]
 
 

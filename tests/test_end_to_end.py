@@ -152,7 +152,7 @@ def test_export_gives_the_activations_back_in_plain_torch(small, tmp_path) -> No
     images = prepared.runner.batch(prepared.heldout, slice(None))
     with torch.inference_mode():
         exported = module(images)[:, 1]
-    stored = read_circuit(opened.circuit_path("Trouser"))
+    stored = read_circuit(opened.circuit_path(opened.unit_of("Trouser")))
     assert stored.record.circuit is not None
     own = activations(prepared.runner, prepared.heldout, 1, stored.kept)
     bias = stored.record.circuit.bias

@@ -280,10 +280,10 @@ def test_pruning_is_equivariant_under_permutation(example, tmp_path, prepared):
         assert plain.record.circuit.heldout.csa == moved.record.circuit.heldout.csa
 
         found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
-        there = contributions(other.network, other.scoring_images(unit), unit)
+        there = contributions(other.runner.network, other.scoring_images(unit), unit)
         for stage in ("fc", "conv"):
             one = stage_levels(prepared.runner.network, stage, found, unit, prepared.options)
-            two = stage_levels(other.network, stage, there, unit, other.options)
+            two = stage_levels(other.runner.network, stage, there, unit, other.options)
             assert one.pruned == two.pruned
             for t in range(len(one.pruned)):
                 apart = 0

@@ -33,7 +33,7 @@ class Circuit:
     @property
     def path(self) -> Path:
         """The committed file.  Raises InputError where the category is not done yet."""
-        return self._run.circuit_path(str(self._unit))
+        return self._run.circuit_path(self._unit)
 
     @property
     def unit(self) -> int:
@@ -112,7 +112,7 @@ class Circuit:
         with undisturbed():
             model = model_of(self._run.options(), self._given)
             file = None if out is None else Path(out)
-            return export(self._run, str(self._unit), model, file)
+            return export(self._run, self._unit, model, file)
 
     @property
     def _last(self) -> str:

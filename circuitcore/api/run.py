@@ -12,6 +12,7 @@ from circuitcore.analysis.rows import category_row
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
 from circuitcore.api.table import Overlaps, Table, records
+from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import InHand
@@ -19,7 +20,7 @@ from circuitcore.machine.state import undisturbed
 from circuitcore.progress import Progress, Told, progress_of
 from circuitcore.records import Sweep
 from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.tables import curve_rows
+from circuitcore.runs.tables import curve_rows, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,12 +59,13 @@ class Run(Mapping[str, Circuit]):
         }
 
     def __getitem__(self, category: str | int) -> Circuit:
-        """Raises KeyError for what is no category of the run, InputError for one not done yet."""
+        """Raises KeyError for what is no category of the run, or is not done yet."""
         try:
             unit = self._run.unit_of(str(category))
-        except Exception as error:
+        except UsageError as error:
             raise KeyError(str(error)) from None
-        self._run.circuit_path(str(unit))
+        if not self._run.path(unit).exists():
+            raise KeyError(f"{category!r} is not done yet: sweep it into this folder")
         return Circuit(self._run, unit, self._given)
 
     def __iter__(self) -> Iterator[str]:
@@ -71,13 +73,6 @@ class Run(Mapping[str, Circuit]):
 
     def __len__(self) -> int:
         return len(self._names())
-
-    def __contains__(self, category: object) -> bool:
-        try:
-            self[str(category)]
-        except Exception:
-            return False
-        return True
 
     @property
     def document(self) -> Sweep:
@@ -92,6 +87,10 @@ class Run(Mapping[str, Circuit]):
     def table(self) -> Table:
         """A row a category."""
         return Table([category_row(record) for record in self._run.records()])
+
+    def images(self) -> Table:
+        """A row an image: path, category, split (scoring, extraction, heldout), sha256."""
+        return Table(read_rows(self.folder / "images.parquet"))
 
     def curves(self) -> Table:
         """A row a category, stage and level that was evaluated."""
@@ -157,6 +156,11 @@ class Run(Mapping[str, Circuit]):
             found = extract(self.folder, changes, place, told, wanted, self._given)
         return Run(found, self._given)
 
+    def export(self, category: str | int, out: str | Path | None = None) -> tuple[Path, Path]:
+        """`Circuit.export` of one category.  Raises UsageError, InputError where there is none."""
+        unit = self._run.unit_of(str(category))
+        return Circuit(self._run, unit, self._given).export(out)
+
     def report(self) -> Path:
         """Write the report anew: one self-contained HTML file, whose path is returned."""
         from circuitcore.jobs.job import report
@@ -188,7 +192,7 @@ class Run(Mapping[str, Circuit]):
 
     def __repr__(self) -> str:
         wanted = len(self._run.manifest["categories"])
-        return f"Run in {self.folder}: {len(self)} of {wanted} categories"
+        return f"Run {self.folder.name}: {len(self)} of {wanted} categories"
 
     def _repr_html_(self) -> str:
         columns = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa",

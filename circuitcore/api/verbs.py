@@ -156,6 +156,12 @@ def open_run(folder: str | Path, model: Model | None = None, images: Any = None)
 
 def asked(model: str | Model, images: Any, options: dict[str, Any]) -> tuple[Options, InHand]:
     """Checked options of a call, and what came in hand.  Raises UsageError, InputError."""
+    if not isinstance(model, str | Model):
+        kind = type(model).__name__
+        raise UsageError(
+            f"model: a name as on the command line, or Model.of(module, transform, categories), "
+            f"not {kind}"
+        )
     values = {name: value for name, value in options.items() if value is not None}
     if "category_file" in values:
         values["categories"] = values.pop("category_file")

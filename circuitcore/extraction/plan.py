@@ -93,6 +93,13 @@ class Plan(BaseModel):
     steps: list[PlanStep]
     exact: list[CategoryPlan] = []
 
+    def __repr__(self) -> str:
+        seconds = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        return (
+            f"Plan of {self.categories} categories: {self.fpe:.1f} FPE each (at most "
+            f"{self.fpe_upper:.1f}), {self.memory_bytes / 1e6:.0f} MB of memory{seconds}"
+        )
+
 
 def plan(
     inputs: Inputs,

@@ -25,7 +25,7 @@ from circuitcore.network.graph import Network
 from circuitcore.network.trace import aside, trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A network with what its weights say of themselves."""
 
@@ -36,6 +36,10 @@ class Model:
     preprocessing: Preprocessing
     identity: Mapping[str, str] = field(default_factory=dict)  # more of its keys, of one in hand
     check: Callable[[Tensor], None] | None = None  # of one in hand, on one image's input
+
+    def __repr__(self) -> str:
+        weights = self.network.relevant()
+        return f"Model {self.name}: {self.network.outputs} outputs, {weights:,} weights each"
 
     @classmethod
     def of(

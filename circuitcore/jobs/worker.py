@@ -41,10 +41,8 @@ def main(text: str) -> int:
         if code == BUG:
             traceback.print_exception(error)
         print(message, file=sys.stderr, flush=True)
-        return code
-    finally:
-        settled()
-    return 0
+        return settled(code)
+    return settled(0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from types import FrameType
 INTERRUPTED, TERMINATED = 130, 143
 GRACE_SECONDS = 8  # until a signal whose exception was lost ends the process all the same
 MAPPED = 4 << 20  # bytes from which an allocation goes back to the system as soon as it is freed
+_came: list[int] = []  # exit codes of the signals that were answered
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -32,9 +33,13 @@ def settle() -> None:
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
 
 
-def settled() -> None:
-    """The process ends by itself: no signal needs to insist any more."""
+def settled(code: int) -> int:
+    """The process ends by itself with ``code``: no signal needs to insist any more.
+
+    Returns the code to end with: a signal's own where its exception was lost and the work went on.
+    """
     signal.alarm(0)
+    return code or next(iter(_came), 0)
 
 
 def return_large_blocks() -> None:
@@ -54,12 +59,14 @@ def return_large_blocks() -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
+    _came.append(TERMINATED)
     print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
     _insist(TERMINATED)
     raise SystemExit(TERMINATED)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
+    _came.append(INTERRUPTED)
     _insist(INTERRUPTED)
     raise KeyboardInterrupt
 

@@ -17,15 +17,15 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# stand-ins that become CSS variables in the SVG
+# the page's light colours; in the SVG they become its variables, elsewhere they are what they say
 COLOURS = {
-    "#0a0b0c": "--ink",
-    "#1a1b1c": "--muted",
-    "#2a2b2c": "--grid",
-    "#3a3b3c": "--fc",
-    "#4a4b4c": "--conv",
-    "#5a5b5c": "--mark",
-    "#6a6b6c": "--paper",
+    "#22262b": "--ink",
+    "#6b737c": "--muted",
+    "#e6e7e3": "--grid",
+    "#2f6db3": "--fc",
+    "#c9702b": "--conv",
+    "#a63d57": "--mark",
+    "#fbfbf9": "--paper",
 }
 INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
 STYLE: dict[str, Any] = {

@@ -16,8 +16,8 @@ from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder
 
 
-def export(run: RunFolder, category: str, model: Model, out: Path | None) -> tuple[Path, Path]:
-    """Write ``<name>.safetensors`` and ``<name>.masks.safetensors`` of one category's circuit.
+def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[Path, Path]:
+    """Write ``<name>.safetensors`` and ``<name>.masks.safetensors`` of one output unit's circuit.
 
     The first is the pruned network's whole state dict: loaded into the same architecture in plain
     torchvision, its output unit gives the circuit's activation plus the circuit's bias (all other
@@ -26,16 +26,17 @@ def export(run: RunFolder, category: str, model: Model, out: Path | None) -> tup
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
     category is not done, has no circuit, or the weights of ``model`` are not the run's.
     """
-    stored = read_circuit(run.circuit_path(category))
+    stored = read_circuit(run.circuit_path(unit))
     if stored.record.circuit is None:
         raise InputError(
-            f"{run.folder}: {category!r} has no circuit: the unpruned network's CSA is not positive"
+            f"{run.folder}: {stored.record.category!r} has no circuit: the unpruned network's CSA "
+            "is not positive"
         )
     if model.sha256 != run.manifest["model"]["weights_sha256"]:
         raise InputError(
             f"{run.folder}: the model's weights are not those of the run (sha256 differs)"
         )
-    network, unit = model.network, stored.record.index
+    network = model.network
     state = state_dict(network)
     masks = {}
     for layer, kept in stored.kept.items():

@@ -115,11 +115,12 @@ class RunFolder:
             raise UsageError(f"{self.folder}: no category {category!r}{nearest(category, known)}")
         return int(names[category.casefold()])
 
-    def circuit_path(self, category: str) -> Path:
-        """The committed file of a category.  Raises InputError where it is not done yet."""
-        path = self.path(self.unit_of(category))
+    def circuit_path(self, unit: int) -> Path:
+        """The committed file of output unit ``unit``.  Raises InputError where it is not done."""
+        path = self.path(unit)
         if not path.exists():
-            raise InputError(f"{self.folder}: {category!r} is not done yet; run the sweep again")
+            name = next(c["name"] for c in self.manifest["categories"] if c["index"] == unit)
+            raise InputError(f"{self.folder}: {name!r} is not done yet; run the sweep again")
         return path
 
     def options(self, **changes: Any) -> Options:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from circuitcore.errors import InputError
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Category
@@ -27,6 +28,15 @@ def write_images(path: Path, inputs: Inputs) -> None:
         }
     )
     write_table(path, table)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a parquet file.  Raises InputError where it is none."""
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return rows
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -88,6 +88,9 @@ def test_a_module_and_data_sets_in_hand_give_the_circuits_of_the_files(small, tm
 def test_a_run_is_a_mapping_and_gives_tables(run, small):
     assert run["Trouser"].unit == 1 == run["1"].unit == run[1].unit
     assert "Bag" in run and "Sandal" not in run and "nothing" not in run
+    assert run.get("Sandal") is None and run.get("Bag").unit == 8
+    with pytest.raises(KeyError, match="'Sandal' is not done yet"):
+        run["Sandal"]
     with pytest.raises(KeyError, match="no category"):
         run["Trowser"]
     frame = run.to_pandas()
@@ -103,6 +106,10 @@ def test_a_run_is_a_mapping_and_gives_tables(run, small):
     assert array.chance.sel(layer="", a="Bag", b="Trouser") == whole["chance"]
     assert overlap.matrix()[0, 1] == small.document["overlap"]["mean"]
     assert json.loads(run.document.to_json()) == small.document
+    splits = run.images().column("split")
+    assert {s: splits.count(s) for s in splits} == {
+        "scoring": 40, "extraction": 200, "heldout": 300
+    }  # fmt: skip
     assert run.verify() == [] and run.report().name == "report.html"
 
 
@@ -111,6 +118,7 @@ def test_a_notebook_is_shown_the_numbers(run):
     assert f"{run['Bag'].record.circuit.heldout.csa:.4g}" in shown and "<table>" in shown
     assert f"{run['Bag'].masks['features.0'].sum()}" in run["Bag"]._repr_html_()
     assert "Bag" in repr(run["Bag"]) and "2 of 10" in repr(run)
+    assert str(run.folder.parent) not in shown + repr(run)
     assert "overlap" in run.overlap()._repr_html_()
 
 
@@ -150,6 +158,8 @@ def test_a_plan_scores_and_the_same_errors(tmp_path):
         assert said == f"error: {raised.value}\n"
     with pytest.raises(cc.UsageError, match=r"no such option.*'threshold'"):
         cc.sweep(treshold=0.8)
+    with pytest.raises(cc.UsageError, match=r"Model.of\(module, .*, not SmallAlexNet"):
+        cc.sweep(own_module()[0])
     with pytest.raises(cc.UsageError, match="cannot load again"):
         cc.sweep(cc.Model.of(*own_module()), workers=2)
 
