@@ -11,6 +11,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any, Protocol
 
+from circuitcore.errors import UsageError
+
 Told = Callable[[str, int, int, str], object]
 """told(what, done, total, detail): the state of a piece of work, whenever it changes"""
 
@@ -84,7 +86,11 @@ def progress_of(given: Progress | Told | None) -> Progress:
     """What a library call tells: what it was given; else a notebook's bar, else nothing."""
     if given is None:
         return Notebook() if _in_notebook() else Silent()
-    return given if hasattr(given, "start") else Called(given)  # type: ignore[return-value, arg-type]
+    if hasattr(given, "start"):
+        return given  # type: ignore[return-value]
+    if not callable(given):
+        raise UsageError(f"progress: something to call, not {given!r}")
+    return Called(given)
 
 
 def _in_notebook() -> bool:

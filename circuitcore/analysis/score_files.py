@@ -42,7 +42,7 @@ class ScoreRow(BaseModel):
 
 
 def category_scores(
-    options: Options, wanted: str, given: InHand | None = None
+    options: Options, wanted: str | int, given: InHand | None = None
 ) -> dict[str, Tensor]:
     """Raw scores of one category by layer, float32 on the CPU, shaped like its units.
 
@@ -64,7 +64,7 @@ def _scores(network: Network, images: Tensor, unit: int, options: Options) -> di
 
 def score(
     options: Options,
-    wanted: Sequence[str],
+    wanted: Sequence[str | int],
     out: Path | None,
     progress: Progress,
     given: InHand | None = None,

@@ -40,7 +40,7 @@ class StabilityRow(BaseModel):
 
 
 def stability(
-    options: Options, wanted: Sequence[str], progress: Progress, given: InHand | None = None
+    options: Options, wanted: Sequence[str | int], progress: Progress, given: InHand | None = None
 ) -> list[StabilityRow]:
     """Rank stability of the wanted categories' scores with growing scoring sets.
 

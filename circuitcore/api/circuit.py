@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.machine.state import undisturbed
+from circuitcore.network.trace import check_own_tensors
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
@@ -80,13 +81,19 @@ class Circuit:
         unpruned network's other logits on the images that the circuit calls its category.  Raises
         InputError naming the layer that does not fit, and where there is no circuit.
         """
-        pruned = copy.deepcopy(module)
+        for name in self._stored.kept:
+            self._layer(module, name)
+        try:
+            pruned = copy.deepcopy(module)
+        except Exception as error:
+            raise InputError(f"the module cannot be copied ({error}); see `applied`") from error
         self._prune(pruned)
         return pruned
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[nn.Module]:
         """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
+        _ = self.bias  # refused before anything is touched where there is no circuit
         layers = {name: self._layer(module, name) for name in self._stored.kept}
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         last = layers[self._last]
@@ -132,6 +139,7 @@ class Circuit:
             shape = (1, *shape[1:]) if shape[:1] == (outputs,) else ()
         if not isinstance(found, nn.Conv2d | nn.Linear) or shape != wanted:
             raise InputError(f"layer {name!r} of the module does not fit the circuit's {wanted}")
+        check_own_tensors(name, found)
         return found
 
     @torch.no_grad()
@@ -146,6 +154,13 @@ class Circuit:
         if last.bias is None:
             last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
         last.bias[self._unit] += bias
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same committed file."""
+        return isinstance(other, Circuit) and self.path.resolve() == other.path.resolve()
+
+    def __hash__(self) -> int:
+        return hash(self.path.resolve())
 
     def __repr__(self) -> str:
         circuit = self.record.circuit

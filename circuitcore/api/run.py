@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ from circuitcore.runs.tables import curve_rows, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+ENGINE = ("device", "gpu", "impl", "memory", "no_fallback")
 
 
 class Run(Mapping[str, Circuit]):
@@ -61,7 +65,7 @@ class Run(Mapping[str, Circuit]):
     def __getitem__(self, category: str | int) -> Circuit:
         """Raises KeyError for what is no category of the run, or is not done yet."""
         try:
-            unit = self._run.unit_of(str(category))
+            unit = self._run.unit_of(category)
         except UsageError as error:
             raise KeyError(str(error)) from None
         if not self._run.path(unit).exists():
@@ -77,8 +81,9 @@ class Run(Mapping[str, Circuit]):
     @property
     def document(self) -> Sweep:
         """The whole document, as ``circuitcore sweep --format json`` prints it; read anew."""
-        found = self._run.records()
-        return document(self._run, found, overlaps.table(self._run, found))
+        with undisturbed():
+            found = self._run.records()
+            return document(self._run, found, overlaps.table(self._run, found))
 
     def to_pandas(self) -> Any:
         """A data frame with a row a category: what the command prints as CSV."""
@@ -101,7 +106,8 @@ class Run(Mapping[str, Circuit]):
 
         Kept in the run folder as ``overlap.parquet``; made anew where circuits were added.
         """
-        pairs = overlaps.table(self._run, self._run.records())
+        with undisturbed():
+            pairs = overlaps.table(self._run, self._run.records())
         rows = pairs.to_pylist()
         layers = dict.fromkeys(["", *(row["layer"] for row in rows)])
         found = {layer: overlaps.matrix(pairs, layer) for layer in layers}
@@ -116,7 +122,8 @@ class Run(Mapping[str, Circuit]):
         from circuitcore.analysis.controls import controls, keep_controls
 
         with undisturbed():
-            rows = controls(self.folder, progress_of(progress), self._given, **engine)
+            told = progress_of(progress)
+            rows = controls(self.folder, told, self._given, **engine_of(engine))
         keep_controls(self.folder, rows)
         return records(rows)
 
@@ -131,7 +138,8 @@ class Run(Mapping[str, Circuit]):
 
         other = images_in_hand(images, self._run) if images is not None else None
         with undisturbed():
-            rows = evaluate(self.folder, other, progress_of(progress), self._given, **engine)
+            told = progress_of(progress)
+            rows = evaluate(self.folder, other, told, self._given, **engine_of(engine))
         return records(rows)
 
     def extract(
@@ -158,14 +166,15 @@ class Run(Mapping[str, Circuit]):
 
     def export(self, category: str | int, out: str | Path | None = None) -> tuple[Path, Path]:
         """`Circuit.export` of one category.  Raises UsageError, InputError where there is none."""
-        unit = self._run.unit_of(str(category))
+        unit = self._run.unit_of(category)
         return Circuit(self._run, unit, self._given).export(out)
 
     def report(self) -> Path:
         """Write the report anew: one self-contained HTML file, whose path is returned."""
         from circuitcore.jobs.job import report
 
-        return report(self._run)
+        with undisturbed():
+            return report(self._run)
 
     def verify(self) -> list[str]:
         """What is wrong with the folder, one line each; empty if it is intact."""
@@ -190,6 +199,13 @@ class Run(Mapping[str, Circuit]):
 
         return draw_accuracy(_axes(ax), self._run.records())
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same folder."""
+        return isinstance(other, Run) and self.folder.resolve() == other.folder.resolve()
+
+    def __hash__(self) -> int:
+        return hash(self.folder.resolve())
+
     def __repr__(self) -> str:
         wanted = len(self._run.manifest["categories"])
         return f"Run {self.folder.name}: {len(self)} of {wanted} categories"
@@ -208,10 +224,20 @@ def images_in_hand(images: Any, run: RunFolder) -> Images | str:
     return Datasets(images, run.options().scoring_images)
 
 
-def wanted_of(categories: Any) -> list[str]:
-    """Categories asked for, as text: one alone or several names, folders or unit numbers."""
-    some = [categories] if isinstance(categories, str | int) else categories
-    return [str(category) for category in some]
+def wanted_of(categories: Any) -> list[str | int]:
+    """Categories asked for: one alone or several names, folders or unit numbers; None is all."""
+    if categories is None:
+        return []
+    some = [categories] if isinstance(categories, str | Integral) else categories
+    return [int(each) if isinstance(each, Integral) else str(each) for each in some]
+
+
+def engine_of(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of how to compute, the only ones that do not change what a run is."""
+    if other := sorted(set(engine) - set(ENGINE)):
+        known = ", ".join(ENGINE)
+        raise UsageError(f"{other[0]}: only {known} can differ from the run's own options here")
+    return dict(engine)
 
 
 def _axes(ax: Axes | None) -> Axes:

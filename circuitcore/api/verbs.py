@@ -10,11 +10,12 @@ from circuitcore.api.run import Run, wanted_of
 from circuitcore.api.table import Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
+from circuitcore.inputs.image_files import Folder, Images
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.machine.state import undisturbed
-from circuitcore.options import Options, options_of
+from circuitcore.options import PRESETS, Options, options_of
 from circuitcore.progress import Progress, Told, progress_of
 from circuitcore.runs.folder import open_run as open_folder
 
@@ -97,7 +98,7 @@ def score(
 
     chosen, given = asked(model, images, options)
     with undisturbed():
-        return category_scores(chosen, str(category), given)
+        return category_scores(chosen, wanted_of(category)[0], given)
 
 
 def scores(
@@ -149,8 +150,14 @@ def open_run(folder: str | Path, model: Model | None = None, images: Any = None)
     ``model`` and ``images``: again, where they came in hand; verbs that run a network check that
     they are those of the run.
     """
-    run = open_folder(Path(folder))
-    source = None if images is None else Datasets(images, run.options().scoring_images)
+    run = open_folder(Path(folder).expanduser())
+    if model is not None and not isinstance(model, Model):
+        raise UsageError("model: Model.of(module, transform, categories), where it came in hand")
+    source: Images | None = None
+    if isinstance(images, str | Path):
+        source = Folder(Path(images).expanduser())
+    elif images is not None:
+        source = Datasets(images, run.options().scoring_images)
     return Run(run, InHand(model, source))
 
 
@@ -166,6 +173,12 @@ def asked(model: str | Model, images: Any, options: dict[str, Any]) -> tuple[Opt
     if "category_file" in values:
         values["categories"] = values.pop("category_file")
     named = isinstance(images, str | Path)
+    if (preset := values.pop("preset", None)) is not None:
+        if preset not in PRESETS:
+            raise UsageError(f"preset {preset!r}: one of {', '.join(PRESETS)}")
+        values = {**PRESETS[preset], **values}
+    if "out" in values:
+        values["out"] = Path(values["out"]).expanduser()
     values["model"] = IN_HAND if isinstance(model, Model) else model
     values["images"] = str(images) if named else IN_HAND
     chosen = options_of(values)

@@ -89,7 +89,8 @@ def load_bundled(path: Path = WEIGHTS) -> Bundled:
     with safe_open(str(path), framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     categories = [str(name) for name in json.loads(header["categories"])]
-    network = SmallAlexNet(classes=len(categories))
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+        network = SmallAlexNet(classes=len(categories))
     network.load_state_dict(state)
     preprocessing = Preprocessing(
         mean=tuple(json.loads(header["mean"])), std=tuple(json.loads(header["std"]))

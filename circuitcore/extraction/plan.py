@@ -105,7 +105,7 @@ def plan(
     inputs: Inputs,
     options: Options,
     machine: Machine,
-    wanted: Sequence[str],
+    wanted: Sequence[str | int],
     progress: Progress,
     *,
     probe: bool = False,

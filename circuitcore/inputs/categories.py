@@ -7,7 +7,7 @@ assignment: labels in another order are found before they cost a night.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,23 +124,60 @@ def _by_name(
     return tuple(sorted(matched, key=lambda c: c.index))
 
 
-def select(categories: Sequence[Category], wanted: Sequence[str]) -> list[Category]:
+def finder(categories: Sequence[Category]) -> Callable[[str | int], Category | None]:
+    """A look-up of categories: by name, then by folder, then by number; a number by unit alone.
+
+    Names and folders are told apart by case only where they differ by nothing else.  The look-up
+    raises UsageError for a name that two categories have.
+    """
+    numbers = {c.index: c for c in categories}
+    keys: list[Callable[[Category], str]] = [
+        lambda c: c.name,
+        lambda c: c.name.casefold(),
+        lambda c: c.folder,
+        lambda c: c.folder.casefold(),
+        lambda c: str(c.index),
+    ]
+    tables = []
+    for key in keys:
+        table: dict[str, list[Category]] = {}
+        for category in categories:
+            table.setdefault(key(category), []).append(category)
+        tables.append(table)
+
+    def find(wanted: str | int) -> Category | None:
+        if not isinstance(wanted, str):
+            return numbers.get(int(wanted))
+        lowered = wanted.casefold()
+        several: list[Category] = []
+        for table, text in zip(tables, (wanted, lowered, wanted, lowered, wanted), strict=True):
+            found = table.get(text, [])
+            if len(found) == 1:
+                return found[0]
+            several = several or found
+        if several:
+            folders = " or ".join(repr(c.folder) for c in several[:3])
+            raise UsageError(f"two categories are called {wanted!r}: give a folder, {folders}")
+        return None
+
+    return find
+
+
+def select(categories: Sequence[Category], wanted: Sequence[str | int]) -> list[Category]:
     """The categories asked for by name, folder or unit number; all of them if none is asked for.
 
     Raises UsageError naming the nearest names.
     """
     if not wanted:
         return list(categories)
-    table = {str(c.index): c for c in categories}
-    table |= {c.folder.casefold(): c for c in categories}
-    table |= {c.name.casefold(): c for c in categories}
+    find = finder(categories)
     chosen: list[Category] = []
     for name in wanted:
-        found = table.get(name.casefold())
+        found = find(name)
         if found is None:
-            names = [c.name for c in categories]
+            names, text = [c.name for c in categories], str(name)
             raise UsageError(
-                f"no category {name!r} among the {len(names)} with images{nearest(name, names)} "
+                f"no category {text!r} among the {len(names)} with images{nearest(text, names)} "
                 "('circuitcore ls categories' lists them)"
             )
         if found not in chosen:

@@ -34,6 +34,7 @@ class Part:
         self._lock = threading.Lock()  # a data set of the user's need not bear several threads
         self._dataset = dataset
         self.files: list[Path] | None = None
+        self._column = ""  # of the images, in a Hugging Face data set
         if _is_paths(dataset):
             names = sorted({str(label) for _, label in dataset})
             self.classes = names
@@ -47,12 +48,20 @@ class Part:
             raise InputError(
                 f"images: {self.kind} is no map-style data set: it needs a length and items"
             )
-        if not getattr(dataset, "classes", None):
+        classes = _classes(dataset)
+        if not classes:
             raise InputError(f"images: {self.kind} has no attribute 'classes', names of its labels")
-        self.classes = [str(name) for name in dataset.classes]
+        self.classes = [str(name) for name in classes]
+        if twice := {name for name in self.classes if self.classes.count(name) > 1}:
+            raise InputError(f"images: two labels of {self.kind} are called {min(twice)!r}")
         if _plain_samples(dataset):
             self.files = [Path(path) for path, _ in dataset.samples]
         self.labels = self._labels()
+        if self.files is None and self.labels and self.content(0) != self.content(0):
+            raise InputError(
+                f"images: {self.kind} gives another image each time: its transform is random; give "
+                "the one for evaluation"
+            )
 
     def _read_columns(self, dataset: Any) -> None:
         """A Hugging Face data set: its image column and its label column, by their kinds."""
@@ -67,16 +76,39 @@ class Part:
 
         plain = dataset.with_format(None)
         self.classes = list(plain.features[label].names)
-        self.labels = [int(value) for value in plain[label]]
+        self.labels = self._checked(list(plain[label]))
         self._column = image
         self._raw = plain.cast_column(image, datasets.Image(decode=False))
         self._dataset = plain
 
     def _labels(self) -> list[int]:
+        if self.files is not None:
+            return self._checked([label for _, label in self._dataset.samples])
         known = getattr(self._dataset, "targets", None)
         if known is None:  # every item is made once for its label
-            known = [self._dataset[i][1] for i in range(len(self._dataset))]
-        labels = [int(label) for label in known]
+            known = [self._item(i)[1] for i in range(len(self._dataset))]
+        if len(known) != len(self._dataset):
+            raise InputError(f"images: {self.kind} has {len(self._dataset)} items but {len(known)} "
+                             "targets")  # fmt: skip
+        return self._checked(list(known))
+
+    def _item(self, position: int) -> Any:
+        """An item (image, label).  Raises InputError where it is none."""
+        try:
+            item = self._dataset[position]
+            if isinstance(item, tuple | list) and len(item) >= 2:
+                return item
+        except Exception as error:
+            raise InputError(f"images: item {position} of {self.kind}: {error}") from error
+        raise InputError(f"images: item {position} of {self.kind} is no (image, label)")
+
+    def _checked(self, given: list[Any]) -> list[int]:
+        try:
+            labels = [int(label) for label in given]
+        except (TypeError, ValueError):
+            raise InputError(f"images: labels of {self.kind} are no numbers") from None
+        if any(label != value for label, value in zip(labels, given, strict=True)):
+            raise InputError(f"images: labels of {self.kind} are no whole numbers")
         wrong = sorted({label for label in labels if not 0 <= label < len(self.classes)})
         if wrong:
             raise InputError(f"images: label {wrong[0]} of {self.kind} has no name in 'classes'")
@@ -93,8 +125,9 @@ class Part:
     def opened(self, position: int) -> Any:
         """The image, or the tensor that the data set makes of it."""
         with self._lock:
-            item = self._dataset[position]
-        return item[self._column] if isinstance(item, Mapping) else item[0]
+            return (
+                self._dataset[position][self._column] if self._column else self._item(position)[0]
+            )
 
     def content(self, position: int) -> bytes:
         """What the image is decoded from: the file's bytes, else its pixels."""
@@ -105,8 +138,18 @@ class Part:
             return stored["bytes"] or Path(stored["path"]).read_bytes()
         found = self.opened(position)
         if isinstance(found, Image.Image):
+            if found.mode in ("P", "PA"):  # its pixels mean nothing without its palette
+                found = found.convert("RGBA")
             return f"{found.mode}{found.size}".encode() + found.tobytes()
-        return np.ascontiguousarray(torch.as_tensor(found).numpy()).tobytes()
+        return np.ascontiguousarray(torch.as_tensor(found).detach().cpu().numpy()).tobytes()
+
+
+def _classes(dataset: Any) -> Any:
+    """Names of the labels, of what a Subset or ConcatDataset is made of where it has none."""
+    while dataset is not None and not getattr(dataset, "classes", None):
+        several = getattr(dataset, "datasets", None)
+        dataset = several[0] if several else getattr(dataset, "dataset", None)
+    return getattr(dataset, "classes", None)
 
 
 def _is_paths(dataset: Any) -> bool:
@@ -138,7 +181,10 @@ class Datasets:
     """
 
     def __init__(self, given: Any, scoring: int) -> None:
-        self.alone = not (isinstance(given, Mapping) and set(given) == set(PARTS))
+        if isinstance(given, Mapping) and set(given) != set(PARTS):
+            keys = ", ".join(map(repr, given))
+            raise InputError(f"images: data sets by name are 'train' and 'val', not {keys}")
+        self.alone = not isinstance(given, Mapping)
         if self.alone:
             both = Part(given)
             self._parts = {"train": both, "val": both}

@@ -30,11 +30,17 @@ def preprocessing_of(transform: Callable[[Any], Any] | None, channels: int) -> P
     identity = (0.0,) * channels, (1.0,) * channels
     if transform is None:
         return Preprocessing(None, None, *identity, channels, ready=True)
+    if not callable(transform):
+        raise InputError(f"a transform is called with an image; {transform!r} cannot be")
     whole = Preprocessing(None, None, *identity, channels, transform=transform)
     split = _preset(transform) or _split(transform, channels)
+    probe = probe_input(whole)
+    if not torch.equal(probe, probe_input(whole)):
+        raise InputError(
+            "the transform is random: two calls on one image differ; give the one for evaluation"
+        )
     if split is None or split.channels != channels:
         return whole
-    probe = probe_input(whole)
     return split if torch.equal(probe_input(split), probe) else whole
 
 

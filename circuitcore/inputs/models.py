@@ -54,7 +54,8 @@ class Model:
         ``transform``: makes one image's input [channels, height, width] of a PIL image, as
         torchvision's ``weights.transforms()`` or timm's ``create_transform`` do; None where the
         images come as tensors that are the network's input.  ``categories``: names of the output
-        units, in order.  The module is left as it is: its mode, device, hooks and tensors.
+        units, in order.  The module is left as it is: its mode, device, hooks and tensors; hooks
+        are called once, with a probe image.
 
         Raises InputError naming the layer where the network cannot be traced (`network.trace`),
         where ``categories`` are not as many as its outputs, and, here or on the first image of a
@@ -71,7 +72,10 @@ def _in_hand(
     name: str | None,
 ) -> Model:
     network = trace(module).to("cpu", torch.float32)
-    names = None if categories is None else tuple(map(str, categories))
+    if isinstance(categories, str):
+        raise InputError("categories: a list of names, not one text")
+    listed = categories.values() if isinstance(categories, Mapping) else categories
+    names = None if listed is None else tuple(map(str, listed))
     if names is not None and len(names) != network.outputs:
         raise InputError(f"{len(names)} categories for {network.outputs} output units")
     preprocessing = preprocessing_of(transform, network.channels)
@@ -99,7 +103,9 @@ def check_trace(module: nn.Module, network: Network, image: Tensor, name: str) -
     """Refuse a module that computes what its steps do not; ``image``: network input [1, ...]."""
     some = next(module.parameters())
     with torch.inference_mode():
-        own = aside(module)(image.clone().to(some.device, some.dtype)).float().cpu()
+        given = image.clone().to(some.device, some.dtype)
+        own = aside(module, hooks=True)(given).float().cpu()
         logits = forward(network, {"input": image}, [network.last])[0]
-    if not torch.allclose(logits, own, rtol=1e-3, atol=1e-4):
+    rounding = 4 * torch.finfo(some.dtype).eps * float(logits.abs().max())  # of its own precision
+    if not torch.allclose(logits, own, rtol=1e-3, atol=max(1e-4, rounding)):
         raise InputError(f"{name}: its forward does something its layers do not show; refused")

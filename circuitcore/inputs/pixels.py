@@ -83,7 +83,12 @@ def decode_opened(
             f"{where}: an image, where tensors were said to come ready (transform=None): "
             "give the model the transform that makes its input"
         )
-    return _array(_sized(image, preprocessing))
+    try:
+        return _array(_sized(image, preprocessing), preprocessing.channels)
+    except InputError:
+        raise
+    except Exception as error:  # of a transform in hand, of any kind
+        raise InputError(f"{where}: resizing or the transform failed: {error}") from error
 
 
 def _given(found: Tensor, preprocessing: Preprocessing) -> np.ndarray:
@@ -92,13 +97,22 @@ def _given(found: Tensor, preprocessing: Preprocessing) -> np.ndarray:
             "the data set's own transform already gives tensors: give it without one, or give "
             "the model transform=None if these tensors are its input"
         )
-    return _array(found)
+    return _array(found, preprocessing.channels)
 
 
-def _array(found: Image.Image | Tensor) -> np.ndarray:
+def _array(found: Image.Image | Tensor, channels: int) -> np.ndarray:
     """[channels, height, width]: uint8 of an image, float32 of a tensor."""
-    if isinstance(found, Tensor):
+    if isinstance(found, Tensor) and found.dim() == 3 and found.shape[0] == channels:
         return found.detach().cpu().float().numpy()
+    if not isinstance(found, Image.Image) or found.mode != ("L" if channels == 1 else "RGB"):
+        what = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else (
+            f"an image of mode {found.mode}" if isinstance(found, Image.Image)
+            else type(found).__name__
+        )  # fmt: skip
+        raise InputError(
+            f"the transform gave {what}; a tensor [{channels}, height, width] is needed, or an "
+            f"image of mode {'L' if channels == 1 else 'RGB'}"
+        )
     pixels = np.asarray(found)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -50,7 +50,7 @@ def default_folder(inputs: Inputs, options: Options) -> Path:
 
 
 def sweep(
-    options: Options, wanted: Sequence[str], progress: Progress, given: InHand | None = None
+    options: Options, wanted: Sequence[str | int], progress: Progress, given: InHand | None = None
 ) -> RunFolder:
     """The main job: score, sweep, extract and evaluate the wanted categories (all by default).
 
@@ -202,7 +202,7 @@ def worker(
     shard: int,
     shards: int,
     progress: Progress,
-    wanted: Sequence[str] = (),
+    wanted: Sequence[str | int] = (),
     shared: str = "",
     **changes: Any,
 ) -> int:
@@ -232,7 +232,7 @@ def extract(
     changes: dict[str, Any],
     out: Path | None,
     progress: Progress,
-    wanted: Sequence[str] = (),
+    wanted: Sequence[str | int] = (),
     given: InHand | None = None,
 ) -> RunFolder:
     """Choose the circuits of a run anew under another threshold, stop rule or bias reference.

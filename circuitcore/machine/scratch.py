@@ -27,6 +27,11 @@ class Scratch:
         self._files[name] = file, found
         return found
 
+    def __del__(self) -> None:
+        """Close the files; arrays that are still used keep their memory."""
+        for file, _ in self._files.values():
+            file.close()
+
     @property
     def descriptors(self) -> list[int]:
         """What a child process must inherit (``pass_fds`` of `subprocess.Popen`)."""

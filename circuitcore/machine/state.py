@@ -17,6 +17,8 @@ def undisturbed() -> Iterator[None]:
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        # the first loop that numba runs in threads resets how many torch uses
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(True))
         for device in ("cpu", "cuda"):

@@ -9,6 +9,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, Step, needed_steps
@@ -22,6 +23,12 @@ def trace(model: nn.Module) -> Network:
     ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
     shares a weight, does not end in a Linear, or has NaN or infinity in a weight.
     """
+    for inner in ("_orig_mod", "module"):  # torch.compile's and DataParallel's wrappers
+        if isinstance(getattr(model, inner, None), nn.Module) and len(list(model.children())) == 1:
+            raise InputError(f"{type(model).__name__} wraps the network: give its .{inner}")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            check_own_tensors(name, module, parametrised=True)
     model = aside(model)
     try:
         graph = torch.fx.symbolic_trace(model).graph
@@ -103,20 +110,35 @@ def _take(found: _Found, node: torch.fx.Node) -> None:
     found.steps.append(Step(name, op, tuple(found.alias[s] for s in sources), settings))
 
 
-def aside(model: nn.Module) -> nn.Module:
-    """The module in eval mode and without hooks, sharing its tensors; the one given stays as it is.
+def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
+    """The module in eval mode, sharing its tensors; the one given stays as it is.
 
-    Its hooks would be called with the tracer's stand-ins for values.
+    Without ``hooks``: they would be called with the tracer's stand-ins for values.
     """
     tensors = [*model.parameters(), *model.buffers()]
     try:
         found = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
         raise InputError(f"the model cannot be copied to be traced ({error})") from error
-    for module in found.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            hooks.clear()
+    for module in [] if hooks else found.modules():
+        for each in (module._forward_hooks, module._forward_pre_hooks):
+            each.clear()
     return found.eval()
+
+
+def check_own_tensors(name: str, module: nn.Module, parametrised: bool = False) -> None:
+    """Refuse a layer whose weight or bias is made anew at every call, or by a hook.
+
+    ``parametrised``: whether what `torch.nn.utils.parametrize` makes may stand in for it.
+    """
+    for key in ("weight", "bias"):
+        own = key in module._parameters
+        if not own and not (parametrised and is_parametrized(module, key)):
+            raise InputError(
+                f"layer {name!r}: its {key} is made by a hook or a parametrisation (pruning, "
+                "weight or spectral norm): make it permanent first, with "
+                "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
+            )
 
 
 def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str:
@@ -157,10 +179,13 @@ def _in_place(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
     return name == "iadd" or name.endswith("_") or asked
 
 
+@torch.no_grad()
 def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[int, str]) -> None:
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if not tensor.is_floating_point():
             continue
+        if tensor.is_meta:
+            raise InputError(f"layer {name!r}: {key} is on the meta device: it has no values")
         if not torch.isfinite(tensor).all():
             raise InputError(
                 f"layer {name!r}: {key} holds NaN or infinity; use a checkpoint without"

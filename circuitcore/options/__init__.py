@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from circuitcore.errors import OptionsError, nearest
 from circuitcore.options.values import (
@@ -27,7 +27,7 @@ from circuitcore.options.values import (
 Whole = int | Literal["none"] | None
 AtLeast0 = Annotated[int, Ge(0)]
 AtLeast1 = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Gt(0), Lt(float("inf"))]
 # "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
 # "call": where one call computes and where its results go, not kept
 Changes = Literal["numbers", "engine", "call"]

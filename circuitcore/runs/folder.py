@@ -22,6 +22,8 @@ import torch
 
 import circuitcore
 from circuitcore.errors import InputError, UsageError, nearest
+from circuitcore.inputs.categories import Category as Unit
+from circuitcore.inputs.categories import finder
 from circuitcore.inputs.pixels import DECODER
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import resolve_dtype
@@ -104,16 +106,14 @@ class RunFolder:
             update={"circuit": record.circuit.model_copy(update={"file": file})}
         )
 
-    def unit_of(self, category: str) -> int:
+    def unit_of(self, category: str | int) -> int:
         """Output unit of a category by name, folder or number.  Raises UsageError."""
-        names: dict[str, int] = {}
-        for c in self.manifest["categories"]:
-            names |= {str(c["index"]): c["index"], c["folder"].casefold(): c["index"]}
-            names[c["name"].casefold()] = c["index"]
-        if category.casefold() not in names:
-            known = [c["name"] for c in self.manifest["categories"]]
-            raise UsageError(f"{self.folder}: no category {category!r}{nearest(category, known)}")
-        return int(names[category.casefold()])
+        listed = [Unit(c["index"], c["name"], c["folder"]) for c in self.manifest["categories"]]
+        found = finder(listed)(category)
+        if found is None:
+            text, known = str(category), [c.name for c in listed]
+            raise UsageError(f"{self.folder}: no category {text!r}{nearest(text, known)}")
+        return found.index
 
     def circuit_path(self, unit: int) -> Path:
         """The committed file of output unit ``unit``.  Raises InputError where it is not done."""

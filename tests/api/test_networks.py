@@ -7,6 +7,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import prune
 from torchvision import transforms
 from torchvision.transforms._presets import ImageClassification
 
@@ -114,7 +115,6 @@ def test_a_transform_is_split_where_that_is_exact_and_run_whole_where_not(images
     for transform, kept in (
         (PRESET, "uint8"), (transforms.Compose([*steps, normal]), "uint8"),
         (OPAQUE, "float32"), (transforms.Compose(steps), "float32"),
-        (transforms.Compose([*steps, transforms.RandomErasing(1.0), normal]), "float32"),
     ):  # fmt: skip
         own = cc.Model.of(module, transform, NAMES).preprocessing
         from circuitcore.inputs.image_files import Folder
@@ -158,3 +158,42 @@ def test_what_does_not_fit_is_refused(images, tmp_path):
     with pytest.raises(cc.InputError, match="weights_sha256|sha256 differs"):
         other = cc.Model.of(module_of("resnet18", images, seed=9), PRESET, NAMES)
         cc.open_run(run.folder, other, None).evaluate()
+
+
+def test_weights_that_a_hook_makes_and_hooks_that_change_values_are_refused(images, tmp_path):
+    module = module_of("resnet18", images, seed=0)
+    hook = module.layer1.register_forward_hook(lambda _, __, out: out * 0.3)
+    with pytest.raises(cc.InputError, match="does something its layers do not show"):
+        cc.Model.of(module, PRESET, NAMES)
+    hook.remove()
+    run = cc.sweep(cc.Model.of(module, PRESET, NAMES), images, categories="left",
+                   out=tmp_path / "run", levels="0,0.2", **COUNTS)  # fmt: skip
+    prune.random_unstructured(module.layer1[0].conv1, "weight", 0.3)
+    with pytest.raises(cc.InputError, match="'layer1.0.conv1': its weight is made by a hook"):
+        cc.Model.of(module, PRESET, NAMES)
+    with pytest.raises(cc.InputError, match="'layer1.0.conv1': its weight is made by a hook"):
+        run["left"].apply(module)
+    prune.remove(module.layer1[0].conv1, "weight")
+    nn.utils.parametrizations.weight_norm(module.layer1[0].conv1)
+    cc.Model.of(module, PRESET, NAMES)  # read as it is
+    with pytest.raises(cc.InputError, match="made by a hook or a parametrisation"):
+        run["left"].apply(module)
+    with pytest.raises(cc.InputError, match="meta device"):
+        cc.Model.of(torchvision.models.resnet18(num_classes=3).to("meta"), PRESET)
+    with pytest.raises(cc.InputError, match="give its .module"):
+        cc.Model.of(nn.DataParallel(module), PRESET)
+
+
+def test_transforms_that_cannot_be_are_refused(images):
+    module = module_of("resnet18", images, seed=0)
+    shift = transforms.Compose([transforms.RandomCrop(SIDE), transforms.ToTensor()])
+    with pytest.raises(cc.InputError, match="random: two calls"):
+        cc.Model.of(module, shift, NAMES)
+    with pytest.raises(cc.InputError, match="the transform gave ndarray"):
+        cc.Model.of(module, lambda image: np.zeros((3, 8, 8), np.float32), NAMES)
+    with pytest.raises(cc.InputError, match="transform failed: division by zero"):
+        cc.Model.of(module, lambda image: 1 / 0, NAMES)
+    with pytest.raises(cc.InputError, match="cannot be"):
+        cc.Model.of(module, 5, NAMES)
+    half = module.half()
+    assert cc.Model.of(half, PRESET, NAMES).network.weights["conv1"].dtype == torch.float32

@@ -154,3 +154,42 @@ def test_an_unreadable_image_is_named_and_left_out_where_that_is_allowed(tmp_pat
     run = cc.sweep(images=files, out=tmp_path / "other", max_bad=1, **options)
     assert len(run) == 1
     assert f"val/{first}" in (run.folder / "quarantine" / "images.json").read_text()
+
+
+def test_labels_are_those_of_the_items_and_mean_one_category(root, tmp_path):
+    part = ImageFolder(str(root / "val"))
+    part.samples = part.samples[3:]  # a usual way to drop files; targets stay as they were
+    source = Datasets({"train": ImageFolder(str(root / "train")), "val": part}, 2)
+    assert len(source.listed("val", "cat")) == 3 and len(source.listed("val", "dog")) == 6
+    hidden = on_disk(root, tmp_path)
+    features = hidden["val"].features
+    hidden["val"] = hidden["val"].map(lambda row: {"label": -1}, features=features)
+    with pytest.raises(InputError, match="label -1 of Dataset has no name"):
+        Datasets(hidden, 2)
+    twice = Items(root)
+    twice.classes = ("cat", "cat")
+    with pytest.raises(InputError, match="two labels of Items are called 'cat'"):
+        Datasets(twice, 1)
+    shaky = Items(root, transforms.RandomErasing(1.0))
+    shaky.transform = transforms.Compose([transforms.ToTensor(), shaky.transform])
+    with pytest.raises(InputError, match="another image each time"):
+        Datasets(shaky, 1)
+    with pytest.raises(InputError, match="'train' and 'val', not 'train', 'validation'"):
+        Datasets({"train": Items(root), "validation": Items(root)}, 1)
+    subset = torch.utils.data.Subset(Items(root), [0, 1, 2, 6, 7, 8])
+    assert Datasets(subset, 1).categories() == list(NAMES)
+
+
+def test_a_palette_is_part_of_an_image(root):
+    class Palettes(Items):
+        inverted = False
+
+        def __getitem__(self, at):
+            image = Image.new("P", (4, 4))
+            image.putpalette([255 * self.inverted, at, 0] * 256)
+            return image, at % 2
+
+    plain, other = Palettes(root), Palettes(root)
+    other.inverted = True
+    hashes = [Datasets(each, 1).sha256("val/1") for each in (plain, plain, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
