@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA: Final = "circuitcore.sweep/1"
+SCHEMA: Final = "circuitcore.sweep/2"
 
 
 class Record(BaseModel):
@@ -49,6 +49,9 @@ class Level(Accuracy):
 class Stage(Record):
     """One stage's curve; ``chosen`` is a position in ``levels``; others are not invented.
 
+    ``reference_hits``, ``threshold_hits``: hit rates that levels were held to, under a matched
+    bias; else None, and CSA decided (``reference_csa``, ``threshold_csa``).
+
     ``planned_multiply_adds``: known before the stage ran, where every level was evaluated;
     ``multiply_adds``: executed; ``recomputed``: runs of an image at a level repeated in float32
     because its decision lay within the error of a lower precision.
@@ -64,6 +67,8 @@ class Stage(Record):
     planned_multiply_adds: int | None = None
     multiply_adds: int = 0
     recomputed: int = 0
+    reference_hits: float | None = None
+    threshold_hits: float | None = None
 
 
 class Unpruned(Record):
@@ -78,13 +83,34 @@ class Unpruned(Record):
 class HeldOut(Accuracy):
     """Held-out images with the frozen bias; ratios to the unpruned network are None if undefined.
 
-    ``csa_ratio``: to the unpruned at bias 0, with a bootstrap 95 % interval; ``csa_ratio_biased``:
-    to the unpruned at its own extraction bias.
+    ``csa_ratio_biased``: to the unpruned at its own extraction bias, like with like, and what is
+    called *the* ratio; ``csa_ratio``: to the unpruned at bias 0; both with bootstrap 95 %
+    intervals.
     """
 
     csa_ratio: float | None
     csa_ratio_ci95: tuple[float, float] | None
     csa_ratio_biased: float | None
+    csa_ratio_biased_ci95: tuple[float, float] | None = None
+
+
+class Empty(Record):
+    """The empty circuit, all weights pruned: its activation is a constant, its bias its own."""
+
+    extraction: Accuracy
+    heldout: Accuracy
+
+
+class Faithfulness(Record):
+    """(CSA - CSA of the empty circuit) / (CSA of the unpruned network - the same).
+
+    At best biases on the extraction set, at frozen ones on the held-out set, with a bootstrap 95 %
+    interval; None where the unpruned network is no better than the empty circuit.
+    """
+
+    extraction: float | None
+    heldout: float | None
+    heldout_ci95: tuple[float, float] | None
 
 
 class Circuit(Record):
@@ -101,20 +127,26 @@ class Circuit(Record):
 
 
 class Cost(Record):
-    """Scoring, sweeping and certifying one category; multiply-adds leave scoring out.
+    """Scoring, sweeping, certifying and testing one category; multiply-adds leave scoring out.
 
-    ``memory_bytes``: the most the process held until the category was done, beyond what it held
-    before the run.
+    ``fpe`` is ``fpe_sweep`` + ``fpe_certify`` + ``fpe_heldout``.  ``memory_bytes``: the most the
+    process held until the category was done, beyond what it held before the run.
     """
 
     seconds: float
     fpe: float
     multiply_adds: int
     memory_bytes: int = 0
+    fpe_sweep: float | None = None
+    fpe_certify: float | None = None
+    fpe_heldout: float | None = None
 
 
 class Category(Record):
-    """Everything found out about one category; ``circuit`` is None where it is undefined."""
+    """Everything found out about one category; ``circuit`` is None where it is undefined.
+
+    ``undefined`` says why.
+    """
 
     category: str
     index: int
@@ -122,6 +154,9 @@ class Category(Record):
     stages: list[Stage]
     circuit: Circuit | None
     cost: Cost
+    empty: Empty | None = None
+    faithfulness: Faithfulness | None = None
+    undefined: str | None = None
 
 
 class Overlap(Record):
@@ -136,10 +171,14 @@ class Overlap(Record):
 
 
 class Summary(Record):
-    """Means over the categories that have a circuit; ``undefined`` counts those that have none."""
+    """Means over the categories that have a circuit; ``undefined`` counts the others by reason.
+
+    ``mean_csa_ratio`` and ``ratio_of_means`` are like with like (``csa_ratio_biased``);
+    ``ratio_of_means_unbiased`` to the unpruned network at bias 0, as the paper's 47.5 / 52.3.
+    """
 
     categories: int
-    undefined: int
+    undefined: dict[str, int]
     mean_pruned: float | None
     sd_pruned: float | None
     mean_heldout_csa: float | None
@@ -148,12 +187,14 @@ class Summary(Record):
     mean_unpruned_heldout_hit: float | None
     mean_csa_ratio: float | None
     ratio_of_means: float | None
+    ratio_of_means_unbiased: float | None
+    mean_faithfulness: float | None
 
 
 class Sweep(Record):
     """The document of ``circuitcore sweep --format json``."""
 
-    schema_: Literal["circuitcore.sweep/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["circuitcore.sweep/2"] = Field(SCHEMA, alias="schema")
     run: dict[str, Any]
     categories: list[Category]
     overlap: Overlap

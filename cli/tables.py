@@ -94,29 +94,42 @@ def sweep_text(document: Sweep, form: str) -> str:
 
 
 def _sweep_table(document: Sweep) -> str:
+    """Held-out, like with like: the circuit at its bias beside the unpruned network at its own."""
     rows = []
     for c in document.categories:
-        unpruned = number(c.unpruned.heldout.csa)
+        own = c.unpruned.heldout_biased
+        beside = [f"{own.hit:.2f}", str(own.false_alarms)]
         if c.circuit is None:
-            rows.append([c.category, UNDEFINED, UNDEFINED, unpruned, *[UNDEFINED] * 4])
+            rows.append([c.category, *[UNDEFINED] * 2, beside[0], UNDEFINED, beside[1],
+                         *[UNDEFINED] * 3])  # fmt: skip
             continue
         held = c.circuit.heldout
-        interval = held.csa_ratio_ci95
+        interval = held.csa_ratio_biased_ci95
         rows.append(
             [
                 c.category,
                 percent(c.circuit.pruned, 2),
-                number(held.csa),
-                unpruned,
-                number(held.csa_ratio),
-                f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else UNDEFINED,
+                f"{held.hit:.2f}",
+                beside[0],
                 str(held.false_alarms),
-                f"{c.circuit.bias:+.2f}",
+                beside[1],
+                number(held.csa_ratio_biased),
+                f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else UNDEFINED,
+                number(c.faithfulness.heldout if c.faithfulness else None, 2),
             ]
         )
-    headings = ["category", "pruned", "CSA pruned", "CSA unpruned", "ratio", "95 % interval"]
-    text = table([*headings, "false alarms", "bias"], rows)
-    return text + "\n" + _sweep_summary(document)
+    headings = [
+        "category",
+        "pruned",
+        "hit",
+        "unpr.",
+        "alarms",
+        "unpr.",
+        "ratio",
+        "95 %",
+        "faithful",
+    ]
+    return table(headings, rows) + "\n" + _sweep_summary(document)
 
 
 def _sweep_summary(document: Sweep) -> str:
@@ -127,10 +140,11 @@ def _sweep_summary(document: Sweep) -> str:
         lines.append(
             f"{s.categories} categories: {percent(s.mean_pruned)} pruned{spread}; held-out CSA "
             f"{number(s.mean_heldout_csa)} against {number(s.mean_unpruned_heldout_csa)} unpruned, "
-            f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}"
+            f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
+            f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
-    if s.undefined:
-        lines.append(f"{s.undefined} undefined (NA): the unpruned network's CSA is not positive")
+    for reason, count in s.undefined.items():
+        lines.append(f"{count} undefined (NA): {reason}")
     if overlap.pairs and overlap.mean is not None:
         lines.append(
             f"overlap of {overlap.pairs} pairs: mean {number(overlap.mean)}, from "

@@ -151,14 +151,17 @@ def test_category_agrees(category, both, rounding, example, method, prepared):
                 activation = method.activations(
                     example.double, images, category, {**fixed, **masks}
                 )
-                at = method.best_bias(activation, reference["margin"], labels == category)
-                assert at.csa == level["at"].csa
+                most = reference["unpruned"].false_alarms
+                margin, target = reference["margin"], labels == category
+                at = method.best_bias(activation, margin, target, "other", most)
+                assert at.hits == level["at"].hits
             if t > 0:  # level 0 is the unpruned network, or the circuit the stage began with
                 row = rows[stage][t - 1].double()
                 assert (row - activation).abs().max() <= ACTIVATION * spread
             assert curve.levels[t].csa == pytest.approx(at.csa, abs=1e-12)
             bias, slack = curve.levels[t].bias, ACTIVATION * float(spread)
-            assert (at.csa <= 0 and bias == 0) or any(
+            assert curve.levels[t].hit == at.hits / at.targets
+            assert (at.hits == 0 and bias <= 0) or any(
                 low - slack < bias <= high + slack for low, high in at.intervals
             )
         fixed |= assigned.kept(curve.chosen)
@@ -171,8 +174,9 @@ def test_category_agrees(category, both, rounding, example, method, prepared):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stop": "sparsest-above", "threshold": 0.85, "false_alarm_norm": "other", "bias": "none"},
+        {"stop": "sparsest-above", "threshold": 0.85, "bias": "none"},
         {"magnitude": "signed", "reference": "unpruned", "false_alarm_norm": "predicted"},
+        {"bias": "exact", "false_alarm_norm": "target"},
         {"granularity": "kernel", "spatial": "mean"},
         {"granularity": "filter", "magnitude": "image", "normalise": "l1"},
         {"magnitude": "set", "normalise": "minmax", "ties": "snap"},

@@ -49,11 +49,23 @@ def test_document_validates_and_is_whole(whole) -> None:
             assert stage["levels"][0]["pruned"] == 0
             assert all(level["images"] == 200 for level in stage["levels"])
             chosen = stage["levels"][stage["chosen"]]
-            assert chosen["csa"] >= 0.9 * category["unpruned"]["extraction_biased"]["csa"] - 1e-9
+            own = category["unpruned"]["extraction_biased"]["hit"]
+            assert stage["reference_hits"] == own
+            assert stage["threshold_hits"] == pytest.approx(0.9 * own)
+            assert chosen["hit"] >= stage["threshold_hits"] - 1e-9
+            most = category["unpruned"]["extraction"]["false_alarms"]
+            assert all(level["false_alarms"] <= most for level in stage["levels"])
         circuit = category["circuit"]
         assert 0 < circuit["pruned"] < 1
         low, high = circuit["heldout"]["csa_ratio_ci95"]
         assert low <= circuit["heldout"]["csa_ratio"] <= high
+        low, high = circuit["heldout"]["csa_ratio_biased_ci95"]
+        assert low <= circuit["heldout"]["csa_ratio_biased"] <= high
+        faithful = category["faithfulness"]
+        assert faithful["heldout_ci95"][0] <= faithful["heldout"] <= faithful["heldout_ci95"][1]
+        assert category["empty"]["extraction"]["false_alarms"] <= most
+        cost = category["cost"]
+        assert cost["fpe"] == pytest.approx(cost["fpe_sweep"] + cost["fpe_heldout"])
         assert category["cost"]["fpe"] > 1
     overlap = document["overlap"]
     assert overlap["pairs"] == 45
@@ -63,7 +75,7 @@ def test_document_validates_and_is_whole(whole) -> None:
 def test_circuits_are_worth_having(whole) -> None:
     """On new images the circuits do most of what the network does with a part of its weights."""
     summary = whole[0]["summary"]
-    assert summary["undefined"] == 0
+    assert summary["undefined"] == {}
     assert summary["mean_pruned"] > 0.3
     assert summary["ratio_of_means"] > 0.7
     assert summary["mean_heldout_hit"] > 0.6

@@ -79,7 +79,9 @@ def test_level_zero_is_the_unpruned_network(prepared):
     unpruned = prepared.extraction.logits[:, 4]
     torch.testing.assert_close(row, unpruned, rtol=1e-5, atol=1e-5)
     record = extract_circuit(prepared, 4, "Coat").record
-    assert record.stages[0].levels[0].csa == record.unpruned.extraction_biased.csa
+    first = record.stages[0].levels[0]
+    assert first.hit == record.unpruned.extraction_biased.hit
+    assert first.csa == record.unpruned.extraction_biased.csa
 
 
 grids = st.one_of(
@@ -209,7 +211,7 @@ def test_exact_bias_is_never_beaten(method, seed, count, whole, shift, norm):
     judge = Judge(
         torch.from_numpy(margin), torch.from_numpy(target), torch.from_numpy(activation), norm
     )
-    found = judge.fitted(torch.from_numpy(activation)[None])[0]
+    found = judge.fitted(torch.from_numpy(activation)[None], "exact")[0]
     assert found.csa == pytest.approx(csa_of(steps, target, [found.bias], norm)[0], abs=1e-12)
 
     grid = np.linspace(steps.min() - 1, steps.max() + 1, 4001)
@@ -224,11 +226,14 @@ def test_exact_bias_is_never_beaten(method, seed, count, whole, shift, norm):
     if found.csa > 0 or best > 0:
         assert found.csa >= best - 1e-12
         assert any(low < found.bias <= high for low, high in expected.intervals)
-    else:
-        assert found.bias == 0
+    else:  # no image is said to be the category
+        assert found.bias == min(0.0, steps.min()) and found.csa == 0
     assert found.csa == expected.csa and found.bias == pytest.approx(expected.bias)
     trained = judge.fitted(torch.from_numpy(activation)[None], "sgd")[0]
     assert found.csa >= trained.csa or best <= 0
+    matched = judge.fitted(torch.from_numpy(activation)[None], "matched")[0]
+    assert matched.false_alarms <= judge.unpruned_alarms
+    assert matched.hit >= judge.at(judge.unpruned, 0.0).hit
 
 
 # --- permutation of hidden units ------------------------------------------------------------------

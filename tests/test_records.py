@@ -26,15 +26,16 @@ def test_schema_refuses_a_document_without_its_baseline() -> None:
         "cost": {"seconds": 1.0, "fpe": 0.0, "multiply_adds": 0},
     }
     document = {
-        "schema": "circuitcore.sweep/1",
+        "schema": "circuitcore.sweep/2",
         "run": {},
         "categories": [category],
         "overlap": {"pairs": 0, "mean": None, "min": None, "max": None, "mean_chance": None,
                     "file": "overlap.parquet"},
         "summary": dict.fromkeys(
             ["mean_pruned", "sd_pruned", "mean_heldout_csa", "mean_unpruned_heldout_csa",
-             "mean_heldout_hit", "mean_unpruned_heldout_hit", "mean_csa_ratio", "ratio_of_means"]
-        ) | {"categories": 1, "undefined": 1},
+             "mean_heldout_hit", "mean_unpruned_heldout_hit", "mean_csa_ratio", "ratio_of_means",
+             "ratio_of_means_unbiased", "mean_faithfulness"]
+        ) | {"categories": 1, "undefined": {"a reason": 1}},
     }  # fmt: skip
     with pytest.raises(jsonschema.ValidationError, match="extraction_biased"):
         jsonschema.validate(document, json_schema())

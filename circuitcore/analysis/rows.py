@@ -38,6 +38,15 @@ def category_row(category: Category) -> dict[str, Any]:
     row["csa_ratio"] = heldout.csa_ratio if heldout else None
     row |= {"csa_ratio_low": low, "csa_ratio_high": high}
     row["csa_ratio_biased"] = heldout.csa_ratio_biased if heldout else None
+    low, high = (heldout.csa_ratio_biased_ci95 if heldout else None) or (None, None)
+    row |= {"csa_ratio_biased_low": low, "csa_ratio_biased_high": high}
+    faithful = category.faithfulness
+    row["faithfulness"] = faithful.heldout if faithful else None
+    low, high = (faithful.heldout_ci95 if faithful else None) or (None, None)
+    row |= {"faithfulness_low": low, "faithfulness_high": high}
+    for name in ("extraction", "heldout"):
+        row |= _accuracy(f"empty_{name}", getattr(category.empty, name, None))
+    row["undefined"] = category.undefined
     for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
         row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))
     return row | category.cost.model_dump() | {"file": circuit.file if circuit else None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,20 +30,25 @@ def summarise(records: Sequence[Category]) -> Summary:
     found = [(r, r.circuit) for r in records if r.circuit is not None]
     circuits = [c for _, c in found]
     pruned = [c.pruned for c in circuits]
-    ratios = [c.heldout.csa_ratio for c in circuits if c.heldout.csa_ratio is not None]
+    ratios = [c.heldout.csa_ratio_biased for c in circuits]
+    faithful = [r.faithfulness.heldout for r, _ in found if r.faithfulness is not None]
+    reasons = Counter(r.undefined or "no circuit" for r in records if r.circuit is None)
+    own = mean([r.unpruned.heldout_biased.csa for r, _ in found])
     csa = mean([c.heldout.csa for c in circuits])
     unpruned = mean([r.unpruned.heldout.csa for r, _ in found])
     return Summary(
         categories=len(records),
-        undefined=len(records) - len(found),
+        undefined=dict(reasons),
         mean_pruned=mean(pruned),
         sd_pruned=float(np.std(pruned, ddof=1)) if len(pruned) > 1 else None,
         mean_heldout_csa=csa,
         mean_unpruned_heldout_csa=unpruned,
         mean_heldout_hit=mean([c.heldout.hit for c in circuits]),
         mean_unpruned_heldout_hit=mean([r.unpruned.heldout.hit for r, _ in found]),
-        mean_csa_ratio=mean(ratios),
-        ratio_of_means=csa / unpruned if csa is not None and unpruned else None,
+        mean_csa_ratio=mean([r for r in ratios if r is not None]),
+        ratio_of_means=csa / own if csa is not None and own else None,
+        ratio_of_means_unbiased=csa / unpruned if csa is not None and unpruned else None,
+        mean_faithfulness=mean([f for f in faithful if f is not None]),
     )
 
 
@@ -63,7 +69,7 @@ def interval(
 def document(run: RunFolder, records: Sequence[Category], pairs: pa.Table) -> Sweep:
     """The JSON document of a run's finished categories, with the `overlap.table` of them."""
     return Sweep(
-        schema="circuitcore.sweep/1",
+        schema="circuitcore.sweep/2",
         run={**run.manifest, "folder": str(run.folder), "plan": _plan(run, records)},
         categories=records,
         overlap=overlap.summary(pairs),

@@ -14,7 +14,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.kernels.masked_linear.operation import compacted_chain
 from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.network.compaction import compact
-from circuitcore.network.forward import Override, target_row
+from circuitcore.network.forward import Override, Tally, target_row
 from circuitcore.network.graph import Network
 
 Kept = Mapping[str, Tensor]
@@ -35,7 +35,9 @@ def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
 
 
 @torch.inference_mode()
-def activations(runner: Runner, split: Split, unit: int, kept: Kept) -> Tensor:
+def activations(
+    runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
+) -> Tensor:
     """Target activations float32 [N] of one circuit on a split, on the CPU.
 
     Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
@@ -47,7 +49,7 @@ def activations(runner: Runner, split: Split, unit: int, kept: Kept) -> Tensor:
     found = compact(network, override, blank(split, network, features)).gathered(override)
     everything = np.arange(len(split))
     return runner.run_chunks(
-        split, everything, network, features, 1, lambda values: found.run(values)[None]
+        split, everything, network, features, 1, lambda values: found.run(values, tally)[None]
     )[0]
 
 

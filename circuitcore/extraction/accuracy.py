@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,6 +37,14 @@ class Judge:
     unpruned: Tensor
     norm: str
 
+    def __len__(self) -> int:
+        return len(self.is_target)
+
+    @cached_property
+    def unpruned_alarms(self) -> int:
+        """The unpruned network's own false alarms at b = 0: what a matched bias may not exceed."""
+        return self.at(self.unpruned, 0.0).false_alarms
+
     def predicted(self, activation: Tensor, bias: float) -> Tensor:
         """Which images are predicted as the category: a_n + b > m_n, decided as b > m_n - a_n."""
         return bias > self.margin_max - activation.double()
@@ -46,10 +55,11 @@ class Judge:
         hits = int((said & self.is_target).sum())
         return self.record(hits, int((said & ~self.is_target).sum()), bias)
 
-    def fitted(self, activations: Tensor, how: str = "exact") -> list[Accuracy]:
+    def fitted(self, activations: Tensor, how: str) -> list[Accuracy]:
         """Accuracy of each row of ``activations`` [L, N] with its bias fitted on these images.
 
-        ``how``: ``exact`` finds the bias that maximises CSA, ``none`` is 0, ``sgd`` trains it.
+        ``how``: ``matched`` finds the most hits at no more false alarms than the unpruned network
+        makes on this whole set, ``exact`` the most CSA, ``none`` is 0, ``sgd`` trains it.
         """
         if how == "none":
             return [self.at(row, 0.0) for row in activations]
@@ -57,7 +67,10 @@ class Judge:
             return [
                 self.at(row, b) for row, b in zip(activations, self._sgd(activations), strict=True)
             ]
-        best = best_bias(activations, self.margin_max, self.is_target, norm=self.norm)
+        most = self.unpruned_alarms if how == "matched" else None
+        best = best_bias(
+            activations, self.margin_max, self.is_target, norm=self.norm, most_alarms=most
+        )
         return [
             self.record(int(h), int(f), float(b))
             for h, f, b in zip(best.hits, best.false_alarms, best.bias, strict=True)
@@ -77,74 +90,105 @@ class Judge:
             bias=bias,
         )
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _sgd(self, activations: Tensor) -> list[float]:
         """The paper's trained bias: Adam on a sigmoid in place of the step, best bias visited.
 
         The sigmoid's width is a tenth of the steps' standard deviation in each row; the learning
         rate starts there too and halves eight times over 2,000 steps.
         """
-        steps = (self.margin_max - activations.double()).numpy()
-        target = self.is_target.numpy()
-        others = max(int((~target).sum()), 1)
-        norm = others if self.norm == "other" else int(target.sum())
-        share = np.where(target, 1 / target.sum(), -1 / norm)
-        width = np.maximum(steps.std(axis=1) / 10, 1e-6)
-        bias = np.zeros(len(steps))
-        first, second = np.zeros(len(steps)), np.zeros(len(steps))
+        steps = self.margin_max - activations.double()
+        targets, others = self.is_target.sum(), (~self.is_target).sum().clamp(min=1)
+        norm = others if self.norm == "other" else targets
+        share = torch.where(self.is_target, 1 / targets, -1 / norm).double()
+        width = (steps.std(dim=1, correction=0) / 10).clamp(min=1e-6)
+        place = torch.zeros(len(steps), dtype=torch.float64)  # of the bias, in widths
+        adam = torch.optim.Adam([place], lr=1.0, eps=1e-12)
+        slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda n: 0.5 ** (8 * n / SGD_STEPS))
         best = [self.at(row, 0.0) for row in activations]
         for step in range(1, SGD_STEPS + 1):
-            soft = 1 / (1 + np.exp(np.clip((steps - bias[:, None]) / width[:, None], -60, 60)))
-            gradient = -(share * soft * (1 - soft)).sum(axis=1) / width
-            first = 0.9 * first + 0.1 * gradient
-            second = 0.999 * second + 0.001 * gradient**2
-            rate = width * 0.5 ** (8 * step / SGD_STEPS)
-            bias -= rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-12)
+            soft = torch.sigmoid(place[:, None] - steps / width[:, None])
+            place.grad = -(share * soft * (1 - soft)).sum(dim=1)
+            adam.step()
+            slower.step()
             if step % 20 == 0 or step < 20:
-                seen = [self.at(row, float(b)) for row, b in zip(activations, bias, strict=True)]
+                biases = (place * width).tolist()
+                seen = [self.at(row, b) for row, b in zip(activations, biases, strict=True)]
                 best = [
                     new if new.csa > old.csa else old for new, old in zip(seen, best, strict=True)
                 ]
         return [record.bias for record in best]
 
     def ratio_interval(
-        self, activation: Tensor, bias: float, seed: int
+        self, activation: Tensor, bias: float, seed: int, unpruned_bias: float = 0.0
     ) -> tuple[float, float] | None:
-        """Bootstrap 95 % interval of CSA over the unpruned CSA at bias 0.
+        """Bootstrap 95 % interval of CSA over the unpruned CSA at ``unpruned_bias``.
 
-        Images are resampled within targets and within others, 10,000 times, the same images for
-        both networks.  Only how many images fall into each (circuit says, unpruned says) cell
-        matters, so a resample is two multinomial draws.  None where the unpruned CSA is not
-        positive, or is not in over half of the resamples.
+        None where the unpruned CSA is not positive in over half of the resamples.
         """
-        circuit = self.predicted(activation, bias)
-        plain = self.predicted(self.unpruned, 0.0)
-        cells = (2 * circuit.int() + plain.int()).numpy()
+        said = [self.predicted(activation, bias), self.predicted(self.unpruned, unpruned_bias)]
+        circuit, plain = self._resampled(said, seed)
+        return _interval(circuit, plain)
+
+    def faithfulness_interval(
+        self, said: Sequence[Tensor], seed: int
+    ) -> tuple[float, float] | None:
+        """Bootstrap 95 % interval of faithfulness; ``said``: by circuit, unpruned, empty, bool [N].
+
+        None where the unpruned network is no better than the empty circuit in over half of the
+        resamples.
+        """
+        circuit, plain, empty = self._resampled(said, seed)
+        return _interval(circuit - empty, plain - empty)
+
+    def _resampled(self, said: Sequence[Tensor], seed: int) -> list[np.ndarray]:
+        """CSA of each prediction on the same resamples, float64 [10,000] each.
+
+        Images are resampled within targets and within others.  Only how many images fall into each
+        cell (who says yes) matters, so a resample is two multinomial draws.
+        """
+        cells = np.zeros(len(self.is_target), np.int64)
+        for each in said:
+            cells = 2 * cells + each.numpy()
+        count = 2 ** len(said)
         generator = np.random.default_rng([seed, 95])
         drawn, sizes = [], []
         for part in (self.is_target.numpy(), ~self.is_target.numpy()):
-            counts = np.bincount(cells[part], minlength=4)
+            counts = np.bincount(cells[part], minlength=count)
             sizes.append(counts.sum())
-            chance = counts / max(counts.sum(), 1) if counts.sum() else np.array([1.0, 0, 0, 0])
+            chance = counts / max(counts.sum(), 1) if counts.sum() else np.eye(count)[0]
             drawn.append(generator.multinomial(counts.sum(), chance, size=RESAMPLES))
-        accuracy = []
-        for said in ((2, 3), (1, 3)):
-            hits, false = (torch.from_numpy(d[:, list(said)].sum(axis=1)) for d in drawn)
-            targets, others = map(torch.tensor, sizes)
-            accuracy.append(csa(hits, false, targets, others, self.norm).numpy())
-        ratios = accuracy[0][accuracy[1] > 0] / accuracy[1][accuracy[1] > 0]
-        if len(ratios) < RESAMPLES / 2:
-            return None
-        low, high = np.quantile(ratios, [0.025, 0.975])
-        return float(low), float(high)
+        targets, others = map(torch.tensor, sizes)
+        found = []
+        for place in range(len(said)):
+            yes = (np.arange(count) >> (len(said) - 1 - place)) % 2 == 1
+            hits, false = (torch.from_numpy(d[:, yes].sum(axis=1)) for d in drawn)
+            found.append(csa(hits, false, targets, others, self.norm).numpy())
+        return found
 
 
-def choose_level(csas: Sequence[float], threshold: float, stop: str) -> int:
+def _interval(part: np.ndarray, whole: np.ndarray) -> tuple[float, float] | None:
+    """The middle 95 % of part / whole where whole is positive; None where that is rare."""
+    ratios = part[whole > 0] / whole[whole > 0]
+    if len(ratios) < RESAMPLES / 2:
+        return None
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def worth(found: Accuracy, bias: str) -> float:
+    """What a level is judged by: its hit rate under a ``matched`` bias, else its CSA."""
+    return found.hit if bias == "matched" else found.csa
+
+
+def choose_level(values: Sequence[float], threshold: float, stop: str) -> int:
     """Position of the chosen level in a curve from dense to sparse; 0 where none is above.
 
-    ``first-crossing``: the last level before CSA first drops below ``threshold``;
-    ``sparsest-above``: the sparsest level not below it.
+    ``values``: each level's `worth`.  ``first-crossing``: the last level before it first drops
+    below ``threshold``; ``sparsest-above``: the sparsest level not below it.
     """
-    above = [value >= threshold - SLACK for value in csas]
+    above = [value >= threshold - SLACK for value in values]
     if stop == "first-crossing":
         below = next((i for i, ok in enumerate(above) if not ok), len(above))
         return max(below - 1, 0)

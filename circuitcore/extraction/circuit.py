@@ -17,17 +17,31 @@ from torch import Tensor
 from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
-from circuitcore.extraction.accuracy import Judge, choose_level
+from circuitcore.extraction.accuracy import Judge, choose_level, worth
 from circuitcore.extraction.judging import (
+    Reference,
+    empty_activation,
+    empty_circuit,
+    faithfulness_of,
     heldout_accuracy,
     judges,
-    reference_csa,
+    reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.stage import Swept, stage_executors, sweep_stage
+from circuitcore.extraction.stage import Swept, held_against, stage_executors, sweep_stage
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
-from circuitcore.records import Accuracy, Category, Circuit, Cost, HeldOut, Stage
+from circuitcore.records import (
+    Accuracy,
+    Category,
+    Circuit,
+    Cost,
+    Empty,
+    Faithfulness,
+    HeldOut,
+    Stage,
+    Unpruned,
+)
 from circuitcore.scoring.scores import contributions
 from circuitcore.scoring.seeds import unit_seed
 
@@ -61,28 +75,57 @@ def extract_circuit(
     options, tally = prepared.options, Tally()
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
-    reference = reference_csa(unpruned, options.reference)
-
-    def record(stages: list[Stage], circuit: Circuit | None) -> Category:
-        cost = _cost(prepared, tally, began)
-        return Category(category=name, index=unit, unpruned=unpruned, stages=stages,
-                        circuit=circuit, cost=cost)  # fmt: skip
-
-    if reference <= 0:
-        return Extracted(record([], None), {}, None)
+    empty = empty_circuit(prepared, unit, judge, heldout_judge)
+    reference = reference_of(unpruned, empty.extraction, options)
+    about = {"category": name, "index": unit, "unpruned": unpruned, "empty": empty}
+    if reference.why is not None:
+        cost = _cost(prepared, began, 0, 0, 0)
+        record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
+        return Extracted(record, {}, None)
     found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     kept: dict[str, Tensor] = {}
     stages = stage_executors(prepared, unit, found, kept, tally)
     swept = _swept(prepared, stages, kept, judge, reference, stored_fc)
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
-    chosen = swept[-1].chosen
-    fitted = Accuracy(**{k: getattr(chosen, k) for k in Accuracy.model_fields})
-    activation = activations(prepared.runner, prepared.heldout, unit, kept)
+    fitted = Accuracy(**{k: getattr(swept[-1].chosen, k) for k in Accuracy.model_fields})
+    work = tally.multiply_adds
+    activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
     seed = unit_seed(options.seed, unit)
     biased = unpruned.heldout_biased
     heldout = heldout_accuracy(heldout_judge, activation, fitted.bias, biased, seed)
-    circuit = _circuit(kept, swept, fitted, heldout)
-    return Extracted(record([each.record for each in swept], circuit), kept, activation)
+    nothing = empty_activation(prepared.runner.network, unit, len(heldout_judge))
+    certifying = sum(each.certifying for each in swept)
+    cost = _cost(prepared, began, work - certifying, certifying, tally.multiply_adds - work)
+    record = Category(
+        **about,
+        stages=[each.record for each in swept],
+        circuit=_circuit(kept, swept, fitted, heldout),
+        cost=cost,
+        faithfulness=_faithfulness(
+            heldout_judge, activation, nothing, fitted, heldout, unpruned, empty, seed
+        ),
+    )
+    return Extracted(record, kept, activation)
+
+
+def _faithfulness(
+    judge: Judge,
+    activation: Tensor,
+    nothing: Tensor,
+    fitted: Accuracy,
+    heldout: HeldOut,
+    unpruned: Unpruned,
+    empty: Empty,
+    seed: int,
+) -> Faithfulness:
+    inside, outside = faithfulness_of(fitted, heldout, unpruned, empty)
+    said = [
+        judge.predicted(activation, fitted.bias),
+        judge.predicted(judge.unpruned, unpruned.heldout_biased.bias),
+        judge.predicted(nothing, empty.heldout.bias),
+    ]
+    interval = judge.faithfulness_interval(said, seed) if outside is not None else None
+    return Faithfulness(extraction=inside, heldout=outside, heldout_ci95=interval)
 
 
 @torch.inference_mode()
@@ -91,7 +134,7 @@ def _swept(
     stages: Iterable[Executor],
     kept: dict[str, Tensor],
     judge: Judge,
-    reference: float,
+    reference: Reference,
     stored_fc: Stage | None,
 ) -> list[Swept]:
     """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
@@ -109,22 +152,21 @@ def _swept(
 
 
 def _rechosen(
-    runs: Executor, options: Options, stored: Stage, reference: float, judge: Judge
+    runs: Executor, options: Options, stored: Stage, reference: Reference, judge: Judge
 ) -> Swept:
     """The fc stage from its stored curve: choose again, then run the chosen level alone."""
-    curve = [level.csa for level in stored.levels]
+    curve = [worth(level, options.bias) for level in stored.levels]
     if options.reference == "peak":
-        reference = max(curve)
-    threshold = options.stage_threshold("fc") * reference
-    chosen = choose_level(curve, threshold, options.stop)
+        reference = reference.peak(curve)
+    fraction = options.stage_threshold("fc")
+    chosen = choose_level(curve, reference.threshold(fraction), options.stop)
     t = stored.levels[chosen].level
-    activation = judge.unpruned
+    activation, before = judge.unpruned, runs.tally.multiply_adds
     if t:
         activation = runs.look([t], np.arange(len(judge.unpruned)), True)[0]
-    record = stored.model_copy(
-        update={"reference_csa": reference, "threshold_csa": threshold, "chosen": chosen}
-    )
-    return Swept(record, t, activation)
+    held = held_against(reference, fraction, options.bias)
+    record = stored.model_copy(update={**held, "chosen": chosen})
+    return Swept(record, t, activation, runs.tally.multiply_adds - before)
 
 
 def _circuit(
@@ -145,10 +187,14 @@ def _circuit(
     )
 
 
-def _cost(prepared: Prepared, tally: Tally, began: float) -> Cost:
+def _cost(prepared: Prepared, began: float, sweep: int, certify: int, heldout: int) -> Cost:
     once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
+    work = sweep + certify + heldout
     return Cost(
         seconds=time.perf_counter() - began,
-        fpe=tally.multiply_adds / once,
-        multiply_adds=tally.multiply_adds,
+        fpe=work / once,
+        multiply_adds=work,
+        fpe_sweep=sweep / once,
+        fpe_certify=certify / once,
+        fpe_heldout=heldout / once,
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
 from torch import Tensor
 
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Split
-from circuitcore.extraction.accuracy import Judge, ratio
+from circuitcore.extraction.accuracy import Judge, ratio, worth
+from circuitcore.network.graph import Network
 from circuitcore.options import Options
-from circuitcore.records import Accuracy, HeldOut, Unpruned
+from circuitcore.records import Accuracy, Empty, HeldOut, Unpruned
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
 
@@ -50,10 +55,55 @@ def unpruned_baseline(extraction: Judge, heldout: Judge, bias: str) -> Unpruned:
     )
 
 
-def reference_csa(unpruned: Unpruned, reference: str) -> float:
-    """The CSA that thresholds are fractions of (before ``peak`` is known)."""
-    own = unpruned.extraction if reference == "unpruned" else unpruned.extraction_biased
-    return own.csa
+@dataclass(frozen=True)
+class Reference:
+    """What levels are held against: `worth` 1 (``full``) and 0 (``floor``), and CSA beside it.
+
+    ``why``: why there is no circuit, where there is none.
+    """
+
+    full: float
+    floor: float
+    csa: float
+    why: str | None = None
+
+    def threshold(self, fraction: float) -> float:
+        """`worth` that a level must have."""
+        return self.floor + fraction * (self.full - self.floor)
+
+    def peak(self, values: Sequence[float]) -> Reference:
+        """The same with the largest `worth` of a curve as 1."""
+        return replace(self, full=max(values))
+
+
+def reference_of(unpruned: Unpruned, empty: Accuracy, options: Options) -> Reference:
+    """The reference of ``options`` (before ``peak`` is known)."""
+    own = unpruned.extraction if options.reference == "unpruned" else unpruned.extraction_biased
+    full, floor = worth(own, options.bias), 0.0
+    if options.reference == "faithful":
+        floor = worth(empty, options.bias)
+    why = None
+    if unpruned.extraction.hit == 0:
+        why = "no hits of the unpruned network"
+    elif full <= 0:
+        why = "reference not positive"
+    elif full <= floor:
+        why = "reference no better than the empty circuit"
+    return Reference(full, floor, own.csa, why)
+
+
+def empty_activation(network: Network, unit: int, images: int) -> Tensor:
+    """The activation of the circuit without any weight: the last layer's bias, float32 [N]."""
+    bias = network.biases.get(network.last)
+    return torch.full((images,), 0.0 if bias is None else float(bias[unit]))
+
+
+def empty_circuit(prepared: Prepared, unit: int, extraction: Judge, heldout: Judge) -> Empty:
+    """The empty circuit with its own bias.  Cost: one bias fit."""
+    network, how = prepared.runner.network, prepared.options.bias
+    fitted = extraction.fitted(empty_activation(network, unit, len(extraction))[None], how)[0]
+    activation = empty_activation(network, unit, len(heldout))
+    return Empty(extraction=fitted, heldout=heldout.at(activation, fitted.bias))
 
 
 def heldout_accuracy(
@@ -62,14 +112,30 @@ def heldout_accuracy(
     """An activation [N] on the held-out set at a frozen bias, beside the unpruned network there.
 
     ``biased``: the unpruned network's own at its extraction bias, where it is known; ``seed``: of
-    the bootstrap interval.
+    the bootstrap intervals.
     """
     found = judge.at(activation, bias)
     unpruned = judge.at(judge.unpruned, 0.0)
-    interval = judge.ratio_interval(activation, bias, seed) if unpruned.csa > 0 else None
+    like = None
+    if biased is not None and biased.csa > 0:
+        like = judge.ratio_interval(activation, bias, seed, biased.bias)
     return HeldOut(
         **found.model_dump(),
         csa_ratio=ratio(found.csa, unpruned.csa),
-        csa_ratio_ci95=interval,
+        csa_ratio_ci95=judge.ratio_interval(activation, bias, seed) if unpruned.csa > 0 else None,
         csa_ratio_biased=ratio(found.csa, biased.csa) if biased else None,
+        csa_ratio_biased_ci95=like,
     )
+
+
+def faithfulness_of(
+    fitted: Accuracy, heldout: HeldOut, unpruned: Unpruned, empty: Empty
+) -> tuple[float | None, float | None]:
+    """Faithfulness on the extraction and on the held-out set."""
+    inside = ratio(
+        fitted.csa - empty.extraction.csa, unpruned.extraction_biased.csa - empty.extraction.csa
+    )
+    outside = ratio(
+        heldout.csa - empty.heldout.csa, unpruned.heldout_biased.csa - empty.heldout.csa
+    )
+    return inside, outside

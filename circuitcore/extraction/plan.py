@@ -21,9 +21,10 @@ from circuitcore.engine.footprint import Counts, predicted
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.judging import (
+    empty_circuit,
     every_level,
     judges,
-    reference_csa,
+    reference_of,
     unpruned_baseline,
 )
 from circuitcore.extraction.screening import run_at_every_level
@@ -121,7 +122,7 @@ def plan(
     network, files = inputs.model.network, inputs.split("extraction")
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
     work = _work(inputs, options, pixels)
-    steps = [*work.stages.values(), *work.apart.values()]
+    steps = [*work.stages.values(), work.scoring, work.heldout]
     estimate = work.estimate
     heldout = len(inputs.split("heldout"))
     counts = Counts(len(files), heldout, len(chosen))
@@ -129,12 +130,13 @@ def plan(
     seconds = None
     if probe:
         rate = _rate(network.to(machine.device), pixels.shape, machine.device, work.once)
-        each = estimate + sum(step.multiply_adds for step in work.apart.values())
+        each = estimate + work.scoring.multiply_adds
         shared = work.once * (len(files) + heldout)
         seconds = (shared + len(chosen) * each) / rate
     plans = _exact_plans(inputs, options, machine, chosen, progress) if exact else []
     if exact:
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
+        estimate += LEFT["conv"] * work.heldout.multiply_adds
     decoded = pixels.nbytes * (len(files) + heldout)
     features = _boundary_bytes(network, pixels.shape) * len(files)
     return Plan(
@@ -170,14 +172,15 @@ def _exact_plans(
 
 class _Work(NamedTuple):
     """Multiply-adds, by kind: ``once``, a forward pass of one image; ``shared`` by all categories;
-    of one category, its ``stages`` (expected: ``estimate``, at most: ``upper``), and ``apart``,
-    what FPE leaves out.
+    of one category, its ``stages`` and the ``heldout`` test (expected: ``estimate``, at most:
+    ``upper``), and ``scoring``, which FPE leaves out.
     """
 
     once: int
     shared: PlanStep
     stages: dict[str, PlanStep]
-    apart: dict[str, PlanStep]
+    heldout: PlanStep
+    scoring: PlanStep
     estimate: float
     upper: int
 
@@ -207,19 +210,21 @@ def _work(inputs: Inputs, options: Options, pixels: np.ndarray) -> _Work:
             fpe=levels * work / (once * count),
         )
 
-    def apart(what: str, work: int, size: int = 0) -> PlanStep:
-        what = f"{what} (not counted in FPE)"
-        return PlanStep(what=what, count=1, multiply_adds=work, bytes=size, fpe=0.0)
-
-    scoring = 3 * once * options.scoring_images  # forward, and backward at twice its cost
-    heldout = sum(per_layer.values()) * len(inputs.split("heldout"))
-    left_out = {
-        "scoring": apart("scoring", scoring, network.relevant() * 5),
-        "held-out": apart("held-out test", heldout),
-    }
+    tested = sum(per_layer.values()) * len(inputs.split("heldout"))
+    heldout = PlanStep(what="held-out test", count=1, multiply_adds=tested, bytes=0,
+                       fpe=tested / (once * count))  # fmt: skip
+    scoring = PlanStep(
+        what="scoring (not counted in FPE)",
+        count=1,
+        multiply_adds=3 * once * options.scoring_images,  # forward, backward at twice its cost
+        bytes=network.relevant() * 5,
+        fpe=0.0,
+    )
+    estimate += LEFT["conv"] * tested
+    upper += tested
     shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
                       bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
-    return _Work(once, shared, stages, left_out, estimate, upper)
+    return _Work(once, shared, stages, heldout, scoring, estimate, upper)
 
 
 def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -245,7 +250,8 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
     found = contributions(network, prepared.scoring_images(unit), unit)
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
-    reference = reference_csa(unpruned, options.reference)
+    empty = empty_circuit(prepared, unit, judge, heldout_judge)
+    reference = reference_of(unpruned, empty.extraction, options)
     kept: dict[str, Tensor] = {}
     stages: list[StagePlan] = []
     with torch.inference_mode():

@@ -1,12 +1,13 @@
 """Screening: judge the levels of a stage by the stop rule without running every image at each.
 
-A level is rejected on any images exactly: the others could only add false alarms.  So the target
-images, the hardest others (by unpruned margin) and a random control come first.  Scanned from the
-sparse end (``sparsest-above``) a level is accepted when nothing is left open, which makes the
-choice that of running everything.  Scanned from the dense end (``first-crossing``) an image last
-run at an earlier level counts as expected, within what images moved from level to level since:
-``REACH`` times the largest movement seen, beside the one all have in common.  It is run again once
-that could matter.  The level chosen is always run whole, and stepped back from if it fails.
+A level is rejected on any images exactly: the others could only add false alarms, or lower the
+end of what a matched bias may be.  So the target images, the hardest others (by unpruned margin)
+and a random control come first.  Scanned from the sparse end (``sparsest-above``) a level is
+accepted when nothing is left open, which makes the choice that of running everything.  Scanned from
+the dense end (``first-crossing``) an image last run at an earlier level counts as expected, within
+what images moved from level to level since: ``REACH`` times the largest movement seen, beside the
+one all have in common.  It is run again once that could matter.  The level chosen is always run
+whole, and stepped back from if it fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from circuitcore.extraction.accuracy import Judge
+from circuitcore.extraction.accuracy import Judge, worth
 from circuitcore.extraction.bounds import Bounds, Known, bounds, inexact_images, next_images
 from circuitcore.records import Accuracy
 
@@ -36,7 +37,7 @@ ROUNDING = 4.0  # times the largest error of the probe
 
 @dataclass(frozen=True)
 class Rule:
-    """How levels are judged: CSA at least ``below`` holds.
+    """How levels are judged: one `worth` at least ``below`` holds.
 
     ``stop``, ``bias``: as in the options; ``at_once``: levels run together (the fc stage) or one
     by one; ``low``: looks are in low precision unless in float32 is asked for; ``risk``:
@@ -71,8 +72,18 @@ def run_at_every_level(images: int, targets: int, stop: str) -> tuple[int, int]:
 class Screening:
     """Levels 0 .. ``count`` - 1 of one stage, level 0 known: what was run, and what follows."""
 
-    def __init__(self, judge: Judge, start: Tensor, count: int, look: Look, rule: Rule) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        start: Tensor,
+        count: int,
+        look: Look,
+        rule: Rule,
+        work: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """``work``: multiply-adds of ``look`` so far; ``certifying``: those that certified."""
         self.judge, self.look, self.rule, self.count = judge, look, rule, count
+        self.work, self.certifying = work, 0
         images = len(start)
         self.activation = np.zeros((count, images))
         self.error = np.zeros((count, images))
@@ -80,7 +91,7 @@ class Screening:
         self.activation[0], self.looked[0] = start.double().numpy(), True
         self.first = self._first_images()
         level_0 = judge.fitted(start[None], rule.bias)[0]
-        self.judged = {0: Judged(Bounds(level_0, level_0, level_0), images, 0)}
+        self.judged = {0: Judged(Bounds(level_0, level_0, level_0, rule.bias), images, 0)}
 
     def _first_images(self) -> np.ndarray:
         """Run at every level: the targets, the hardest others, and to see movement a control."""
@@ -113,7 +124,7 @@ class Screening:
             return
         rows = torch.from_numpy(self.activation[1:])
         for t, found in zip(levels, self.judge.fitted(rows, self.rule.bias), strict=True):
-            self.judged[t] = Judged(Bounds(found, found, found), len(images), 0)
+            self.judged[t] = Judged(Bounds(found, found, found, self.rule.bias), len(images), 0)
 
     def certified(self, t: int, below: float | None = None) -> int:
         """The level run whole in float32, stepped back while it fails there.
@@ -153,7 +164,9 @@ class Screening:
 
     def _whole(self, t: int) -> bool:
         """Certify: every image at level ``t`` in float32; whether the level still holds."""
+        before = self.work()
         self._see([t], np.arange(self.looked.shape[1]), precise=True)
+        self.certifying += self.work() - before
         return self._decide(t, [])
 
     def _decide(self, t: int, later: Sequence[int]) -> bool:
@@ -172,7 +185,7 @@ class Screening:
             if may_sample:
                 may_sample = False
                 sampled = self._sampled(t, known, found)
-                if sampled is not None and sampled.csa >= rule.below:
+                if sampled is not None and worth(sampled, rule.bias) >= rule.below:
                     found = replace(bounds(self.judge, self._known(t), rule.bias), low=sampled)
                     holds = True
                     break
@@ -206,8 +219,12 @@ class Screening:
         rule, bias = self.rule, found.expected.bias
         unseen = np.flatnonzero(~known.looked)
         usable = self.judge.norm == "other" and rule.stop == "first-crossing" and not rule.low
-        if not usable or found.expected.csa < rule.below or len(unseen) < 2 * SAMPLE:
+        fails = worth(found.expected, rule.bias) < rule.below
+        if not usable or fails or len(unseen) < 2 * SAMPLE:
             return None
+        least = false_alarm_limit(0, SAMPLE, len(unseen), rule.risk)
+        if rule.bias == "matched" and least > self.judge.unpruned_alarms:
+            return None  # no sample of this size could show that the bias is admissible
         random = np.random.default_rng([rule.seed, 23, t, len(unseen)])
         sample = random.choice(unseen, SAMPLE, replace=False)
         self._see([t], sample)
@@ -216,6 +233,8 @@ class Screening:
         alarms = int((said & ~target & known.looked).sum()) + false_alarm_limit(
             int(said[sample].sum()), SAMPLE, len(unseen), rule.risk
         )
+        if rule.bias == "matched" and alarms > self.judge.unpruned_alarms:
+            return None
         return self.judge.record(int((said & target).sum()), alarms, bias)
 
     def _see(self, levels: Sequence[int], images: np.ndarray, precise: bool = False) -> None:

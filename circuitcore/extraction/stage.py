@@ -14,8 +14,8 @@ from torch import Tensor
 
 from circuitcore.engine.executors import ChainExecutor, Executor, executor
 from circuitcore.engine.prepare import Prepared
-from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
-from circuitcore.extraction.judging import every_level
+from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
+from circuitcore.extraction.judging import Reference, every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
 from circuitcore.machine.spans import span
 from circuitcore.network.forward import Tally
@@ -30,11 +30,15 @@ ERROR_BUDGET = 0.01  # a run's probability that any level was accepted on an unl
 
 @dataclass(frozen=True)
 class Swept:
-    """A stage's curve and the target activation float32 [N] at its chosen level."""
+    """A stage's curve and the target activation float32 [N] at its chosen level.
+
+    ``certifying``: multiply-adds, of the record's, that certified the level.
+    """
 
     record: Stage
     level: int
     activation: Tensor
+    certifying: int = 0
 
     @property
     def chosen(self) -> Level:
@@ -62,23 +66,24 @@ def stage_executors(
 
 
 def sweep_stage(
-    prepared: Prepared, runs: Executor, judge: Judge, *, start: Tensor, reference: float
+    prepared: Prepared, runs: Executor, judge: Judge, *, start: Tensor, reference: Reference
 ) -> Swept:
     """The curve of one stage and the level its stop rule chooses, certified in float32.
 
     ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0;
-    ``reference``: CSA that the threshold is a fraction of.  Cost: at most one pass over the
-    extraction set a level, of the fc layers (fc stage) or the whole network (conv stage).
+    ``reference``: what the threshold is a fraction of.  Cost: at most one pass over the extraction
+    set a level, of the fc layers (fc stage) or the whole network (conv stage).
     """
     options, assigned, tally = prepared.options, runs.assigned, runs.tally
     images, before = len(prepared.extraction), tally.multiply_adds
     fraction = options.stage_threshold(assigned.stage)
     planned = None
     with span("stage", assigned.stage):
-        rule = _rule(prepared, runs, fraction * reference)
-        screening = Screening(judge, start, len(assigned.pruned), runs.look, rule)
+        rule = _rule(prepared, runs, reference.threshold(fraction))
+        count = len(assigned.pruned)
+        screening = Screening(judge, start, count, runs.look, rule, lambda: tally.multiply_adds)
         if every_level(options, images):
-            planned = runs.planned(range(1, len(assigned.pruned)), images)
+            planned = runs.planned(range(1, count), images)
             reference, chosen = _every_level(screening, options, fraction, reference)
         else:
             chosen = screening.run()
@@ -87,28 +92,40 @@ def sweep_stage(
         stage=assigned.stage,  # type: ignore[arg-type]
         relevant_weights=assigned.relevant,
         tied_zero=assigned.tied_zero,
-        reference_csa=reference,
-        threshold_csa=fraction * reference,
+        **held_against(reference, fraction, options.bias),
         chosen=ts.index(chosen),
-        levels=[_level(assigned, t, screening.judged[t]) for t in ts],
+        levels=[_level(assigned, t, screening.judged[t], judge) for t in ts],
         planned_multiply_adds=planned,
         multiply_adds=tally.multiply_adds - before,
         recomputed=sum(each.recomputed for each in screening.judged.values()),
     )
-    return Swept(record, chosen, screening.at(chosen))
+    return Swept(record, chosen, screening.at(chosen), screening.certifying)
+
+
+def held_against(reference: Reference, fraction: float, bias: str) -> dict[str, float | None]:
+    """The fields of a `Stage` that say what its levels were held against."""
+    hits = bias == "matched"
+    return {
+        "reference_csa": reference.csa if hits else reference.full,
+        "threshold_csa": fraction * reference.csa if hits else reference.threshold(fraction),
+        "reference_hits": reference.full if hits else None,
+        "threshold_hits": reference.threshold(fraction) if hits else None,
+    }
 
 
 def _every_level(
-    screening: Screening, options: Options, fraction: float, reference: float
-) -> tuple[float, int]:
+    screening: Screening, options: Options, fraction: float, reference: Reference
+) -> tuple[Reference, int]:
     """Judge every level on every image: the reference (the peak is known only now), the level."""
     screening.judge_all()
-    curve = [screening.judged[t].bounds.expected.csa for t in range(screening.count)]
+    found = [screening.judged[t].bounds.expected for t in range(screening.count)]
+    curve = [worth(each, options.bias) for each in found]
     if options.reference == "peak":
-        reference = max(curve)
-    chosen = choose_level(curve, fraction * reference, options.stop)
+        reference = reference.peak(curve)
+    threshold = reference.threshold(fraction)
+    chosen = choose_level(curve, threshold, options.stop)
     if screening.rule.low:
-        chosen = screening.certified(chosen, fraction * reference - SLACK)
+        chosen = screening.certified(chosen, threshold - SLACK)
     return reference, chosen
 
 
@@ -126,14 +143,15 @@ def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
     )
 
 
-def _level(assigned: StageLevels, t: int, judged: Judged) -> Level:
+def _level(assigned: StageLevels, t: int, judged: Judged, judge: Judge) -> Level:
     found = judged.bounds
+    low, high = found.csa_interval(judge)
     return Level(
         **found.expected.model_dump(),
         level=t,
         pruned=assigned.fraction(t),
         kept_weights=assigned.relevant - assigned.pruned[t],
         images=judged.images,
-        csa_lo=found.low.csa,
-        csa_hi=found.high.csa,
+        csa_lo=low,
+        csa_hi=high,
     )

@@ -125,16 +125,21 @@ class Options:
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
-    threshold: Positive = _method(0.9, "CSA to keep, as a fraction of the reference", "FRACTION")
+    threshold: Positive = _method(
+        0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION"
+    )
     fc_threshold: Positive | None = _fraction_of(None, "the same for the fully connected stage")
     conv_threshold: Positive | None = _fraction_of(None, "the same for the convolutional stage")
-    reference: Literal["unpruned-biased", "unpruned", "peak"] = _method(
-        "unpruned-biased", "the CSA that is 1"
+    reference: Literal["unpruned-biased", "unpruned", "peak", "faithful"] = _method(
+        "unpruned-biased", "what is 1 (faithful: the empty circuit is 0)"
     )
-    false_alarm_norm: Literal["target", "other", "predicted"] = _method(
-        "target", "false alarms are divided by the number of"
+    false_alarm_norm: Literal["other", "target", "predicted"] = _method(
+        "other", "false alarms are divided by the number of"
     )
-    bias: Literal["exact", "none", "sgd"] = _method("exact", "how the circuit's one bias is found")
+    bias: Literal["matched", "exact", "none", "sgd"] = _method(
+        "matched", "how the circuit's one bias is found; matched: the most hits at no more false "
+        "alarms than the unpruned network's"
+    )  # fmt: skip
     seed: AtLeast0 = _method(0, "for what is drawn at random", "N")
 
     screen: Literal["auto", "off", "on"] = _engine(
@@ -258,12 +263,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"levels": "linear:51"},
     "paper-literal": {
         "levels": "linear:51",
-        "false_alarm_norm": "other",
+        "bias": "exact",
         "reference": "unpruned",
+    },
+    "strict": {
+        "bias": "exact",
+        "false_alarm_norm": "target",
     },
     "vss": {
         "bias": "none",
-        "false_alarm_norm": "other",
         "threshold": 0.85,
         "reference": "unpruned",
         "stop": "sparsest-above",

@@ -78,7 +78,7 @@ def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
 
 
 def curves(categories: Sequence[Category]) -> str:
-    """CSA against the kept fraction, one panel a category (evenly chosen if there are many)."""
+    """What levels are worth against the kept fraction, a panel a category (evenly chosen)."""
     shown = [c for c in categories if c.stages]
     if len(shown) > MOST_PANELS:
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, MOST_PANELS).astype(int)]
@@ -94,17 +94,17 @@ def curves(categories: Sequence[Category]) -> str:
             axes.set_visible(place < len(shown))
             axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
         _log_kept(grid[0])
-        seen = [x.csa for c in shown for s in c.stages for x in s.levels]
+        seen = [getattr(x, judged(s)) for c in shown for s in c.stages for x in s.levels]
         grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
-        figure.supylabel("CSA, extraction images", fontsize=10)
+        figure.supylabel(_height(shown), fontsize=10)
         handles, labels = _legend(grid[0])
         figure.legend(handles, labels, loc="outside upper left", ncols=4)
         return str(svg())
 
 
 def curve_bands(categories: Sequence[Category]) -> str:
-    """Median and quantiles over all categories of CSA against the kept fraction, a panel a stage.
+    """Median and quantiles over all categories of what levels are worth, a panel a stage.
 
     Past its stop a category has no levels; the band is of those that still have one.
     """
@@ -114,7 +114,7 @@ def curve_bands(categories: Sequence[Category]) -> str:
             for stage in (s for c in categories for s in c.stages if s.stage == name):
                 for level in stage.levels:
                     share = level.kept_weights / stage.relevant_weights
-                    at.setdefault(level.level, []).append((share, level.csa))
+                    at.setdefault(level.level, []).append((share, getattr(level, judged(stage))))
             points = [np.array(at[t]) for t in sorted(at)]
             points = [p for p in points if p[0, 0] > 0]
             kept = [p[:, 0].mean() for p in points]
@@ -131,7 +131,7 @@ def curve_bands(categories: Sequence[Category]) -> str:
             _log_kept(axes)
         bottom, top = figure.axes[0].get_ylim()
         figure.axes[0].set_ylim(max(bottom, LOWEST_DRAWN), top)
-        figure.axes[0].set_ylabel("CSA, extraction images")
+        figure.axes[0].set_ylabel(_height(categories))
         return str(svg())
 
 
@@ -187,28 +187,41 @@ def draw_curves(axes: Axes, category: Category) -> Axes:
         _curve(axes, stage)
     axes.set_title(short(category.category), parse_math=False)
     axes.set_xlabel("kept fraction of the stage's weights (sparser to the right)")
-    axes.set_ylabel("CSA, extraction images")
+    axes.set_ylabel(_height([category]))
     if category.stages:
         _log_kept(axes)
-        seen = [level.csa for stage in category.stages for level in stage.levels]
+        seen = [getattr(x, judged(s)) for s in category.stages for x in s.levels]
         axes.set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         axes.legend(*_legend(axes), loc="lower left")
     return axes
 
 
+def judged(stage: Stage) -> str:
+    """What a stage's levels were judged by: ``hit`` or ``csa``."""
+    return "csa" if stage.threshold_hits is None else "hit"
+
+
+def _height(categories: Sequence[Category]) -> str:
+    """What curves of these categories show."""
+    kinds = {judged(stage) for c in categories for stage in c.stages}
+    return "hit rate, extraction images" if kinds == {"hit"} else "CSA, extraction images"
+
+
 def _curve(axes: Axes, stage: Stage) -> None:
-    colour = STAGE_COLOUR[stage.stage]
+    colour, what = STAGE_COLOUR[stage.stage], judged(stage)
+    threshold = stage.threshold_csa if stage.threshold_hits is None else stage.threshold_hits
     levels = [x for x in stage.levels if x.kept_weights > 0]  # a log axis has no 0
     kept = [x.kept_weights / stage.relevant_weights for x in levels]
-    axes.plot(kept, [x.csa for x in levels], color=colour, linewidth=1.4, label=stage.stage)
-    if any(x.csa_lo != x.csa_hi for x in levels):
+    values = [getattr(x, what) for x in levels]
+    axes.plot(kept, values, color=colour, linewidth=1.4, label=stage.stage)
+    if what == "csa" and any(x.csa_lo != x.csa_hi for x in levels):
         low, high = [x.csa_lo for x in levels], [x.csa_hi for x in levels]
         axes.fill_between(kept, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(stage.threshold_csa, color=colour, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
+    axes.axhline(threshold, color=colour, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
     chosen = stage.levels[stage.chosen]
     if chosen.kept_weights:
         axes.plot(
-            [chosen.kept_weights / stage.relevant_weights], [chosen.csa], "o",
+            [chosen.kept_weights / stage.relevant_weights], [getattr(chosen, what)], "o",
             markersize=6, color=colour, markeredgecolor=PAPER, markeredgewidth=1.2, zorder=4,
         )  # fmt: skip
 

@@ -83,17 +83,22 @@ def _means(document: Sweep) -> list[dict[str, Any]]:
     ratios = [k.heldout.csa_ratio for _, k in found if k.heldout.csa_ratio is not None]
     biased = [k.heldout.csa_ratio_biased for _, k in found
               if k.heldout.csa_ratio_biased is not None]  # fmt: skip
+    empty = [c.empty.heldout.csa for c, _ in found if c.empty is not None]
+    faithful = [c.faithfulness.heldout for c, _ in found
+                if c.faithfulness is not None and c.faithfulness.heldout is not None]  # fmt: skip
     rows = [
         ("Pruned", "of all relevant weights", [k.pruned for _, k in found], None),
-        ("CSA, held-out", "of the circuits; the unpruned network's at bias 0 beside it",
-         [k.heldout.csa for _, k in found], [c.unpruned.heldout.csa for c, _ in found]),
+        ("CSA, held-out", "of the circuits; the unpruned network's at its own bias beside it",
+         [k.heldout.csa for _, k in found], [c.unpruned.heldout_biased.csa for c, _ in found]),
+        ("CSA of the empty circuit", "no weight at all, with a bias of its own", empty, None),
         ("Hit rate, held-out", "of the circuits; the unpruned network's beside it",
-         [k.heldout.hit for _, k in found], [c.unpruned.heldout.hit for c, _ in found]),
+         [k.heldout.hit for _, k in found], [c.unpruned.heldout_biased.hit for c, _ in found]),
         ("False alarms, held-out", "fraction of other images; the unpruned network's beside it",
          [k.heldout.false_alarm for _, k in found],
-         [c.unpruned.heldout.false_alarm for c, _ in found]),
-        ("CSA ratio", "mean of ratios to the unpruned network at bias 0", ratios, None),
-        ("CSA ratio, like with like", "to the unpruned network at its own best bias", biased, None),
+         [c.unpruned.heldout_biased.false_alarm for c, _ in found]),
+        ("CSA ratio", "to the unpruned network at its own bias, like with like", biased, None),
+        ("CSA ratio at bias 0", "to the unpruned network without a bias", ratios, None),
+        ("Faithfulness", "0 is the empty circuit, 1 the unpruned network", faithful, None),
     ]  # fmt: skip
     return [
         {
@@ -128,6 +133,11 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
 
     rows = [
         row("FPE", [c.fpe for c in costs], "{:.2f}", planned.get("fpe")),
+        *(
+            row(f"FPE, {name}", values, "{:.2f}", None)
+            for name in ("sweep", "certify", "heldout")
+            if (values := [v for c in costs if (v := getattr(c, f"fpe_{name}")) is not None])
+        ),
         row("seconds", [c.seconds for c in costs], "{:.1f}", None),
         row("memory, MB", [c.memory_bytes / 1e6 for c in costs], "{:.0f}",
             planned.get("memory_bytes", 0) / 1e6 or None),

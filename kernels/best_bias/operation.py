@@ -9,6 +9,10 @@ d_n = m_n - a_n (float64), and with P target images and Q others
 is constant on the half-open intervals (lo, hi] between neighbouring distinct steps
 (Andrade & Konkle 2025, Circuit substitution accuracy; the free bias parameter).
 
+A *matched* bias takes the shift of activations out and nothing else: of the biases with
+F(b) <= F0 (``most_alarms``) one with the most hits.  Admissible are b <= e, e the (F0 + 1)-th
+smallest step of the other images, so hits are those of the target steps below e.
+
 `best_bias_reference` sorts all steps and scans, O(N log N).  The CPU path needs no sort of the
 others: CSA rises only at a target image's step, so the best interval starts at one of at most P
 distinct target steps, and one pass with a binary search, O(N log P), finds the false alarms and
@@ -37,9 +41,12 @@ def best_bias(
     is_target: torch.Tensor,
     *,
     norm: str = "target",
+    most_alarms: int | None = None,
     impl: str = "auto",
 ) -> BestBias:
     """The bias that maximises CSA, exactly, for each row (a level, or a category) at once.
+
+    With ``most_alarms`` the matched one: it maximises hits among those of no more false alarms.
 
     ``activation`` [L, N] (or [N], taken as one row): the target unit's activation a_n in the
     pruned network, any float dtype.  ``margin_max`` m_n = max over k != c of the unpruned
@@ -50,10 +57,11 @@ def best_bias(
 
     Among the maximising intervals (lo, hi] the nearest to 0 is taken (of two equally near, the
     lower): b = 0 if it lies inside, else the midpoint, or lo + 1 where hi is infinite.  Where
-    the best CSA is <= 0, b = 0 and the record is that of b = 0.
+    the best CSA is <= 0 (matched: where there is no hit), no image is said to be the category:
+    CSA 0, b = min(0, the smallest step).
 
     Raises ValueError for shapes that do not fit, a row without a target image, a non-finite
-    step, or an unknown ``norm``.
+    step, an unknown ``norm`` or a negative ``most_alarms``.
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: one of {', '.join(NORMS)}")
@@ -68,8 +76,10 @@ def best_bias(
             )
     if is_target.dtype != torch.bool:
         raise ValueError(f"is_target must be bool, got {is_target.dtype}")
-    chosen = choose(impl, activation, cpu="numba")
-    return BestBias(*_best_bias(activation, margin_max, is_target, norm, chosen == "numba"))
+    if most_alarms is not None and most_alarms < 0:
+        raise ValueError(f"most_alarms={most_alarms}: 0 or more")
+    chosen = choose(impl, activation, cpu="numba") == "numba"
+    return BestBias(*_best_bias(activation, margin_max, is_target, norm, most_alarms, chosen))
 
 
 @torch.library.custom_op("circuitcore::best_bias", mutates_args=())
@@ -78,6 +88,7 @@ def _best_bias(
     margin_max: torch.Tensor,
     is_target: torch.Tensor,
     norm: str,
+    most_alarms: int | None,
     by_candidates: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     steps = margin_max.double() - activation.double()
@@ -87,7 +98,7 @@ def _best_bias(
     if not bool(is_target.any(dim=1).all()):
         raise ValueError("no target image: CSA is undefined")
     compute = _candidates if by_candidates else best_bias_reference
-    return tuple(compute(steps, is_target, norm))  # type: ignore[return-value]
+    return tuple(compute(steps, is_target, norm, most_alarms))  # type: ignore[return-value]
 
 
 @_best_bias.register_fake
@@ -96,6 +107,7 @@ def _best_bias_fake(
     margin_max: torch.Tensor,
     is_target: torch.Tensor,
     norm: str,
+    most_alarms: int | None,
     by_candidates: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     row = activation.new_empty(activation.shape[0], dtype=torch.float64)
@@ -104,24 +116,25 @@ def _best_bias_fake(
     return row, count, other(count), other(row), other(row), other(row)
 
 
-def _candidates(steps: torch.Tensor, is_target: torch.Tensor, norm: str) -> BestBias:
+def _candidates(
+    steps: torch.Tensor, is_target: torch.Tensor, norm: str, most_alarms: int | None
+) -> BestBias:
     """The CPU path: one pass a row over the images, intervals only where they can be best."""
-    from circuitcore.kernels.best_bias.cpu import scan_rows
+    from circuitcore.kernels.best_bias.cpu import matched_rows, scan_rows
 
-    lo, hi, hits, false_alarms, below_hits, below_alarms, span = (
-        torch.from_numpy(part)
-        for part in scan_rows(
-            steps.contiguous().numpy(), is_target.contiguous().numpy(), NORMS.index(norm)
-        )
-    )
+    rows = steps.contiguous().numpy(), is_target.contiguous().numpy()
+    if most_alarms is None:
+        found = scan_rows(*rows, NORMS.index(norm))
+    else:
+        found = matched_rows(*rows, most_alarms)
+    lo, hi, hits, false_alarms, least = (torch.from_numpy(part) for part in found)
     totals = is_target.sum(1)
     others = is_target.shape[1] - totals
     accuracy = csa(hits, false_alarms, totals, others, norm)
-    undefined = accuracy <= 0
-    bias = torch.where(undefined, 0.0, inside(lo, hi))
-    hits = torch.where(undefined, below_hits, hits)
-    false_alarms = torch.where(undefined, below_alarms, false_alarms)
+    nothing = accuracy <= 0 if most_alarms is None else hits == 0
+    bias = torch.where(nothing, least.clamp(max=0.0), inside(lo, hi))
+    hits, false_alarms = (count.masked_fill(nothing, 0) for count in (hits, false_alarms))
     accuracy = csa(hits, false_alarms, totals, others, norm)
-    lo = torch.where(undefined, span[:, 0], lo)
-    hi = torch.where(undefined, span[:, 1], hi)
+    lo = lo.masked_fill(nothing, -torch.inf)
+    hi = torch.where(nothing, least, hi)
     return BestBias(bias, hits, false_alarms, accuracy, lo, hi)

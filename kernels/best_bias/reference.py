@@ -44,15 +44,23 @@ def csa(
     return (hits * divisor - false_alarms * targets) / (targets * divisor)
 
 
-def best_bias_reference(steps: torch.Tensor, is_target: torch.Tensor, norm: str) -> BestBias:
-    """Sort every row's steps and scan all N intervals: ``steps`` float64, ``is_target`` [L, N]."""
+def best_bias_reference(
+    steps: torch.Tensor, is_target: torch.Tensor, norm: str, most_alarms: int | None = None
+) -> BestBias:
+    """Sort every row's steps and scan all N intervals: ``steps`` float64, ``is_target`` [L, N].
+
+    ``most_alarms``: the most hits at no more false alarms than these, instead of the most CSA.
+    """
     ordered, order = steps.sort(dim=1)
     target = is_target.gather(1, order)
     hits, false_alarms = target.cumsum(1), (~target).cumsum(1)  # with b just above each step
     upper = torch.nn.functional.pad(ordered[:, 1:], (0, 1), value=torch.inf)
     distinct = ordered < upper  # equal steps are one group: only its last entry is an interval
     total, rest = hits[:, -1:], false_alarms[:, -1:]
-    value = csa(hits, false_alarms, total, rest, norm)
+    if most_alarms is None:
+        value = csa(hits, false_alarms, total, rest, norm)
+    else:
+        value = hits.double().masked_fill(false_alarms > most_alarms, 0.0)
     best = value.masked_fill(~distinct, -torch.inf).amax(1, keepdim=True)
 
     # distance of (lo, hi] from 0; the first of equally near ones
@@ -61,9 +69,8 @@ def best_bias_reference(steps: torch.Tensor, is_target: torch.Tensor, norm: str)
     column = torch.arange(steps.shape[1], device=steps.device)
     first = column.where(away == away.amin(1, keepdim=True), steps.shape[1]).amin(1, keepdim=True)
 
-    undefined = best <= 0  # then the interval that holds 0, which may be the one below all steps
-    below = (steps < 0).sum(1, keepdim=True)  # its lower end is entry below - 1
-    first = torch.where(undefined, below - 1, first)
+    nothing = best <= 0  # then the interval below all steps: no image is said to be the category
+    first = first.masked_fill(nothing, -1)
 
     def pick(table: torch.Tensor, before: float) -> torch.Tensor:
         return torch.nn.functional.pad(table, (1, 0), value=before).gather(1, first + 1)[:, 0]
@@ -72,7 +79,7 @@ def best_bias_reference(steps: torch.Tensor, is_target: torch.Tensor, norm: str)
     hi = torch.where(first[:, 0] < 0, ordered[:, 0], hi)
     hit, alarm = pick(hits, 0), pick(false_alarms, 0)
     accuracy = csa(hit, alarm, total[:, 0], rest[:, 0], norm)
-    bias = torch.where(undefined[:, 0], 0.0, inside(lo, hi))
+    bias = torch.where(nothing[:, 0], hi.clamp(max=0.0), inside(lo, hi))
     return BestBias(bias, hit, alarm, accuracy, lo, hi)
 
 

@@ -70,7 +70,8 @@ def test_sweep_help_shows_sections_choices_and_defaults(capsys):
     assert run(["sweep", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     for part in ("What is swept:", "The method:", "--stop first-crossing|sparsest-above",
-                 "CSA to keep, as a fraction of the reference [0.9]", "-o, --out RUN"):  # fmt: skip
+                 "--bias matched|exact|none|sgd", "a fraction of the reference [0.9]",
+                 "-o, --out RUN"):  # fmt: skip
         assert part in said
 
 
@@ -93,11 +94,12 @@ def test_table_names_what_matters(swept, capsys):
     lines = said.out.splitlines()
     shirt = next(line for line in lines if "T-shirt" in line)
     assert shirt.split()[1:] == [
-        "90.50", "%", "0.750", "0.850", "0.880", "0.70", "to", "1.02", "2", "+0.40",
+        "90.50", "%", "0.85", "0.90", "2", "1", "0.900", "0.72-1.05", "0.80",
     ]  # fmt: skip
+    assert max(map(len, lines[: lines.index("")])) <= 80
     undefined = next(line for line in lines if "Trouser" in line)
-    assert undefined.split()[1:] == ["NA", "NA", "0.850", *["NA"] * 4]
-    assert "two\\nlines\\x07" in said.out and "1 undefined" in said.out
+    assert undefined.split()[1:] == ["NA", "NA", "0.90", "NA", "1", *["NA"] * 3]
+    assert "two\\nlines\\x07" in said.out and "1 undefined (NA): reference not positive" in said.out
     assert "run folder runs/made-up" in said.out
 
 

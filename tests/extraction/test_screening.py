@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
+from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
 from circuitcore.extraction.bounds import Known, bounds
 from circuitcore.extraction.screening import Rule, Screening, false_alarm_limit
 
@@ -53,7 +53,7 @@ class Problem:
         return found
 
     def truth(self, bias):
-        return [record.csa for record in self.judge.fitted(self.rows, bias)]
+        return [worth(record, bias) for record in self.judge.fitted(self.rows, bias)]
 
     def screening(self, stop, bias="exact", at_once=False, low=False, threshold=0.9):
         below = threshold * self.truth(bias)[0] - SLACK
@@ -73,7 +73,7 @@ problems = st.builds(
 )
 
 
-@given(problems, st.sampled_from(["exact", "none"]), st.booleans())
+@given(problems, st.sampled_from(["matched", "exact", "none"]), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_from_the_sparse_end_it_chooses_what_running_everything_does(problem, bias, at_once):
     truth = problem.truth(bias)
@@ -86,12 +86,16 @@ def test_from_the_sparse_end_it_chooses_what_running_everything_does(problem, bi
     assert torch.equal(screening.at(chosen), problem.rows[chosen])
     for t, judged in screening.judged.items():
         found = judged.bounds
-        assert found.low.csa - 1e-12 <= truth[t] <= found.high.csa + 1e-12
+        low, high = (worth(end, bias) for end in (found.low, found.high))
+        assert low - 1e-12 <= truth[t] <= high + 1e-12
+        low, high = found.csa_interval(problem.judge)
+        csa = problem.judge.fitted(problem.rows[t : t + 1], bias)[0].csa
+        assert low - 1e-12 <= csa <= high + 1e-12 or problem.judge.norm == "predicted"
         if judged.images == len(problem.target):
-            assert found.expected.csa == truth[t]
+            assert worth(found.expected, bias) == truth[t]
 
 
-@given(problems, st.sampled_from(["exact", "none"]), st.booleans())
+@given(problems, st.sampled_from(["matched", "exact", "none"]), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_from_the_dense_end_rejections_are_exact_and_the_choice_is_certified(
     problem, bias, at_once
@@ -104,19 +108,20 @@ def test_from_the_dense_end_rejections_are_exact_and_the_choice_is_certified(
     assert truth[chosen] >= screening.rule.below
     assert screening.looked[chosen].all()
     for t, judged in screening.judged.items():
-        assert truth[t] <= judged.bounds.high.csa + 1e-12
+        assert truth[t] <= worth(judged.bounds.high, bias) + 1e-12
         if judged.bounds.decided(screening.rule.below) is False:
             assert truth[t] < screening.rule.below
     assert chosen <= max(screening.judged)
 
 
-def test_first_crossing_agrees_where_images_move_smoothly_and_costs_less():
+@pytest.mark.parametrize("bias", ["matched", "exact"])
+def test_first_crossing_agrees_where_images_move_smoothly_and_costs_less(bias):
     """The stated assumption holds here: no disagreement, and far fewer runs."""
     agreed = runs = whole = 0
     for seed in range(30):
         problem = Problem(seed, images=3000, targets=20, levels=16, drift=0.05)
-        truth = problem.truth("exact")
-        screening = problem.screening("first-crossing")
+        truth = problem.truth(bias)
+        screening = problem.screening("first-crossing", bias)
         chosen = screening.run()
         agreed += chosen == choose_level(truth, 0.9 * truth[0], "first-crossing")
         runs += problem.runs
@@ -125,15 +130,20 @@ def test_first_crossing_agrees_where_images_move_smoothly_and_costs_less():
     assert runs < 0.5 * whole * 3000
 
 
-@given(problems, st.sampled_from(["sparsest-above", "first-crossing"]), st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_low_precision_decides_as_float32_does(problem, stop, everything):
+@given(
+    problems,
+    st.sampled_from(["matched", "exact"]),
+    st.sampled_from(["sparsest-above", "first-crossing"]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_low_precision_decides_as_float32_does(problem, bias, stop, everything):
     """Noise within the measured error never flips a level: close images are run again."""
-    truth = problem.truth("exact")
+    truth = problem.truth(bias)
     if truth[0] <= 0:
         return
     problem.noise = 0.05
-    screening = problem.screening(stop, low=True)
+    screening = problem.screening(stop, bias, low=True)
     if everything:
         screening.judge_all()
         for t in range(1, len(truth)):
@@ -163,6 +173,20 @@ def test_a_close_image_is_recomputed_and_a_far_one_is_not():
     recomputed = sum(judged.recomputed for judged in screening.judged.values())
     assert 0 < recomputed < 0.3 * 300 * len(problem.rows)
     assert sum(seen) >= recomputed
+
+
+def test_no_level_is_accepted_on_a_sample_that_does_not_show_its_bias_is_admissible():
+    """Under a matched bias with few false alarms allowed no sample can: all are run or bounded."""
+    problem = Problem(5, images=20000, targets=100, levels=6, norm="other", drift=0.3)
+    screening = problem.screening("first-crossing", "matched")
+    chosen = screening.run()
+    truth = problem.truth("matched")
+    assert problem.judge.unpruned_alarms < false_alarm_limit(0, 512, 19000, 1e-5)
+    assert chosen == choose_level(truth, 0.9 * truth[0], "first-crossing")
+    for t, judged in screening.judged.items():
+        if judged.bounds.decided(screening.rule.below):
+            assert judged.bounds.low.false_alarms <= problem.judge.unpruned_alarms
+            assert worth(judged.bounds.low, "matched") <= truth[t] + 1e-12
 
 
 def test_images_not_looked_at_bound_csa_from_both_sides():
@@ -219,7 +243,13 @@ def test_the_bundled_example_gives_the_same_circuits(stop, prepared_small):
         if not all(torch.equal(off.kept[name], on.kept[name]) for name in off.kept):
             disagree.append(category.name)
             continue
-        assert on.record.circuit == off.record.circuit
+        ours, theirs = on.record.circuit, off.record.circuit
+        # summed in another order, a step between two images may move by rounding
+        assert ours.bias == pytest.approx(theirs.bias, abs=1e-5)
+        for part in ("extraction", "heldout"):
+            a, b = (getattr(each, part).model_dump() for each in (ours, theirs))
+            assert {**a, "bias": 0} == {**b, "bias": 0}
+        assert ours.kept_weights == theirs.kept_weights
         assert on.record.cost.multiply_adds < off.record.cost.multiply_adds
         for stage in off.record.stages:
             assert stage.planned_multiply_adds == stage.multiply_adds

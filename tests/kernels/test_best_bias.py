@@ -52,8 +52,9 @@ def test_is_the_best_of_all_intervals_and_nearest_to_zero(problem, norm):
         assert lo < bias <= hi and (lo, hi) in value
         assert (hits, alarms) == accuracy(a, m, target, bias, norm)[:2]
         assert csa == float(accuracy(a, m, target, bias, norm)[2])
-        if best <= 0:
-            assert bias == 0 and lo < 0 <= hi
+        if best <= 0:  # no image is said to be the category
+            assert (hits, alarms, csa) == (0, 0, 0.0) and bias == min(0.0, steps[0])
+            assert (lo, hi) == intervals[0]
             continue
         assert value[lo, hi] == best
         if any(value[s] == best and s[0] < 0 <= s[1] for s in intervals):
@@ -64,19 +65,49 @@ def test_is_the_best_of_all_intervals_and_nearest_to_zero(problem, norm):
             assert bias == (lo + 1 if hi == float("inf") else (lo + hi) / 2)
 
 
+@settings(deadline=None, max_examples=300)
+@given(problems(), st.integers(0, 6), st.sampled_from(NORMS))
+def test_a_matched_bias_has_the_most_hits_at_no_more_false_alarms(problem, most, norm):
+    a, m, target = problem
+    steps = sorted(set((m.double() - a.double()).tolist()))
+    edges = [-float("inf"), *steps, float("inf")]
+    intervals = list(zip(edges[:-1], edges[1:], strict=True))
+    counted = {s: accuracy(a, m, target, min(s[1], max(s[0], -1e6) + 1e6), norm)[:2]
+               for s in intervals}  # fmt: skip
+    admissible = {s: hits for s, (hits, alarms) in counted.items() if alarms <= most}
+    best = max(admissible.values())
+    for impl in IMPLS:
+        found = best_bias(a, m, target, norm=norm, most_alarms=most, impl=impl)
+        bias, hits, alarms, csa, lo, hi = only(found)
+        assert (hits, alarms) == accuracy(a, m, target, bias, norm)[:2]
+        assert alarms <= most and hits == best
+        assert csa == float(accuracy(a, m, target, bias, norm)[2])
+        if best == 0:
+            assert alarms == 0 and bias == min(0.0, steps[0])
+            continue
+        equal = [s for s, h in admissible.items() if h == best]
+        if any(s[0] < 0 <= s[1] for s in equal):
+            assert bias == 0
+        else:
+            assert max(lo, -hi) == min(max(s[0], -s[1]) for s in equal)
+            assert bias == (lo + 1 if hi == float("inf") else (lo + hi) / 2)
+
+
+@pytest.mark.parametrize("most", [None, 0, 3, 40, 699])
 @pytest.mark.parametrize("norm", NORMS)
-def test_rows_and_implementations_agree(norm):
+def test_rows_and_implementations_agree(norm, most):
     g = torch.Generator().manual_seed(0)
     a = torch.randn(16, 700, generator=g).round(decimals=1)
     m = torch.randn(700, generator=g).round(decimals=1)
     target = torch.rand(700, generator=g) < 0.05
     a[::2, target] += 2
-    batch = best_bias(a, m, target, norm=norm, impl="numba")
-    for left, right in zip(batch, best_bias(a, m, target, norm=norm, impl="torch"), strict=True):
+    how = {"norm": norm, "most_alarms": most}
+    batch = best_bias(a, m, target, **how, impl="numba")
+    for left, right in zip(batch, best_bias(a, m, target, **how, impl="torch"), strict=True):
         assert torch.equal(left, right)
     for row in range(16):
-        assert only(best_bias(a[row], m, target, norm=norm)) == tuple(p[row].item() for p in batch)
-    per_row = best_bias(a, m.expand(16, -1), target.expand(16, -1), norm=norm)
+        assert only(best_bias(a[row], m, target, **how)) == tuple(p[row].item() for p in batch)
+    per_row = best_bias(a, m.expand(16, -1), target.expand(16, -1), **how)
     assert torch.equal(per_row.bias, batch.bias)
 
 
@@ -123,7 +154,7 @@ def test_half_open_intervals_and_edges(impl):
     # 0 is the closed end of (-2, 0]
     assert fit([2.0, 0.0], [True, False]) == (0.0, 1, 0, 1.0, -2.0, 0.0)
     # equal steps are one group: the hit cannot be had without the false alarm
-    assert fit([1.0, 1.0], [True, False])[:4] == (0.0, 1, 1, 0.0)
+    assert fit([1.0, 1.0], [True, False])[:4] == (-1.0, 0, 0, 0.0)
     assert fit([1.0, 1.0], [True, False], "predicted")[3] == 0.5
     # neighbouring floats: the midpoint would round back onto lo
     above = torch.nextafter(torch.tensor(1.0).double(), torch.tensor(2.0).double()).item()
@@ -169,5 +200,6 @@ def test_bfloat16_and_float64_activations_are_compared_in_float64():
 def test_is_a_custom_operator_with_a_fake():
     a, m, target = torch.randn(3, 9), torch.randn(9), torch.arange(9) < 2
     checks = ("test_schema", "test_faketensor")
-    args = (a, m, target, "target", True)
-    torch.library.opcheck(torch.ops.circuitcore.best_bias, args, test_utils=checks)
+    for most in (None, 2):
+        args = (a, m, target, "target", most, True)
+        torch.library.opcheck(torch.ops.circuitcore.best_bias, args, test_utils=checks)

@@ -33,8 +33,9 @@ def arguments(impl):
         "masked_conv2d": [(draw(2, 4, 6, 5), *filters), (draw(2, 2, 4, 6, 5), *filters)],
         "overlap": [(levels_of(3, 70), "torch" if impl == "auto" else impl)],
         "best_bias": [
-            (draw(3, 9).double(), draw(9).double(), torch.arange(9) < 4, "target", by_candidates)
-            for by_candidates in (False, True)
+            (draw(3, 9).double(), draw(9).double(), torch.arange(9) < 4, "target", most, fast)
+            for fast in (False, True)
+            for most in (None, 1)
         ],
     }  # fmt: skip
 

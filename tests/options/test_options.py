@@ -42,7 +42,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "fc_threshold": ("0.7", 0.7),
     "conv_threshold": ("1", 1.0),
     "reference": ("unpruned", "unpruned"),
-    "false_alarm_norm": ("other", "other"),
+    "false_alarm_norm": ("target", "target"),
     "bias": ("sgd", "sgd"),
     "seed": ("3", 3),
     "screen": ("off", "off"),

@@ -340,8 +340,11 @@ def csa_at(activation, margin, is_target, bias, norm="target"):
     return Outcome(hits, false_alarms, targets, others, float(value), float(bias), [])
 
 
-def best_bias(activation, margin, is_target, norm="target"):
-    """The bias of highest CSA nearest to 0, by trying every interval between steps."""
+def best_bias(activation, margin, is_target, norm="target", most=None):
+    """The bias of highest CSA nearest to 0, by trying every interval between steps.
+
+    ``most``: of those with no more false alarms than these, the bias of most hits (matched).
+    """
     steps = margin - activation
     edges = [-np.inf, *sorted(set(steps.tolist())), np.inf]
     targets, others = int(is_target.sum()), int((~is_target).sum())
@@ -349,12 +352,17 @@ def best_bias(activation, margin, is_target, norm="target"):
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         predicted = steps <= low  # b > step for every b in (low, high]
         hits = int((predicted & is_target).sum())
-        value = csa_fraction(hits, int(predicted.sum()) - hits, targets, others, norm)
+        false_alarms = int(predicted.sum()) - hits
+        value = csa_fraction(hits, false_alarms, targets, others, norm)
+        if most is not None:
+            value = hits if false_alarms <= most else -1
         if best is None or value > best:
             best, intervals = value, []
         if value == best:
             intervals.append((low, high))
-    if best <= 0 or any(low < 0 <= high for low, high in intervals):
+    if best <= 0:  # no image is said to be the category
+        bias = min(0.0, edges[1])
+    elif any(low < 0 <= high for low, high in intervals):
         bias = 0.0
     else:
         low, high = min(intervals, key=lambda i: max(i[0], -i[1]))
@@ -364,11 +372,16 @@ def best_bias(activation, margin, is_target, norm="target"):
     return outcome
 
 
-def fitted(activation, margin, is_target, norm, bias):
-    """The outcome at the best bias, or at 0 with ``bias="none"``."""
+def fitted(activation, margin, is_target, norm, bias, most):
+    """The outcome at the best bias; at 0 with ``bias="none"``; matched: see `best_bias`."""
     if bias == "none":
         return csa_at(activation, margin, is_target, 0.0, norm)
-    return best_bias(activation, margin, is_target, norm)
+    return best_bias(activation, margin, is_target, norm, most if bias == "matched" else None)
+
+
+def worth(outcome, bias):
+    """What a level is judged by: hits under a matched bias, else CSA."""
+    return outcome.hits / outcome.targets if bias == "matched" else outcome.csa
 
 
 # --- circuit extraction ---------------------------------------------------------------------------
@@ -397,24 +410,25 @@ def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, o
         units = pruned_units(ranking, fraction, options.get("ties", "weight"))
         masks = masks_of(ranking, units)
         activation = activations(network, x, category, {**fixed, **masks}, begin)
-        outcome = fitted(activation, margin, is_target, options["norm"], options["bias"])
+        norm, bias, most = options["norm"], options["bias"], options["most"]
+        outcome = fitted(activation, margin, is_target, norm, bias, most)
         curve.append({"masks": masks, "units": units, "activation": activation, "at": outcome})
-        crossed = outcome.csa < options["least"] - SLACK
+        crossed = worth(outcome, bias) < options["least"] - SLACK
         if options["stop"] == "first-crossing" and crossed and not options["whole"]:
             break
     return curve
 
 
-def choose(curve, stop, least):
-    """The level taken: the last before CSA first drops below, or the sparsest still above."""
-    above = [level["at"].csa >= least - SLACK for level in curve]
+def choose(curve, stop, least, bias):
+    """The level taken: the last before it first drops below, or the sparsest still above."""
+    above = [worth(level["at"], bias) >= least - SLACK for level in curve]
     if stop == "first-crossing":
         return max((above.index(False) if False in above else len(above)) - 1, 0)
     return max((i for i, yes in enumerate(above) if yes), default=0)
 
 
 def extract(network, splits, category, **changes):
-    """The whole method for one category; None as ``masks`` where its reference CSA is <= 0."""
+    """The whole method for one category; None as ``masks`` where its reference is <= 0."""
     options = {
         "magnitude": "position",
         "granularity": "weight",
@@ -423,8 +437,8 @@ def extract(network, splits, category, **changes):
         "ties": "weight",
         "fc": geometric_grid(),
         "conv": geometric_grid(),
-        "norm": "target",
-        "bias": "exact",
+        "norm": "other",
+        "bias": "matched",
         "stop": "first-crossing",
         "threshold": 0.9,
         "reference": "unpruned-biased",
@@ -445,8 +459,11 @@ def extract(network, splits, category, **changes):
         logits = run(network, images)
     margin, is_target = other_maximum(logits, category), labels == category
     unpruned = csa_at(logits[:, category], margin, is_target, 0.0, options["norm"])
-    biased = fitted(logits[:, category], margin, is_target, options["norm"], options["bias"])
-    reference = (biased if options["reference"] == "unpruned-biased" else unpruned).csa
+    options["most"] = unpruned.false_alarms
+    norm, bias = options["norm"], options["bias"]
+    biased = fitted(logits[:, category], margin, is_target, norm, bias, options["most"])
+    own = biased if options["reference"] == "unpruned-biased" else unpruned
+    reference = worth(own, bias) if unpruned.hits else 0
     options["least"] = options["threshold"] * reference
     found = {"scores": scores, "margin": margin, "unpruned": unpruned, "biased": biased}
     if reference <= 0:
@@ -459,7 +476,7 @@ def extract(network, splits, category, **changes):
         curve = sweep_stage(
             network, category, images, margin, is_target, ranking, options[stage], masks, options
         )
-        chosen = choose(curve, options["stop"], options["least"])
+        chosen = choose(curve, options["stop"], options["least"], bias)
         masks, outcome = {**masks, **curve[chosen]["masks"]}, curve[chosen]["at"]
         found[stage] = {"ranking": ranking, "curve": curve, "chosen": chosen}
     heldout = evaluate(network, splits["heldout"], category, masks, outcome.bias, biased, options)

@@ -6,6 +6,8 @@ from circuitcore.records import (
     Category,
     Circuit,
     Cost,
+    Empty,
+    Faithfulness,
     HeldOut,
     Level,
     Overlap,
@@ -62,7 +64,7 @@ def category(index: int, name: str, defined: bool = True) -> Category:
         )  # fmt: skip
     heldout = HeldOut(
         **accuracy(0.85, 2, 0.4).model_dump(), csa_ratio=0.88, csa_ratio_ci95=(0.7, 1.02),
-        csa_ratio_biased=0.9,
+        csa_ratio_biased=0.9, csa_ratio_biased_ci95=(0.72, 1.05),
     )  # fmt: skip
     circuit = Circuit(
         pruned=0.9 + index / 200, pruned_fc=0.99, pruned_conv=0.9, kept_weights=800, bias=0.4,
@@ -71,6 +73,10 @@ def category(index: int, name: str, defined: bool = True) -> Category:
     return Category(
         category=name, index=index, unpruned=unpruned, stages=stages if defined else [],
         circuit=circuit if defined else None, cost=Cost(seconds=1.5, fpe=9.5, multiply_adds=10**9),
+        empty=Empty(extraction=accuracy(0.5, 0, -1.0), heldout=accuracy(0.45, 0, -1.0)),
+        faithfulness=Faithfulness(extraction=0.9, heldout=0.8, heldout_ci95=(0.6, 1.0))
+        if defined else None,
+        undefined=None if defined else "reference not positive",
     )  # fmt: skip
 
 
@@ -90,6 +96,6 @@ def sweep(names=tuple(NAMES), undefined=()) -> Sweep:
         file="overlap.parquet",
     )  # fmt: skip
     return Sweep(
-        schema="circuitcore.sweep/1", run=run, categories=categories, overlap=overlap,
+        schema="circuitcore.sweep/2", run=run, categories=categories, overlap=overlap,
         summary=summarise(categories),
     )  # fmt: skip
