@@ -15,8 +15,9 @@ from torch import Tensor
 
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Split
-from circuitcore.extraction.accuracy import Judge, choose_level
-from circuitcore.extraction.judging import judges, unpruned_baseline
+from circuitcore.extraction.accuracy import Judge, choose_level, worth
+from circuitcore.extraction.judging import Reference, empty_circuit, judges, unpruned_baseline
+from circuitcore.extraction.judging import reference_of as reference_in
 from circuitcore.network.graph import STAGES, apply_step
 from circuitcore.records import Stage
 from circuitcore.scoring.levels import StageLevels, stage_levels
@@ -180,23 +181,28 @@ def sweep(
     judge: Judge,
     run: Run,
     start: Tensor | None,
-    reference: float,
+    reference: Reference,
 ) -> Curve:
     """Every level of one stage by ``run``; level 0 is ``start`` and is not run, as in ours."""
     options = prepared.options
     count = len(assigned.pruned)
     assert start is not None
     rows = torch.stack([start, *(run(t) for t in range(1, count))])
-    csas = [fitted.csa for fitted in judge.fitted(rows, options.bias)]
-    threshold = options.stage_threshold(assigned.stage) * reference
+    fitted = judge.fitted(rows, options.bias)
+    csas = [each.csa for each in fitted]
+    threshold = reference.threshold(options.stage_threshold(assigned.stage))
     kept = {t: assigned.relevant - pruned for t, pruned in enumerate(assigned.pruned)}
-    chosen = choose_level(csas, threshold, options.stop)
+    values = [worth(each, options.bias) for each in fitted]
+    chosen = choose_level(values, threshold, options.stop)
     return Curve(dict(enumerate(csas)), kept, chosen, rows[chosen])
 
 
-def reference_of(prepared: Prepared, unit: int) -> float:
-    """The CSA that a category's thresholds are fractions of."""
-    return unpruned_baseline(*judges(prepared, unit), prepared.options.bias).extraction_biased.csa
+def reference_of(prepared: Prepared, unit: int) -> Reference:
+    """What a category's thresholds are fractions of."""
+    extraction, heldout = judges(prepared, unit)
+    unpruned = unpruned_baseline(extraction, heldout, prepared.options.bias)
+    empty = empty_circuit(prepared, unit, extraction, heldout)
+    return reference_in(unpruned, empty.extraction, prepared.options)
 
 
 def extract(
@@ -204,9 +210,7 @@ def extract(
 ) -> dict[str, Curve]:
     """One category end to end, as `circuitcore.extraction.circuit.extract_circuit` does it."""
     judge, heldout = judges(prepared, unit)
-    reference = unpruned_baseline(
-        *judges(prepared, unit), prepared.options.bias
-    ).extraction_biased.csa
+    reference = reference_of(prepared, unit)
     found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     runner = contender(prepared, unit)
     kept: dict[str, Tensor] = {}

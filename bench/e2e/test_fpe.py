@@ -21,13 +21,14 @@ from margins import LEVELS, STOPS, Recorded, load
 from thousand import CONV, DENSE, FC, TARGETS, category, moved
 from torch import Tensor
 
-from circuitcore.extraction.accuracy import SLACK, Judge, choose_level
+from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
 from circuitcore.extraction.screening import Rule, Screening
 from circuitcore.extraction.stage import ERROR_BUDGET
 
 CATEGORIES = int(os.environ.get("BENCH_FPE_CATEGORIES", "24"))
 TARGET = {"sparsest-above": 3.0, "first-crossing": 6.0}  # FPE a category, 32 + 32 levels
 THRESHOLD = 0.9
+BIAS = os.environ.get("BENCH_FPE_BIAS", "matched")
 NAIVE = 2 * LEVELS  # every level a whole forward pass
 STAGES = ("fc", "conv")
 Cost = Callable[[Sequence[int], int], float]
@@ -68,15 +69,15 @@ def swept(
     rule = Rule(
         below=THRESHOLD * reference - SLACK,
         stop=stop,
-        bias="exact",
+        bias=BIAS,
         at_once=stage == "fc",
         risk=ERROR_BUDGET / (units * 2 * LEVELS),
     )
     screening = Screening(judge, rows[0], count, look, rule)
     chosen = screening.run()
     assert screening.looked[chosen].all()  # certified
-    csas = [found.csa for found in judge.fitted(rows, "exact")]
-    truth = choose_level(csas, THRESHOLD * reference, stop)
+    values = [worth(found, BIAS) for found in judge.fitted(rows, BIAS)]
+    truth = choose_level(values, THRESHOLD * reference, stop)
     off = cost(range(1, count), images) / (DENSE * images)
     return Swept(chosen, truth, sum(spent.values()), off, spent, seen, images)
 
@@ -96,11 +97,11 @@ Sweep = dict[str, Swept]
 
 
 def made_up(seed: int, real: Recorded, stop: str, norm: str) -> Sweep | None:
-    """One category of 1,000; None where its unpruned CSA is not positive."""
+    """One category of 1,000; None where the unpruned network does not get it right."""
     random = np.random.default_rng([seed, 1000])
     found = category(random)
     judge = found.judge(norm)
-    reference = judge.fitted(judge.unpruned[None], "exact")[0].csa
+    reference = worth(judge.fitted(judge.unpruned[None], BIAS)[0], BIAS)
     if reference <= 0:
         return None
     start, stages = found.unpruned, {}
@@ -124,7 +125,7 @@ def recorded(real: Recorded, stop: str, norm: str) -> Sweep:
         torch.from_numpy(real.fc[0]),
         norm,
     )
-    reference = judge.fitted(judge.unpruned[None], "exact")[0].csa
+    reference = worth(judge.fitted(judge.unpruned[None], BIAS)[0], BIAS)
     fc = swept("fc", torch.from_numpy(real.fc), judge, reference, stop, real.fc_cost, 10)
     level = nearest(list(real.conv), fc.chosen)
     rows, cost = torch.from_numpy(real.conv[level]), conv_cost(real.costs[level])

@@ -330,7 +330,10 @@ def test_22_a_category_the_network_never_gets_right(command, weights, images, tm
     assert by_name["Pullover"]["circuit"] is None and not by_name["Pullover"]["stages"]
     assert by_name["Trouser"]["circuit"] is not None
     summary = document["summary"]
-    assert (summary["categories"], summary["undefined"]) == (3, 1)
+    assert (summary["categories"], summary["undefined"]) == (
+        3,
+        {"no hits of the unpruned network": 1},
+    )
     defined = [c["circuit"]["heldout"]["csa"] for c in by_name.values() if c["circuit"]]
     assert summary["mean_heldout_csa"] == pytest.approx(np.mean(defined))
     assert document["overlap"]["pairs"] == 1
@@ -349,7 +352,8 @@ def test_22_no_category_has_a_circuit(command, weights, images, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     summary = json.loads(out)["summary"]
-    assert summary["undefined"] == 1 and summary["mean_heldout_csa"] is None
+    assert summary["undefined"] == {"no hits of the unpruned network": 1}
+    assert summary["mean_heldout_csa"] is None
 
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
