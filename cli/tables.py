@@ -70,7 +70,8 @@ def table(
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+    out.title = title or None
     for place, heading in enumerate(headings):
         justify = "left" if place < left else "right"
         out.add_column(Text(heading), justify=justify, no_wrap=not terminal)  # type: ignore[arg-type]
