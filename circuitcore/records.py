@@ -173,7 +173,8 @@ class Overlap(Record):
 class Summary(Record):
     """Means over the categories that have a circuit; ``undefined`` counts the others by reason.
 
-    ``mean_csa_ratio`` and ``ratio_of_means`` are like with like (``csa_ratio_biased``);
+    ``mean_csa_ratio`` and ``ratio_of_means`` are like with like (``csa_ratio_biased``), and so is
+    ``mean_heldout_csa`` beside ``mean_unpruned_heldout_csa_biased``;
     ``ratio_of_means_unbiased`` to the unpruned network at bias 0, as the paper's 47.5 / 52.3.
     """
 
@@ -183,6 +184,7 @@ class Summary(Record):
     sd_pruned: float | None
     mean_heldout_csa: float | None
     mean_unpruned_heldout_csa: float | None
+    mean_unpruned_heldout_csa_biased: float | None
     mean_heldout_hit: float | None
     mean_unpruned_heldout_hit: float | None
     mean_csa_ratio: float | None

@@ -33,6 +33,7 @@ def test_schema_refuses_a_document_without_its_baseline() -> None:
                     "file": "overlap.parquet"},
         "summary": dict.fromkeys(
             ["mean_pruned", "sd_pruned", "mean_heldout_csa", "mean_unpruned_heldout_csa",
+             "mean_unpruned_heldout_csa_biased",
              "mean_heldout_hit", "mean_unpruned_heldout_hit", "mean_csa_ratio", "ratio_of_means",
              "ratio_of_means_unbiased", "mean_faithfulness"]
         ) | {"categories": 1, "undefined": {"a reason": 1}},

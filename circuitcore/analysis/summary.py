@@ -43,6 +43,7 @@ def summarise(records: Sequence[Category]) -> Summary:
         sd_pruned=float(np.std(pruned, ddof=1)) if len(pruned) > 1 else None,
         mean_heldout_csa=csa,
         mean_unpruned_heldout_csa=unpruned,
+        mean_unpruned_heldout_csa_biased=own,
         mean_heldout_hit=mean([c.heldout.hit for c in circuits]),
         mean_unpruned_heldout_hit=mean([r.unpruned.heldout.hit for r, _ in found]),
         mean_csa_ratio=mean([r for r in ratios if r is not None]),
