@@ -28,6 +28,10 @@ class Accuracy(Record):
     csa: float
     bias: float
 
+    def alone(self) -> Accuracy:
+        """The same without what a level or a held-out set adds."""
+        return Accuracy(**{name: getattr(self, name) for name in Accuracy.model_fields})
+
 
 class Level(Accuracy):
     """One level of a stage's curve, judged on ``images`` of the extraction set.

@@ -75,7 +75,7 @@ def _row(
     return EvaluateRow(
         category=name,
         images=len(prepared.heldout),
-        circuit=Accuracy(**{k: getattr(found, k) for k in Accuracy.model_fields}),
+        circuit=found.alone(),
         unpruned=judge.at(judge.unpruned, 0.0),
         csa_ratio=found.csa_ratio,
         csa_ratio_ci95=found.csa_ratio_ci95,

@@ -34,16 +34,11 @@ def category_row(category: Category) -> dict[str, Any]:
     extraction = circuit.extraction if circuit else None
     heldout = circuit.heldout if circuit else None
     row |= _accuracy("extraction", extraction) | _accuracy("heldout", heldout)
-    low, high = (heldout.csa_ratio_ci95 if heldout else None) or (None, None)
-    row["csa_ratio"] = heldout.csa_ratio if heldout else None
-    row |= {"csa_ratio_low": low, "csa_ratio_high": high}
-    row["csa_ratio_biased"] = heldout.csa_ratio_biased if heldout else None
-    low, high = (heldout.csa_ratio_biased_ci95 if heldout else None) or (None, None)
-    row |= {"csa_ratio_biased_low": low, "csa_ratio_biased_high": high}
+    ratios = ("csa_ratio", "csa_ratio_ci95", "csa_ratio_biased", "csa_ratio_biased_ci95")
+    row |= flat({name: getattr(heldout, name, None) for name in ratios})
     faithful = category.faithfulness
-    row["faithfulness"] = faithful.heldout if faithful else None
-    low, high = (faithful.heldout_ci95 if faithful else None) or (None, None)
-    row |= {"faithfulness_low": low, "faithfulness_high": high}
+    row["faithfulness"] = getattr(faithful, "heldout", None)
+    row |= flat({"faithfulness_ci95": getattr(faithful, "heldout_ci95", None)})
     for name in ("extraction", "heldout"):
         row |= _accuracy(f"empty_{name}", getattr(category.empty, name, None))
     row["undefined"] = category.undefined

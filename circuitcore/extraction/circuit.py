@@ -87,7 +87,7 @@ def extract_circuit(
     stages = stage_executors(prepared, unit, found, kept, tally)
     swept = _swept(prepared, stages, kept, judge, reference, stored_fc)
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
-    fitted = Accuracy(**{k: getattr(swept[-1].chosen, k) for k in Accuracy.model_fields})
+    fitted = swept[-1].chosen.alone()
     work = tally.multiply_adds
     activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
     seed = unit_seed(options.seed, unit)
