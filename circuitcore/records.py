@@ -37,9 +37,10 @@ class Level(Accuracy):
     """One level of a stage's curve, judged on ``images`` of the extraction set.
 
     ``level``: its place in the grid; ``pruned``: fraction of the stage's relevant weights;
-    ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated.  Else ``csa`` (and what goes
-    with it) is what is expected of the images not evaluated: ``csa_hi`` holds whatever they would
-    do, ``csa_lo`` if they moved no further since they were last evaluated than `screening` allows.
+    ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated, and so for ``hit``.  Else
+    ``csa`` (and what goes with it) is what is expected of the images not evaluated: ``csa_hi`` and
+    ``hit_hi`` hold whatever they would do, ``csa_lo`` and ``hit_lo`` if they moved no further since
+    they were last evaluated than `screening` allows.  Under a matched bias the hits decide.
     """
 
     level: int
@@ -48,6 +49,8 @@ class Level(Accuracy):
     images: int
     csa_lo: float
     csa_hi: float
+    hit_lo: float | None = None
+    hit_hi: float | None = None
 
 
 class Stage(Record):
@@ -117,6 +120,21 @@ class Faithfulness(Record):
     heldout_ci95: tuple[float, float] | None
 
 
+class RandomMasks(Record):
+    """Random masks of the circuit's own per-layer densities, on the extraction set.
+
+    ``as_good``: how many of ``masks`` have, at their own best bias, as many hits as the circuit
+    (as much CSA, where the bias is not matched).  Exact; ``hit_hi`` and ``csa_hi`` are what the
+    best of them has at most, where only ``images`` images were needed to tell.
+    """
+
+    masks: int
+    as_good: int
+    hit_hi: float
+    csa_hi: float
+    images: int
+
+
 class Circuit(Record):
     """The extracted circuit; ``pruned`` is a fraction of all relevant weights of the network."""
 
@@ -133,8 +151,9 @@ class Circuit(Record):
 class Cost(Record):
     """Scoring, sweeping, certifying and testing one category; multiply-adds leave scoring out.
 
-    ``fpe`` is ``fpe_sweep`` + ``fpe_certify`` + ``fpe_heldout``.  ``memory_bytes``: the most the
-    process held until the category was done, beyond what it held before the run.
+    ``fpe`` is ``fpe_sweep`` + ``fpe_certify`` + ``fpe_heldout``; ``fpe_floor`` and
+    ``floor_seconds``, of the random masks, stand apart.  ``memory_bytes``: the most the process
+    held until the category was done, beyond what it held before the run.
     """
 
     seconds: float
@@ -144,6 +163,8 @@ class Cost(Record):
     fpe_sweep: float | None = None
     fpe_certify: float | None = None
     fpe_heldout: float | None = None
+    fpe_floor: float | None = None
+    floor_seconds: float | None = None
 
 
 class Category(Record):
@@ -160,6 +181,7 @@ class Category(Record):
     cost: Cost
     empty: Empty | None = None
     faithfulness: Faithfulness | None = None
+    random_masks: RandomMasks | None = None
     undefined: str | None = None
 
 
@@ -180,6 +202,7 @@ class Summary(Record):
     ``mean_csa_ratio`` and ``ratio_of_means`` are like with like (``csa_ratio_biased``), and so is
     ``mean_heldout_csa`` beside ``mean_unpruned_heldout_csa_biased``;
     ``ratio_of_means_unbiased`` to the unpruned network at bias 0, as the paper's 47.5 / 52.3.
+    ``no_better_than_random``: categories where one of the random masks does as well as the circuit.
     """
 
     categories: int
@@ -195,6 +218,7 @@ class Summary(Record):
     ratio_of_means: float | None
     ratio_of_means_unbiased: float | None
     mean_faithfulness: float | None
+    no_better_than_random: list[str] = []
 
 
 class Sweep(Record):

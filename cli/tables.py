@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"
+NAMED = 5  # categories that a line of the summary names
 
 
 def emit(text: str) -> None:
@@ -146,6 +147,13 @@ def _sweep_summary(document: Sweep) -> str:
         )
     for reason, count in s.undefined.items():
         lines.append(f"{count} undefined (NA): {reason}")
+    if s.no_better_than_random:
+        more = len(s.no_better_than_random) - NAMED
+        named = ", ".join(map(plain, s.no_better_than_random[:NAMED]))
+        lines.append(
+            f"no better than a random mask of its own densities: {named}"
+            + (f" and {more} more" if more > 0 else "")
+        )
     if overlap.pairs and overlap.mean is not None:
         lines.append(
             f"overlap of {overlap.pairs} pairs: mean {number(overlap.mean)}, from "

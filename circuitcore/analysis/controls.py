@@ -24,6 +24,7 @@ from circuitcore.analysis.summary import interval, mean
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import ratio
+from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
@@ -31,7 +32,6 @@ from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
 from circuitcore.runs.circuitfile import read_circuit
-from circuitcore.scoring.seeds import layer_seed
 
 CONTROLS = "controls.json"
 
@@ -85,17 +85,13 @@ def controls(
 def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
     network = prepared.runner.network
     weights = {**network.weights, **target_row(network, unit).weights}
-    drawn, largest, rest, empty = {}, {}, {}, {}
+    largest, rest, empty = {}, {}, {}
     for layer, mask in kept.items():
-        seed = layer_seed(prepared.options.seed, unit, network.layers().index(layer))
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(mask.numel(), generator=generator).to(mask.device)
-        drawn[layer] = _highest(noise, mask)
         largest[layer] = _highest(weights[layer].abs().flatten(), mask)
         rest[layer] = ~mask
         empty[layer] = torch.zeros_like(mask)
-    every = {"random": drawn, "weight-magnitude": largest, "complement": rest}
-    return {**every, "empty": empty}
+    drawn = random_mask(prepared, unit, kept)
+    return {"random": drawn, "weight-magnitude": largest, "complement": rest, "empty": empty}
 
 
 def _highest(values: Tensor, like: Tensor) -> Tensor:

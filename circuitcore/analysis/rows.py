@@ -41,6 +41,8 @@ def category_row(category: Category) -> dict[str, Any]:
     row |= flat({"faithfulness_ci95": getattr(faithful, "heldout_ci95", None)})
     for name in ("extraction", "heldout"):
         row |= _accuracy(f"empty_{name}", getattr(category.empty, name, None))
+    floor = category.random_masks
+    row |= {f"random_{name}": getattr(floor, name, None) for name in ("masks", "as_good", "hit_hi")}
     row["undefined"] = category.undefined
     for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
         row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))

@@ -50,6 +50,9 @@ def summarise(records: Sequence[Category]) -> Summary:
         ratio_of_means=csa / own if csa is not None and own else None,
         ratio_of_means_unbiased=csa / unpruned if csa is not None and unpruned else None,
         mean_faithfulness=mean([f for f in faithful if f is not None]),
+        no_better_than_random=[
+            r.category for r, _ in found if r.random_masks is not None and r.random_masks.as_good
+        ],
     )
 
 

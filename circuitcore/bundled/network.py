@@ -17,10 +17,11 @@ class SmallAlexNet(nn.Module):
     """Five convolutions and three Linear layers, named as torchvision's AlexNet names them.
 
     Input [N, 1, 28, 28] float, output [N, classes] raw logits. 1.14 million weights, 5.4 million
-    multiply-adds an image. Parameters run from `features.0.weight` to `classifier.6.bias`.
+    multiply-adds an image, where the hidden Linear layers have the default `width`. Parameters run
+    from `features.0.weight` to `classifier.6.bias`.
     """
 
-    def __init__(self, classes: int = 10, dropout: float = 0.25) -> None:
+    def __init__(self, classes: int = 10, dropout: float = 0.25, width: int = 768) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 16, kernel_size=5, padding=2),  # [16, 28, 28]
@@ -39,12 +40,12 @@ class SmallAlexNet(nn.Module):
         )
         self.classifier = nn.Sequential(
             nn.Dropout(p=dropout),
-            nn.Linear(64 * 3 * 3, 768),
+            nn.Linear(64 * 3 * 3, width),
             nn.ReLU(inplace=True),
             nn.Dropout(p=dropout),
-            nn.Linear(768, 768),
+            nn.Linear(width, width),
             nn.ReLU(inplace=True),
-            nn.Linear(768, classes),
+            nn.Linear(width, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

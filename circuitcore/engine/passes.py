@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -34,11 +34,18 @@ def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
     return Override(weights, target.biases)
 
 
-@torch.inference_mode()
 def activations(
     runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
 ) -> Tensor:
-    """Target activations float32 [N] of one circuit on a split, on the CPU.
+    """Target activations float32 [N] of one circuit on a split, on the CPU: `circuit_pass` once."""
+    return circuit_pass(runner, split, unit, kept, tally)(np.arange(len(split)))
+
+
+@torch.inference_mode()
+def circuit_pass(
+    runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
+) -> Callable[[np.ndarray], Tensor]:
+    """A circuit, compacted, that takes images of a split (int64 [n]) to activations float32 [n].
 
     Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
     masked and the split has them, else from the images.
@@ -47,10 +54,14 @@ def activations(
     network, kept = shrunk(runner.network, unit, kept)
     override = circuit_override(network, unit, kept)
     found = compact(network, override, blank(split, network, features)).gathered(override)
-    everything = np.arange(len(split))
-    return runner.run_chunks(
-        split, everything, network, features, 1, lambda values: found.run(values, tally)[None]
-    )[0]
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> Tensor:
+        return runner.run_chunks(
+            split, images, network, features, 1, lambda values: found.run(values, tally)[None]
+        )[0]
+
+    return run
 
 
 def chain_layers(network: Network, unit: int, levels: Mapping[str, Tensor]) -> list[Layer]:

@@ -18,6 +18,7 @@ from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
+from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
     empty_activation,
@@ -96,6 +97,14 @@ def extract_circuit(
     nothing = empty_activation(prepared.runner.network, unit, len(heldout_judge))
     certifying = sum(each.certifying for each in swept)
     cost = _cost(prepared, began, work - certifying, certifying, tally.multiply_adds - work)
+    ended, apart = time.perf_counter(), Tally()
+    floor = random_masks(prepared, unit, kept, judge, fitted, apart)
+    cost = cost.model_copy(
+        update={
+            "fpe_floor": apart.multiply_adds / _once(prepared),
+            "floor_seconds": time.perf_counter() - ended,
+        }
+    )
     record = Category(
         **about,
         stages=[each.record for each in swept],
@@ -104,6 +113,7 @@ def extract_circuit(
         faithfulness=_faithfulness(
             heldout_judge, activation, nothing, fitted, heldout, unpruned, empty, seed
         ),
+        random_masks=floor,
     )
     return Extracted(record, kept, activation)
 
@@ -187,8 +197,13 @@ def _circuit(
     )
 
 
+def _once(prepared: Prepared) -> int:
+    """Multiply-adds of one forward-pass equivalent."""
+    return prepared.runner.sizes.multiply_adds * len(prepared.extraction)
+
+
 def _cost(prepared: Prepared, began: float, sweep: int, certify: int, heldout: int) -> Cost:
-    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
+    once = _once(prepared)
     work = sweep + certify + heldout
     return Cost(
         seconds=time.perf_counter() - began,

@@ -122,7 +122,7 @@ def plan(
     network, files = inputs.model.network, inputs.split("extraction")
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
     work = _work(inputs, options, pixels)
-    steps = [*work.stages.values(), work.scoring, work.heldout]
+    steps = [*work.stages.values(), work.scoring, work.heldout, *work.apart]
     estimate = work.estimate
     heldout = len(inputs.split("heldout"))
     counts = Counts(len(files), heldout, len(chosen))
@@ -173,7 +173,7 @@ def _exact_plans(
 class _Work(NamedTuple):
     """Multiply-adds, by kind: ``once``, a forward pass of one image; ``shared`` by all categories;
     of one category, its ``stages`` and the ``heldout`` test (expected: ``estimate``, at most:
-    ``upper``), and ``scoring``, which FPE leaves out.
+    ``upper``), and what FPE leaves out: ``scoring``, and ``apart`` the random masks.
     """
 
     once: int
@@ -181,6 +181,7 @@ class _Work(NamedTuple):
     stages: dict[str, PlanStep]
     heldout: PlanStep
     scoring: PlanStep
+    apart: list[PlanStep]
     estimate: float
     upper: int
 
@@ -220,11 +221,17 @@ def _work(inputs: Inputs, options: Options, pixels: np.ndarray) -> _Work:
         bytes=network.relevant() * 5,
         fpe=0.0,
     )
+    looked = len(files_of_one(files))
+    looked += sum(run_at_every_level(count, looked, "sparsest-above"))
+    apart = [
+        PlanStep(what="random masks (not counted in FPE)", count=options.random_masks,
+                 multiply_adds=min(looked, count) * sum(per_layer.values()), bytes=0, fpe=0.0)
+    ] if options.random_masks else []  # fmt: skip
     estimate += LEFT["conv"] * tested
     upper += tested
     shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
                       bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
-    return _Work(once, shared, stages, heldout, scoring, estimate, upper)
+    return _Work(once, shared, stages, heldout, scoring, apart, estimate, upper)
 
 
 def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:

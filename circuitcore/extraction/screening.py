@@ -126,6 +126,11 @@ class Screening:
         for t, found in zip(levels, self.judge.fitted(rows, self.rule.bias), strict=True):
             self.judged[t] = Judged(Bounds(found, found, found, self.rule.bias), len(images), 0)
 
+    def holds(self, t: int) -> bool:
+        """Whether a level is worth the threshold, on as few images as that takes."""
+        self._see([t], self.first)
+        return self._decide(t, [])
+
     def certified(self, t: int, below: float | None = None) -> int:
         """The level run whole in float32, stepped back while it fails there.
 
@@ -144,11 +149,7 @@ class Screening:
     def _sparsest(self, order: Sequence[int]) -> int:
         if self.rule.at_once:
             self._see(order, self.first)
-        for t in order:
-            self._see([t], self.first)
-            if self._decide(t, []) and self._whole(t):
-                return t
-        return 0
+        return next((t for t in order if self.holds(t) and self._whole(t)), 0)
 
     def _first_crossing(self, order: Sequence[int]) -> int:
         if self.rule.at_once:

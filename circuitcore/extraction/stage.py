@@ -154,4 +154,6 @@ def _level(assigned: StageLevels, t: int, judged: Judged, judge: Judge) -> Level
         images=judged.images,
         csa_lo=low,
         csa_hi=high,
+        hit_lo=found.low.hit,
+        hit_hi=found.high.hit,
     )

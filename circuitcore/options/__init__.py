@@ -140,6 +140,9 @@ class Options:
         "matched", "how the circuit's one bias is found; matched: the most hits at no more false "
         "alarms than the unpruned network's"
     )  # fmt: skip
+    random_masks: AtLeast0 = _method(
+        1, "random masks of the circuit's own densities that it is held against", "N"
+    )
     seed: AtLeast0 = _method(0, "for what is drawn at random", "N")
 
     screen: Literal["auto", "off", "on"] = _engine(

@@ -135,7 +135,7 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
         row("FPE", [c.fpe for c in costs], "{:.2f}", planned.get("fpe")),
         *(
             row(f"FPE, {name}", values, "{:.2f}", None)
-            for name in ("sweep", "certify", "heldout")
+            for name in ("sweep", "certify", "heldout", "floor")
             if (values := [v for c in costs if (v := getattr(c, f"fpe_{name}")) is not None])
         ),
         row("seconds", [c.seconds for c in costs], "{:.1f}", None),

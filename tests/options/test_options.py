@@ -44,6 +44,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "reference": ("unpruned", "unpruned"),
     "false_alarm_norm": ("target", "target"),
     "bias": ("sgd", "sgd"),
+    "random_masks": ("2", 2),
     "seed": ("3", 3),
     "screen": ("off", "off"),
     "device": ("cuda:1", "cuda:1"),
