@@ -132,8 +132,8 @@ class Atlas:
 
         fonts = torch.randint(len(self.ink), (n,), generator=random)
         ink = self.ink[fonts, characters][:, None].float() / 255
-        turn, size, shear = between(-0.35, 0.35), 1 - between(0, 0.45) * hard, between(-0.2, 0.2)
-        turn, shear = hard * turn, hard * shear
+        turn, shear = hard * between(-0.45, 0.45), hard * between(-0.25, 0.25)
+        size = 1 - hard * between(0, 0.6)
         free = hard * (1.05 - size)[:, None] * between(-1, 1, 2)
         cos, sin = torch.cos(turn) / size, torch.sin(turn) / size
         rows = torch.stack([cos, shear * cos - sin, sin, shear * sin + cos], 1).view(n, 2, 2)
@@ -144,15 +144,13 @@ class Atlas:
         )  # fmt: skip
         blur = between(0, 1, 1, 1, 1)
         ink = blur * F.avg_pool2d(ink, 3, 1, 1) + (1 - blur) * ink
-        blots = F.interpolate(between(-0.2, 0.2, 1, 5, 5), size=pixels, mode="bilinear")
-        across = torch.linspace(-1, 1, pixels)
-        slope = between(-0.15, 0.15, 1, 1, 1) * across + between(
-            -0.15, 0.15, 1, 1, 1
-        ) * across.view(-1, 1)
+        blots = F.interpolate(between(-0.25, 0.25, 1, 5, 5), size=pixels, mode="bilinear")
+        along = torch.linspace(-1, 1, pixels)
+        slope = between(-0.2, 0.2, 1, 1, 1) * along + between(-0.2, 0.2, 1, 1, 1) * along[:, None]
         ground = between(0.1, 0.9, 1, 1, 1) + hard * (blots + slope)
         lighter = torch.where(between(0, 1, 1, 1, 1) < 0.5, -1.0, 1.0)
-        image = ground + ink * lighter * between(0.25, 0.7, 1, 1, 1)
-        noise = torch.randn(image.shape, generator=random) * between(0, 0.1, 1, 1, 1)
+        image = ground + ink * lighter * between(0.2, 0.65, 1, 1, 1)
+        noise = torch.randn(image.shape, generator=random) * between(0, 0.14, 1, 1, 1)
         return (image + hard * noise).clamp(0, 1)
 
 

@@ -49,7 +49,7 @@ class Recipe:
 
     characters: int = 1000
     pixels: int = 64
-    steps: int = 2200
+    steps: int = 1600
     batch: int = 256
     rate: float = 6e-4
     dropout: float = 0.1

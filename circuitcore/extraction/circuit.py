@@ -29,7 +29,14 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.stage import Swept, held_against, stage_executors, sweep_stage
+from circuitcore.extraction.stage import (
+    Scored,
+    Swept,
+    held_against,
+    scored,
+    stage_executors,
+    sweep_stage,
+)
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.records import (
@@ -43,7 +50,6 @@ from circuitcore.records import (
     Stage,
     Unpruned,
 )
-from circuitcore.scoring.scores import contributions
 from circuitcore.scoring.seeds import unit_seed
 
 
@@ -65,15 +71,21 @@ class Extracted:
 
 
 def extract_circuit(
-    prepared: Prepared, unit: int, name: str, stored_fc: Stage | None = None
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    stored_fc: Stage | None = None,
+    work: Scored | None = None,
 ) -> Extracted:
     """Score, sweep, choose and judge the circuit of output unit ``unit``.
 
     ``stored_fc``: an fc curve swept before with the same scores; its level is chosen anew and only
-    run once.  Raises InputError where a layer's scores are not finite.
+    run once.  ``work``: the category scored before (`scored`), as several readings of the method
+    share it; each then costs what the others before it did not run.  Raises InputError where a
+    layer's scores are not finite.
     """
     began = time.perf_counter()
-    options, tally = prepared.options, Tally()
+    options = prepared.options
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
     empty = empty_circuit(prepared, unit, judge, heldout_judge)
@@ -83,20 +95,22 @@ def extract_circuit(
         cost = _cost(prepared, began, 0, 0, 0)
         record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
         return Extracted(record, {}, None)
-    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
+    work = work or scored(prepared, unit)
+    tally, before = work.tally, work.tally.multiply_adds
     kept: dict[str, Tensor] = {}
-    stages = stage_executors(prepared, unit, found, kept, tally)
+    stages = stage_executors(prepared, unit, work, kept)
     swept = _swept(prepared, stages, kept, judge, reference, stored_fc)
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     fitted = swept[-1].chosen.alone()
-    work = tally.multiply_adds
+    swept_at = tally.multiply_adds
     activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
     seed = unit_seed(options.seed, unit)
     biased = unpruned.heldout_biased
     heldout = heldout_accuracy(heldout_judge, activation, fitted.bias, biased, seed)
     nothing = empty_activation(prepared.runner.network, unit, len(heldout_judge))
     certifying = sum(each.certifying for each in swept)
-    cost = _cost(prepared, began, work - certifying, certifying, tally.multiply_adds - work)
+    sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
+    cost = _cost(prepared, began, sweeping, certifying, testing)
     ended, apart = time.perf_counter(), Tally()
     floor = random_masks(prepared, unit, kept, judge, fitted, apart)
     cost = cost.model_copy(

@@ -28,17 +28,16 @@ from circuitcore.extraction.judging import (
     unpruned_baseline,
 )
 from circuitcore.extraction.screening import run_at_every_level
-from circuitcore.extraction.stage import stage_executors, sweep_stage
+from circuitcore.extraction.stage import scored, stage_executors, sweep_stage
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.image_files import ImageFile
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine
-from circuitcore.network.forward import Tally, forward
+from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.network.sizes import multiply_adds, value_sizes
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.scores import contributions
 
 STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may stop
 # Part of the multiply-adds that compaction leaves, over a default grid, as counted on the bundled
@@ -253,8 +252,7 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
 
     Cost: scoring, and the fc stage's own multiply-adds.
     """
-    network, options = prepared.runner.network, prepared.options
-    found = contributions(network, prepared.scoring_images(unit), unit)
+    options, work = prepared.options, scored(prepared, unit)
     judge, heldout_judge = judges(prepared, unit)
     unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
     empty = empty_circuit(prepared, unit, judge, heldout_judge)
@@ -262,16 +260,16 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
     kept: dict[str, Tensor] = {}
     stages: list[StagePlan] = []
     with torch.inference_mode():
-        for runs in stage_executors(prepared, unit, found, kept, Tally()):
+        for runs in stage_executors(prepared, unit, work, kept):
             levels = range(1, len(runs.assigned.pruned))
             stages.append(runs.plan(levels, len(prepared.extraction)))
             if runs.assigned.stage == "fc":
                 start = judge.unpruned
                 swept = sweep_stage(prepared, runs, judge, start=start, reference=reference)
                 kept |= runs.assigned.kept(swept.level)
-    work = sum(stage.multiply_adds for stage in stages)
+    total = sum(stage.multiply_adds for stage in stages)
     once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
-    return CategoryPlan(category=name, stages=tuple(stages), multiply_adds=work, fpe=work / once)
+    return CategoryPlan(category=name, stages=tuple(stages), multiply_adds=total, fpe=total / once)
 
 
 def _boundary_bytes(network: Network, shape: Sequence[int]) -> int:

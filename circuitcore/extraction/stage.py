@@ -7,9 +7,12 @@ level costs is known from the level bytes before anything runs; with every level
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from circuitcore.engine.executors import ChainExecutor, Executor, executor
@@ -23,7 +26,7 @@ from circuitcore.network.graph import STAGES
 from circuitcore.options import Options
 from circuitcore.records import Level, Stage
 from circuitcore.scoring.levels import StageLevels, stage_levels
-from circuitcore.scoring.scores import Contribution
+from circuitcore.scoring.scores import Contribution, contributions
 
 ERROR_BUDGET = 0.01  # a run's probability that any level was accepted on an unlucky sample
 
@@ -46,12 +49,27 @@ class Swept:
         return self.record.levels[self.record.chosen]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One category's scores, and the multiply-adds spent on it so far.
+
+    ``made``: executors by what they depend on, where several readings of the method are to share
+    them; None where each is used once.
+    """
+
+    found: Mapping[str, Contribution]
+    tally: Tally
+    made: dict[tuple[Any, ...], Executor] | None = None
+
+
+def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
+    """Score one category.  ``share``: for several readings that differ in how levels are judged."""
+    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
+    return Scored(found, Tally(), {} if share else None)
+
+
 def stage_executors(
-    prepared: Prepared,
-    unit: int,
-    found: Mapping[str, Contribution],
-    kept: Mapping[str, Tensor],
-    tally: Tally,
+    prepared: Prepared, unit: int, work: Scored, kept: Mapping[str, Tensor]
 ) -> Iterator[Executor]:
     """What runs each stage of one category, in order: made when the stage before it is done.
 
@@ -59,10 +77,41 @@ def stage_executors(
     """
     network, options = prepared.runner.network, prepared.options
     for stage in STAGES:
-        if network.layers(stage):
-            assigned = stage_levels(network, stage, found, unit, options)
-            fixed = dict(kept)
-            yield executor(prepared.runner, prepared.extraction, unit, assigned, fixed, tally)
+        if not network.layers(stage):
+            continue
+        fixed = dict(kept)
+        # masks of the same scores are nested: how many weights each layer keeps tells which
+        key = stage, options.grid(stage), *(int(m.count_nonzero()) for m in fixed.values())
+        if work.made is not None and key in work.made:
+            yield work.made[key]
+            continue
+        assigned = stage_levels(network, stage, work.found, unit, options)
+        runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
+        if work.made is not None:
+            work.made[key] = remembering(runs, len(prepared.extraction))
+        yield runs
+
+
+def remembering(runs: Executor, images: int) -> Executor:
+    """The same executor, whose float32 looks are kept: no image is run twice at a level.
+
+    Cost: four bytes an image and level.
+    """
+    look, known = runs.look, np.full((len(runs.assigned.pruned), images), np.nan, np.float32)
+
+    def remembered(levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        if not runs.exact(precise):
+            return look(levels, images, precise)
+        asked = np.asarray(levels, np.int64)
+        block = np.ix_(asked, images)
+        new = np.isnan(known[block])
+        rows, columns = asked[new.any(1)], images[new.any(0)]
+        if len(rows):
+            known[np.ix_(rows, columns)] = look(rows.tolist(), columns, precise).numpy()
+        return torch.from_numpy(known[block])
+
+    runs.look = remembered  # type: ignore[method-assign]
+    return runs
 
 
 def sweep_stage(
