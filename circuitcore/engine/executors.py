@@ -104,7 +104,9 @@ class ChainExecutor(Executor):
         some = next(iter(self.split.features.values()))
         network = self.runner.network
         x = network.weights[network.last].new_empty(0, some.shape[1])
-        self.survey = chain_survey(x, self.chain(True), self.runner.machine.impl)
+        repeats = self.runner.sizes.repeats
+        self.source = None if repeats is None else repeats.source
+        self.survey = chain_survey(x, self.chain(True), self.runner.machine.impl, self.source)
 
     def chain(self, precise: bool) -> list[Layer]:
         """The layers in float32, or in the sweep's precision; made once."""
@@ -121,7 +123,9 @@ class ChainExecutor(Executor):
             (x,) = values.values()
             impl, survey = self.runner.machine.impl, self.survey
             with span("kernel", "masked_chain", len(x)):
-                return masked_chain(x, chain, levels, impl=impl, survey=survey, count=count)
+                return masked_chain(
+                    x, chain, levels, impl=impl, survey=survey, source=self.source, count=count
+                )
 
         return self._chunks(images, precise, len(levels), run)
 
@@ -158,7 +162,8 @@ class CompactExecutor(Executor):
         if precise not in self.small:
             self.small[precise] = shrunk(self.network(precise), self.unit, self.fixed)
         network, fixed = self.small[precise]
-        return network, circuit_override(network, self.unit, {**fixed, **self.assigned.kept(t)})
+        kept = {**fixed, **self.assigned.kept(t)}
+        return circuit_override(network, self.unit, kept, self.runner.sizes.repeats)
 
     def survivors(self, t: int, precise: bool) -> Compacted:
         """What survives at a level: no weights yet, so that all levels' plans can be kept."""
@@ -195,7 +200,7 @@ class MaskedExecutor(Executor):
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         network, impl = self.network(precise), self.runner.machine.impl
-        override = circuit_override(network, self.unit, self.fixed)
+        network, override = circuit_override(network, self.unit, self.fixed)
         masks = Masks(self.assigned.levels, levels)
 
         def run(values: dict[str, Tensor]) -> Tensor:

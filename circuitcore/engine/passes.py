@@ -16,22 +16,26 @@ from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.network.compaction import compact
 from circuitcore.network.forward import Override, Tally, target_row
 from circuitcore.network.graph import Network
+from circuitcore.network.repeats import Repeats
 
 Kept = Mapping[str, Tensor]
 """Bool by layer, shaped like its relevant weights: which are kept; layers not named are whole."""
 
 
-def circuit_override(network: Network, unit: int, kept: Kept) -> Override:
+def circuit_override(
+    network: Network, unit: int, kept: Kept, repeats: Repeats | None = None
+) -> tuple[Network, Override]:
     """The network's weights with everything outside ``kept`` set to 0, one target row at the end.
 
-    A last layer of one row already is the target's.
+    A last layer of one row already is the target's.  ``repeats`` of the network are counted once.
     """
     target = target_row(network, unit) if network.outputs > 1 else Override()
     weights = dict(target.weights)
     for name, mask in kept.items():
         whole = weights.get(name, network.weights[name])
         weights[name] = torch.where(mask, whole, whole.new_zeros(()))
-    return Override(weights, target.biases)
+    override = Override(weights, target.biases)
+    return (network, override) if repeats is None else repeats.once(network, override)
 
 
 def activations(
@@ -50,9 +54,11 @@ def circuit_pass(
     Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
     masked and the split has them, else from the images.
     """
-    features = bool(split.features) and not set(kept) & set(runner.network.layers("conv"))
+    conv = set(runner.network.layers("conv"))
+    kept = {name: mask for name, mask in kept.items() if name not in conv or not bool(mask.all())}
+    features = bool(split.features) and not set(kept) & conv
     network, kept = shrunk(runner.network, unit, kept)
-    override = circuit_override(network, unit, kept)
+    network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
     found = compact(network, override, blank(split, network, features)).gathered(override)
 
     @torch.inference_mode()

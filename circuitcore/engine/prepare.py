@@ -82,7 +82,7 @@ def prepare(
         with span("stage", "unpruned extraction"):
             extraction = unpruned(found, decoding, 0, extraction_files, scratch, progress)
         with span("stage", "unpruned heldout"):
-            heldout = unpruned(found, decoding, len(extraction), heldout_files, None, progress)
+            heldout = unpruned(found, decoding, len(extraction), heldout_files, scratch, progress)
     check_assignment(
         extraction.largest.unit.numpy(),
         extraction.labels.numpy(),

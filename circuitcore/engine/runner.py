@@ -22,6 +22,7 @@ from circuitcore.inputs.pixels import Preprocessing, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
+from circuitcore.network.repeats import Repeats, repeats_of
 from circuitcore.network.sizes import activation_bytes, multiply_adds
 from circuitcore.options import Options
 
@@ -30,13 +31,15 @@ from circuitcore.options import Options
 class Sizes:
     """Of one image: ``multiply_adds`` of an unpruned forward pass, bytes of the float32 activations
     alive at once in it (``image_bytes``), and from the boundary on (``feature_bytes``);
-    ``memory``: bytes of the budget that are for chunks of images.
+    ``memory``: bytes of the budget that are for chunks of images; ``repeats``: what the network's
+    pooling only copies of such images, and is counted once.
     """
 
     multiply_adds: int
     image_bytes: int
     feature_bytes: int
     memory: int
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,14 @@ def sizes_of(
     """
     try:
         per_image = multiply_adds(network, shape)
-        image_bytes = activation_bytes(network, shape)
-        feature_bytes = activation_bytes(network, shape, after_boundary=True)
+        repeats = repeats_of(network, shape) if machine.compacts else None
+        lean = network if repeats is None else repeats.once(network)[0]
+        image_bytes = activation_bytes(lean, shape)
+        feature_bytes = activation_bytes(lean, shape, after_boundary=True)
     except RuntimeError as error:
         raise InputError(
             f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
             f"network ({error}): give --resize and --crop"
         ) from None
     memory = for_chunks(network, shape, options, machine, counts)
-    return Sizes(sum(per_image.values()), image_bytes, feature_bytes, memory)
+    return Sizes(sum(per_image.values()), image_bytes, feature_bytes, memory, repeats)

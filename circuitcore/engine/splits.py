@@ -77,10 +77,12 @@ def taken_over(
     pixels, count = given[PIXELS], len(extraction)
     logits = torch.from_numpy(given[LOGITS].copy())
     features = {name: array for name, array in given.items() if name not in (PIXELS, LOGITS)}
-    return (
-        Split(pixels[:count], labels_of(extraction), logits[:count], features),
-        Split(pixels[count:], labels_of(heldout), logits[count:], {}),
-    )
+
+    def part(rows: slice, files: Sequence[ImageFile]) -> Split:
+        mine = {name: array[rows] for name, array in features.items()}
+        return Split(pixels[rows], labels_of(files), logits[rows], mine)
+
+    return part(slice(count), extraction), part(slice(count, None), heldout)
 
 
 def labels_of(files: Sequence[ImageFile]) -> Tensor:

@@ -37,8 +37,11 @@ def unpruned(
     Their pixels are the rows from ``first`` on.  With a ``scratch`` the boundary values go there,
     under their names.  Raises InputError where a logit is not finite.
     """
-    network, machine = runner.network, runner.machine
-    pixels = decoding.pixels[first : first + len(files)]
+    network, machine, repeats = runner.network, runner.machine, runner.sizes.repeats
+    if repeats is not None:
+        network, _ = repeats.once(network)
+    rows = slice(first, first + len(files))
+    pixels = decoding.pixels[rows]
     names = network.boundary() if scratch else ()
     logits = torch.empty(len(files), network.outputs)
     features: dict[str, np.ndarray] = {}
@@ -53,8 +56,8 @@ def unpruned(
         for name, value in zip(names, values, strict=True):
             if name not in features:
                 assert scratch is not None  # else there are no names
-                shape = len(files), *value.shape[1:]
-                features[name] = scratch.array(name, shape, np.dtype(np.float32))
+                shape = len(decoding.pixels), *value.shape[1:]
+                features[name] = scratch.array(name, shape, np.dtype(np.float32))[rows]
             features[name][part] = value.cpu().numpy()
         progress.advance(part.stop - part.start)
 

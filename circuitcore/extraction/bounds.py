@@ -10,6 +10,7 @@ smaller steps lower the end of what is admissible, target images with larger one
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +77,20 @@ def bounds(judge: Judge, known: Known, bias: str) -> Bounds:
 def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: int) -> np.ndarray:
     """Images whose run decides most about a level not decided yet, int64; empty if all were run.
 
-    Where the level is expected to hold, all that may be false alarms at its bias; where it is
-    expected to fail, the ``batch`` hardest, and at least as many as it takes to reject: a false
-    alarm costs at most 1 / norm of CSA, and a matched bias allows F0 of them.
+    Where the level is expected to hold, all that may be false alarms at its bias (under a matched
+    bias: at the least that has hits enough, all that is asked).  Where it is expected to fail, the
+    ``batch`` hardest, and at least as many as it takes to reject: a false alarm costs at most
+    1 / norm of CSA, and a matched bias allows F0 of them.
     """
     steps = judge.margin_max.numpy() - known.activation
     unseen = ~known.looked
     if worth(found.expected, found.bias) >= below:
-        may_alarm = unseen & (steps - known.error < found.expected.bias)
+        bias = found.expected.bias
+        if found.bias == "matched":
+            enough = math.ceil(below * int(judge.is_target.sum()))  # hits
+            own = np.sort((steps + known.error)[judge.is_target.numpy()])
+            bias = np.nextafter(own[max(enough, 1) - 1], np.inf)
+        may_alarm = unseen & (steps - known.error < bias)
         if may_alarm.any() and np.isfinite(known.error[may_alarm]).all():
             return np.flatnonzero(may_alarm)
     images = np.flatnonzero(unseen)

@@ -120,7 +120,7 @@ class Screening:
         self._see(levels, images)
         if self.rule.low:
             for t in levels:
-                self._decide(t, [])
+                self._decide(t)
             return
         rows = torch.from_numpy(self.activation[1:])
         for t, found in zip(levels, self.judge.fitted(rows, self.rule.bias), strict=True):
@@ -129,7 +129,7 @@ class Screening:
     def holds(self, t: int) -> bool:
         """Whether a level is worth the threshold, on as few images as that takes."""
         self._see([t], self.first)
-        return self._decide(t, [])
+        return self._decide(t)
 
     def certified(self, t: int, below: float | None = None) -> int:
         """The level run whole in float32, stepped back while it fails there.
@@ -156,9 +156,7 @@ class Screening:
             self._see(order, self.first)
         last = 0
         for t in order:
-            self._see([t], self.first)
-            later = range(t + 1, self.count) if self.rule.at_once else []
-            if not self._decide(t, later):
+            if not self.holds(t):
                 break
             last = t
         return self.certified(last)
@@ -168,10 +166,10 @@ class Screening:
         before = self.work()
         self._see([t], np.arange(self.looked.shape[1]), precise=True)
         self.certifying += self.work() - before
-        return self._decide(t, [])
+        return self._decide(t)
 
-    def _decide(self, t: int, later: Sequence[int]) -> bool:
-        """Run images at ``t`` (and at levels ``later``, that need them next) until it is decided.
+    def _decide(self, t: int) -> bool:
+        """Run images at ``t`` until it is decided.
 
         Cost: two bounds a round; each round looks at more images, twice as many as the last
         where the level is expected to fail.
@@ -197,20 +195,11 @@ class Screening:
                 recomputed += len(images)
                 self._see([t], images, precise=True)
                 continue
-            if later:  # levels that share a pass: one whole pass costs less than several small ones
-                images = np.flatnonzero(~known.looked)
-            else:
-                images = next_images(self.judge, known, found, rule.below, batch)
-            self._see([t, *(s for s in later if not self._failed(s))], images)
+            self._see([t], next_images(self.judge, known, found, rule.below, batch))
             batch *= 2
         recomputed += self.judged[t].recomputed if t in self.judged else 0
         self.judged[t] = Judged(found, int(self.looked[t].sum()), recomputed)
         return holds
-
-    def _failed(self, t: int) -> bool:
-        """Whether what was run at a level already rejects it."""
-        found = bounds(self.judge, self._known(t), self.rule.bias)
-        return found.decided(self.rule.below) is False
 
     def _sampled(self, t: int, known: Known, found: Bounds) -> Accuracy | None:
         """Under norm ``other``, a lower bound from a fresh sample; None where there is none.

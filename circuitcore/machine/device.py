@@ -48,6 +48,11 @@ class Machine:
         """Whether stages run in masked kernels: all levels in one pass, nothing is compacted."""
         return choose_on(self.impl, self.device) == "triton"
 
+    @property
+    def compacts(self) -> bool:
+        """Whether the fc layers run compacted, in the CPU's own kernels."""
+        return choose_on(self.impl, self.device, cpu="numba") == "numba"
+
 
 def machine(options: Options) -> Machine:
     """The machine that options ask for, with the memory that is free now.

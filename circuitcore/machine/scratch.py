@@ -21,7 +21,9 @@ class Scratch:
         self._files: dict[str, tuple[IO[bytes], np.ndarray]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """A new array of zeros."""
+        """A new array of zeros, or the one made under this name before."""
+        if name in self._files:
+            return self._files[name][1]
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as it may be given on
         found = np.memmap(file, dtype=dtype, mode="w+", shape=shape)
         self._files[name] = file, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,18 +11,26 @@ from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 
 
-@torch.inference_mode()
 def value_sizes(network: Network, shape: Sequence[int]) -> dict[str, int]:
     """Numbers each value of the network holds for one image of ``shape`` [C, H, W].
 
     Raises RuntimeError where the image does not fit the network.
     """
-    meta = network.to("meta")
+    return {name: math.prod(each) for name, each in value_shapes(network, shape).items()}
+
+
+@torch.inference_mode()
+def value_shapes(network: Network, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each value of the network for one image of ``shape`` [C, H, W].
+
+    Raises RuntimeError where the image does not fit the network.
+    """
+    meta = network.to("meta", torch.float32)
     names = [step.name for step in meta.steps]
     image = torch.zeros((1, *shape), device="meta")
     values = forward(meta, {"input": image}, names)
-    sizes = {name: value.numel() for name, value in zip(names, values, strict=True)}
-    return {"input": image.numel(), **sizes}
+    found = {name: tuple(value.shape[1:]) for name, value in zip(names, values, strict=True)}
+    return {"input": tuple(shape), **found}
 
 
 def multiply_adds(network: Network, shape: Sequence[int]) -> dict[str, int]:

@@ -10,6 +10,9 @@ to the densest: each level adds the weights that the sparser one lacks, so that 
 multiplied once in the whole sweep.  Adding cannot lose digits as subtracting from the dense end
 would, and what a dense level keeps (a NaN, say) cannot reach a sparser one.  Where `cost` finds a
 product of the compacted matrix cheaper, the level is computed afresh.
+
+Where the first layer reads copies of a few inputs, the weights of an input's copies are summed at
+each level, the sparsest first, and the layer is a small dense product.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Step:
 
     level: int
     layer: int
-    path: str  # dense, sparse, difference
+    path: str  # dense, sparse, difference, summed
     rows: int
     columns: int
     nonzeros: int  # multiplied with the batch: of the level, or of its difference
@@ -70,6 +73,7 @@ class Survey:
     layers: list[Survivors]
     inputs: np.ndarray  # [I] inputs by the level below which they are read, densest last
     read: np.ndarray  # [I] that level
+    source: np.ndarray | None = None  # which input each column of the first layer is a copy of
 
 
 @dataclass
@@ -88,8 +92,11 @@ class ChainPlan(Survey):
         return self.inputs[: int((self.read > t).sum())]
 
 
-def survey_chain(layers: Sequence[Layer]) -> Survey:
-    """Count what survives at every level: two passes over the level bytes."""
+def survey_chain(layers: Sequence[Layer], source: np.ndarray | None = None) -> Survey:
+    """Count what survives at every level: two passes over the level bytes.
+
+    ``source`` int64 [columns of the first layer]: which input each is a copy of.
+    """
     cpu.use_torch_threads()
     levels = [np.ascontiguousarray(layer[1].numpy()) for layer in layers]
     tops = []
@@ -108,7 +115,10 @@ def survey_chain(layers: Sequence[Layer]) -> Survey:
         order = np.argsort(255 - varies, kind="stable")
         survivors.insert(0, Survivors(needed, tops[k], order, varies, count.sum(0)))
         needed = read.max(0)
-    return Survey(survivors, np.argsort(255 - needed, kind="stable"), needed)
+    if source is not None:
+        copies, needed = needed, np.zeros(int(source.max()) + 1, np.uint8)
+        np.maximum.at(needed, source, copies)
+    return Survey(survivors, np.argsort(255 - needed, kind="stable"), needed, source)
 
 
 def plan_chain(
@@ -125,7 +135,7 @@ def plan_chain(
     that of these layers, where it was made before.
     """
     survey = survey or survey_chain(layers)
-    plan = ChainPlan(survey.layers, survey.inputs, survey.read)
+    plan = ChainPlan(survey.layers, survey.inputs, survey.read, survey.source)
     sparse = layers[0][0].dtype == torch.float32
     sparser = 0
     for t in sorted(set(ts), reverse=True):
@@ -138,7 +148,10 @@ def plan_chain(
             path = cost.cpu_path(rows, columns, nonzeros, batch, sparse=sparse)
             if k == 0 and shared and path == "sparse":
                 path = "difference"
-            work = batch * (rows * columns if path == "dense" else nonzeros) + rows * constants
+            if k == 0 and plan.source is not None:
+                path = "summed"
+            dense = path in ("dense", "summed")
+            work = batch * (rows * columns if dense else nonzeros) + rows * constants
             plan.steps.append(Step(t, k, path, rows, columns, nonzeros, constants, work))
     return plan
 
@@ -189,6 +202,15 @@ class _Runner:
         self.differences = {s.level: k for k, s in enumerate(self._steps("difference"))}
         if self.differences:
             self._sort_differences()
+        if plan.source is not None:
+            shape = self.layers[0][0].shape[0], self.inputs.size
+            changes = np.flatnonzero(np.diff(plan.source, prepend=-1))  # runs of one input's copies
+            self.runs = np.append(changes, plan.source.size)
+            rank = np.full(plan.read.size, self.inputs.size)  # those never read go beside
+            rank[self.inputs] = np.arange(self.inputs.size)
+            self.place = rank[plan.source[changes]]
+            self.summed = np.zeros((shape[0], shape[1] + 1), np.float32)
+            self.sparser = 255
 
     def _largest(self) -> int:
         return max((s.rows * s.columns for s in self._steps("dense")), default=0)
@@ -224,10 +246,24 @@ class _Runner:
             self.sparse.add(bucket, self.x_tiles, self.sums)
             self.executed += self.sparse.nonzeros(bucket) * self.batch
             return self._activated(self.sums, bias, self.layers[0][3], step.rows)
+        if step.path == "summed":
+            return _act(self._summed(step) @ self.x[: step.columns], bias, self.layers[0][3])
         sums = self._product(step, self.x[: step.columns])
         if self.differences:  # a denser level may add to these sums
             to_tiles(sums.numpy(), self.sums)
         return _act(sums, bias, self.layers[0][3])
+
+    def _summed(self, step: Step) -> torch.Tensor:
+        """The first layer at a level, the copies' weights summed: [rows, columns]."""
+        weight, level = self.layers[0][:2]
+        values = weight.float().numpy()  # no copy of float32
+        cpu.add_summed(
+            values, level.numpy(), step.level, self.sparser, self.runs, self.place, self.summed
+        )
+        self.sparser = step.level
+        rows = self.summed[self.plan.layers[0].rows(step.level), : step.columns]
+        self.executed += rows.size * self.batch
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(weight.dtype)
 
     def later(self, step: Step, h: torch.Tensor) -> torch.Tensor:
         """h: the varying units of the layer before, in its order, [C, N]."""

@@ -85,6 +85,24 @@ def gather_dense(
             out[r, c] = row[columns[c]]
 
 
+@numba_jit(parallel=True, fastmath={"reassoc"})
+def add_summed(
+    weight: Array, level: Array, low: int, high: int, starts: Array, place: Array, sums: Array
+) -> None:
+    """sums[o, place[r]] += weight[o, i] where low < level[o, i] <= high, i in the r-th run.
+
+    starts[r] .. starts[r + 1]: columns of run r, copies of one input.
+    """
+    above, most, zero = np.uint8(low), np.uint8(high), np.float32(0)
+    for o in prange(weight.shape[0]):
+        for r in range(place.size):
+            total = zero
+            for i in range(starts[r], starts[r + 1]):
+                byte = level[o, i]
+                total += weight[o, i] if above < byte and byte <= most else zero
+            sums[o, place[r]] += total
+
+
 @numba_jit(parallel=True)
 def activate_tiles(sums: Array, bias: Array, relu: bool, out: Array) -> None:
     """out[r, n] = act(sums[tile, r, image] + bias[r]): tiles of images back to rows of them.

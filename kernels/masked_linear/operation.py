@@ -62,25 +62,30 @@ def masked_chain(
     *,
     impl: str = "auto",
     survey: Survey | None = None,
+    source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Run a chain of masked Linear layers at every level: ``[T, N, O]``, or ``[T, N]`` for O = 1.
 
     ``layers`` holds ``(weight [O, I], level uint8 [O, I], bias [O] or None, relu)`` from input to
-    output; ``x`` is ``[N, I]``.  Equals `masked_linear` applied layer by layer, but a unit that no
-    surviving weight reads is not computed and a unit that reads nothing is its constant act(bias).
+    output; ``x`` is ``[N, I]``, or ``[N, J]`` with ``source`` int64 ``[I]``, which of its J columns
+    each column of the first layer reads.  Equals `masked_linear` applied layer by layer, but a unit
+    that no surviving weight reads is not computed and a unit that reads nothing is its constant
+    act(bias).
     ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
     bytes.  ``count`` is told the multiply-adds executed.
     """
-    width = x.shape[-1]
+    width = x.shape[-1] if source is None else len(source)
     for weight, level, bias, _ in layers:
         empty = x.new_empty(0, width)
         check_masked(empty, weight, level, ts, bias, axes="O, I", inputs="N, I")
         width = weight.shape[0]
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
-        out = _chain_cpu(x, layers, ts, survey, count)
+        out = _chain_cpu(x, layers, ts, survey, source, count)
         return out[..., 0] if out.shape[-1] == 1 else out
+    if source is not None:
+        x = x[:, source]
     if count is not None:
         count(_dense(layers, ts, len(x)))
     if chosen == "torch":
@@ -92,13 +97,18 @@ def masked_chain(
     return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
 
 
-def chain_survey(x: torch.Tensor, layers: Sequence[Layer], impl: str = "auto") -> Survey | None:
+def chain_survey(
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    impl: str = "auto",
+    source: torch.Tensor | None = None,
+) -> Survey | None:
     """What `masked_chain` needs to know of the level bytes; None where it does not compact."""
     if choose(impl, x, cpu=_cpu_path(x)) != "numba":
         return None
     from circuitcore.kernels.masked_linear.cpu import survey_chain
 
-    return survey_chain(layers)
+    return survey_chain(layers, None if source is None else source.numpy())
 
 
 class LayerAtLevel(NamedTuple):
@@ -106,7 +116,7 @@ class LayerAtLevel(NamedTuple):
 
     level: int
     layer: int
-    path: str  # dense, sparse, difference, or masked: nothing compacted
+    path: str  # dense, sparse, difference, summed, or masked: nothing compacted
     rows: int
     columns: int
     multiply_adds: int
@@ -232,7 +242,7 @@ def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tenso
     out = x.new_empty(len(ts), x.shape[1], layer[0].shape[0])
     for k, t in enumerate(ts):
         if all_finite(x[k]):
-            one = ChainPlan(plan.layers, plan.inputs, plan.read, [step[t]])
+            one = ChainPlan(plan.layers, plan.inputs, plan.read, steps=[step[t]])
             out[k] = run_chain(x[k], [layer], one)[t]
         else:
             out[k] = masked_chain_reference(x[k], [layer], [t], squeeze=False)[0]
@@ -244,16 +254,23 @@ def _chain_cpu(
     layers: Sequence[Layer],
     ts: Sequence[int],
     survey: Survey | None = None,
+    source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    from circuitcore.kernels.masked_linear.cpu import plan_chain, run_chain
+    from circuitcore.kernels.masked_linear.cpu import plan_chain, run_chain, survey_chain
+
+    def reference(levels: Sequence[int]) -> torch.Tensor:
+        whole = x if source is None else x[:, source]
+        return masked_chain_reference(whole, layers, levels, squeeze=False)
 
     if not all_finite(x):
         if count is not None:
             count(_dense(layers, ts, len(x)))
-        return masked_chain_reference(x, layers, ts, squeeze=False)
+        return reference(ts)
+    if source is not None and survey is None:
+        survey = survey_chain(layers, source.numpy())
     done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0], survey=survey), count)
     out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
     for k, t in enumerate(ts):
-        out[k] = done[t] if t in done else masked_chain_reference(x, layers, [t], squeeze=False)[0]
+        out[k] = done[t] if t in done else reference([t])[0]
     return out

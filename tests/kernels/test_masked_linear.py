@@ -275,3 +275,54 @@ def test_a_chain_that_reads_nothing_has_no_compact_form():
     _, layers = chain(2, (9, 8, 1))
     layers[1][1][:] = 0
     assert compacted_chain(layers, 0) is None
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("surveyed", [False, True])
+@settings(deadline=None, max_examples=20)
+@given(
+    n=st.sampled_from((1, 3, 17, 40)),
+    inputs=st.integers(1, 9),
+    copies=st.integers(1, 12),
+    spread=st.booleans(),
+    levels=st.integers(1, 6),
+    poison=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_copies_of_an_input_count_once(
+    impl, surveyed, n, inputs, copies, spread, levels, poison, seed
+):
+    """A first layer that reads copies: on the inputs themselves it gives what it gives on them."""
+    source = torch.arange(inputs).repeat_interleave(copies)
+    if spread:  # not in runs
+        source = source[torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))]
+    _, weight, level, ts, bias = problem(n, len(source), 11, levels, seed)
+    _, second, level2, _, _ = problem(n, 11, 1, levels, seed + 1)
+    x = torch.randn(n, inputs, generator=torch.Generator().manual_seed(seed))
+    if poison:
+        weight[level <= min(ts)] = torch.nan
+    layers = [(weight, level, bias, True), (second, level2, None, False)]
+    survey = chain_survey(x, layers, impl, source) if surveyed else None
+    executed = []
+    got = masked_chain(
+        x, layers, ts, impl=impl, survey=survey, source=source, count=executed.append
+    )
+    doubled = [
+        (torch.where(v > min(ts), w, 0).double(), v, None if b is None else b.double(), r)
+        for w, v, b, r in layers
+    ]
+    want = masked_chain_reference(x.double()[:, source], doubled, ts)
+    assert got.shape == want.shape
+    assert (got - want).abs().max() <= 1e-5 * (1 + want.abs().max())
+    if survey is not None:
+        planned = masked_chain_plan(layers, ts, n, survey)
+        assert sum(s.multiply_adds for s in planned) == sum(executed)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_copies_in_other_dtypes(dtype):
+    source = torch.arange(5).repeat_interleave(7)
+    _, weight, level, ts, bias = problem(20, 35, 17, 4, dtype=dtype)
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    got = masked_chain(x, [(weight, level, bias, True)], ts, source=source)
+    agrees(got, x[:, source], weight, level, ts, bias, True)

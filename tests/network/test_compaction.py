@@ -154,7 +154,7 @@ def test_the_bundled_network_at_every_level() -> None:
     assigned = {s: stage_levels(net, s, found, 1, options) for s in ("fc", "conv")}
     for t in range(32):
         kept = assigned["fc"].kept(t) | assigned["conv"].kept(t)
-        override = circuit_override(prepared.runner.network, 1, kept)
+        _, override = circuit_override(prepared.runner.network, 1, kept)
         double = Override(
             {k: v.double() for k, v in override.weights.items()},
             {k: v.double() for k, v in override.biases.items()},
