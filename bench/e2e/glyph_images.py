@@ -166,7 +166,7 @@ def write_folder(
     for split, fonts, count in (("train", FONTS, train), ("val", UNSEEN, val)):
         atlas = Atlas.of(font_files(fonts), characters)
         random = torch.Generator().manual_seed(seed + 1000 + len(split))
-        for place, images in drawn(atlas, len(characters), count, pixels, random):
+        for place, images in drawn(atlas, count, pixels, random):
             folder = out / split / folder_name(characters[place])
             folder.mkdir(parents=True, exist_ok=True)
             for number, image in enumerate(images):
@@ -175,11 +175,11 @@ def write_folder(
 
 
 def drawn(
-    atlas: Atlas, characters: int, count: int, pixels: int, random: torch.Generator
+    atlas: Atlas, count: int, pixels: int, random: torch.Generator, hard: float = 1.0
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Place and ``count`` images, uint8 [count, pixels, pixels], of one character after another."""
-    for place in range(characters):
-        images = atlas.draw(torch.full((count,), place), pixels, random)
+    for place in range(atlas.ink.shape[1]):
+        images = atlas.draw(torch.full((count,), place), pixels, random, hard)
         yield place, (255 * images[:, 0]).round().byte().numpy()
 
 

@@ -18,7 +18,7 @@ from readings import drawn, options_of
 
 import circuitcore
 from circuitcore.api.run import Run
-from circuitcore.cli.tables import document_text
+from circuitcore.cli.tables import sweep_text
 
 
 def swept(folder: Path, images: Path, weights: Path, units: Sequence[int], **more: object) -> Run:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, weights = problem(options.folder)
     units = drawn(1000, options.categories)
     run = swept(options.folder / "sweep", images, weights, units)
-    print(document_text(run.document, "table"))
+    print(sweep_text(run.document, "table"))
     print(costs(run))
     off = swept(options.folder / "off", images, weights, units[:3], screen="off")
     print(f"{against_off(run, off)} of 6 stages differ from --screen off")
