@@ -16,6 +16,7 @@ from circuitcore.kernels.compilers import on_disk
 from circuitcore.kernels.masked import cost
 from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
+from circuitcore.network.repeats import Repeats, repeats_of
 from circuitcore.network.sizes import activation_bytes, value_sizes
 from circuitcore.options import Options
 
@@ -135,10 +136,23 @@ def must_compile(machine: Machine) -> bool:
     return not all(map(on_disk, always))
 
 
+def as_run(
+    network: Network, shape: Sequence[int], machine: Machine
+) -> tuple[Network, Repeats | None]:
+    """The network as it runs on such images, on ``meta``: what its pooling copies counts once.
+
+    Raises RuntimeError where the images do not fit the network.
+    """
+    repeats = repeats_of(network, shape) if machine.compacts else None
+    lean = network.to("meta")
+    return lean if repeats is None else repeats.once(lean)[0], repeats
+
+
 @dataclass(frozen=True)
 class _Work:
     """What the phases are counted from: bytes of one image alive at once (``image``), of them from
-    the boundary on (``behind``), recorded for the scores (``recorded``); relevant weights a stage.
+    the boundary on (``behind``), recorded for the scores (``recorded``); relevant weights a stage;
+    ``columns`` of the first fc layer, the copies of an input counted once.
     """
 
     network: Network
@@ -150,6 +164,7 @@ class _Work:
     behind: int
     recorded: int
     size: dict[str, int]
+    columns: int | None
 
     @property
     def item(self) -> int:
@@ -175,6 +190,7 @@ def phases(
 ) -> dict[str, Phase]:
     """The phases of a run, in order, with ``spare`` bytes for chunks."""
     values = value_sizes(network, shape)
+    lean, repeats = as_run(network, shape, machine)
     layers = [network.step(name) for name in network.layers()]
     recorded = sum(values[s.inputs[0]] + values[s.name] for s in layers)
     work = _Work(
@@ -183,10 +199,11 @@ def phases(
         machine,
         counts,
         spare,
-        activation_bytes(network, shape),
-        activation_bytes(network, shape, after_boundary=True),
+        activation_bytes(lean, shape),
+        activation_bytes(lean, shape, after_boundary=True),
         4 * options.scoring_images * recorded,
         {stage: network.relevant(stage) for stage in ("fc", "conv")},
+        None if repeats is None else lean.weights[repeats.layer].shape[1],
     )
     whole = weight_bytes(network)
     largest = 4 * max(w.numel() for w in network.weights.values())
@@ -259,9 +276,15 @@ def _fc_stage(work: _Work, held: int) -> Phase:
     first, columns = weights[0]
     hidden = sum(rows for rows, _ in weights)
     alive = (1 - fractions[0]) ** 0.25
+    if work.columns is not None:
+        columns = work.columns
     image = 4 * columns + int(2 * item * alive * (columns + hidden))
     image += item * columns if item < 4 else 0
-    scratch, differences = _chain_scratch(fractions, first, columns, count, item)
+    if work.columns is None:
+        scratch, differences = _chain_scratch(fractions, first, columns, count, item)
+    else:  # the sums, a level's rows of them, and the largest of the layers behind
+        later = max((math.prod(w) for w in weights[1:]), default=0)
+        scratch, differences = 8 * first * columns + int(item * alive**2 * later), 0
     most = held + item * largest * (2 if item < 4 else 1)
     if item == 4:
         most += int(6 * first * columns * (1 - fractions[0]))

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuitcore.engine.footprint import (
     FORWARD_CHUNK,
     Counts,
+    as_run,
     chunk,
     feature_chunk,
     for_chunks,
@@ -22,7 +23,7 @@ from circuitcore.inputs.pixels import Preprocessing, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
-from circuitcore.network.repeats import Repeats, repeats_of
+from circuitcore.network.repeats import Repeats
 from circuitcore.network.sizes import activation_bytes, multiply_adds
 from circuitcore.options import Options
 
@@ -116,8 +117,7 @@ def sizes_of(
     """
     try:
         per_image = multiply_adds(network, shape)
-        repeats = repeats_of(network, shape) if machine.compacts else None
-        lean = network if repeats is None else repeats.once(network)[0]
+        lean, repeats = as_run(network, shape, machine)
         image_bytes = activation_bytes(lean, shape)
         feature_bytes = activation_bytes(lean, shape, after_boundary=True)
     except RuntimeError as error:

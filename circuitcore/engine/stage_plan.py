@@ -24,7 +24,7 @@ class LayerPlan(BaseModel):
 
     level: int
     layer: str
-    path: Literal["dense", "sparse", "difference", "compact", "masked"]
+    path: Literal["dense", "sparse", "difference", "summed", "compact", "masked"]
     rows: int
     columns: int
     multiply_adds: int

@@ -79,7 +79,8 @@ def at_random(size: int, count: int, random: np.random.Generator) -> np.ndarray:
     few, drawn from those kept or not kept, change sides.
     """
     chance = np.uint16(min(round(count / max(size, 1) * 65536), 65535))
-    mask = np.frombuffer(random.bytes(2 * size), np.uint16) < chance
+    words = random.integers(0, 2**64 - 1, -(-size // 4), np.uint64, endpoint=True)
+    mask = words.view(np.uint16)[:size] < chance
     surplus = int(np.count_nonzero(mask)) - count
     while surplus:
         side = surplus > 0

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitcore.engine.footprint import Counts, predicted
+from circuitcore.engine.footprint import Counts, as_run, predicted
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.judging import (
@@ -120,7 +120,7 @@ def plan(
     chosen = select(inputs.categories, wanted)
     network, files = inputs.model.network, inputs.split("extraction")
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
-    work = _work(inputs, options, pixels)
+    work = _work(inputs, options, machine, pixels)
     steps = [*work.stages.values(), work.scoring, work.heldout, *work.apart]
     estimate = work.estimate
     heldout = len(inputs.split("heldout"))
@@ -137,7 +137,8 @@ def plan(
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
         estimate += LEFT["conv"] * work.heldout.multiply_adds
     decoded = pixels.nbytes * (len(files) + heldout)
-    features = _boundary_bytes(network, pixels.shape) * len(files)
+    lean, _ = as_run(network, pixels.shape, machine)
+    features = _boundary_bytes(lean, pixels.shape) * (len(files) + heldout)
     return Plan(
         device=str(machine.device),
         categories=len(chosen),
@@ -185,11 +186,12 @@ class _Work(NamedTuple):
     upper: int
 
 
-def _work(inputs: Inputs, options: Options, pixels: np.ndarray) -> _Work:
+def _work(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray) -> _Work:
     """What there is to do, counted from shapes and options for images like ``pixels``."""
     network, files = inputs.model.network, inputs.split("extraction")
-    per_layer = multiply_adds(network, pixels.shape)
-    once, count = sum(per_layer.values()), len(files)
+    once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
+    lean, _ = as_run(network, pixels.shape, machine)
+    per_layer = multiply_adds(lean, pixels.shape)
     per_layer[network.last] //= network.outputs  # only the target row
     upper, estimate, stages = 0, 0.0, {}
     for stage, layers in (("fc", network.layers("fc")), ("conv", network.layers())):

@@ -4,6 +4,7 @@ The images and the network are made by ``bench/e2e/glyphs.py --twin``; no fonts 
 """
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from torch.nn import AdaptiveAvgPool2d, Dropout, Flatten, Linear, Sequential
 from torchvision import transforms
 
 import circuitcore
@@ -41,8 +43,19 @@ def glyphs(tmp_path_factory):
         transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize([0.5], [0.25])
     ])  # fmt: skip
     model = circuitcore.Model.of(network, seen, categories)
+    pooled = circuitcore.Model.of(copying(network), seen, categories)
     wanted = np.random.default_rng(0).permutation(len(categories))[:6].tolist()
-    return SimpleNamespace(model=model, images=root, units=wanted, out=root / "runs")
+    return SimpleNamespace(model=model, pooled=pooled, images=root, units=wanted, out=root / "runs")
+
+
+def copying(network):
+    """The same function behind an adaptive pooling that repeats each of 3 x 3 places four times."""
+    first, *rest = [deepcopy(step) for step in network.classifier if not isinstance(step, Dropout)]
+    wide = Linear(64 * 36, first.out_features)
+    copies = first.weight.detach().view(-1, 64, 3, 1, 3, 1) / 4
+    wide.weight.data = copies.expand(-1, -1, -1, 2, -1, 2).reshape(first.out_features, -1).clone()
+    wide.bias.data = first.bias.detach().clone()
+    return Sequential(*network.features, AdaptiveAvgPool2d(6), Flatten(), wide, *rest).eval()
 
 
 def swept(glyphs, name, units=None, **options):
@@ -102,3 +115,28 @@ def test_circuits_of_characters_beat_their_controls(run):
     assert csa["circuit"] > csa["random"] + 0.2 and csa["circuit"] > csa["empty"] + 0.2
     pairs = run.document.overlap
     assert pairs.pairs == 15 and pairs.mean_chance < pairs.mean < 1
+
+
+@pytest.mark.parametrize("screen", ["on", "off"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_pooling_that_copies_is_computed_once(glyphs, screen, dtype):
+    """The circuits are those of computing every copy, and so are the figures."""
+    found = {
+        impl: circuitcore.sweep(
+            glyphs.pooled, glyphs.images, categories=glyphs.units[:2], levels=9, screen=screen,
+            out=glyphs.out / f"pooled-{impl}-{screen}-{dtype}", impl=impl, dtype=dtype, **SPLITS,
+        )
+        for impl in ("auto", "torch")
+    }  # fmt: skip
+    for name in found["torch"]:
+        ours, plain = found["auto"][name].record, found["torch"][name].record
+        assert ours.unpruned.heldout.hit == plain.unpruned.heldout.hit
+        for a, b in zip(ours.stages, plain.stages, strict=True):
+            assert a.levels[a.chosen].level == b.levels[b.chosen].level
+        assert ours.circuit.kept_weights == plain.circuit.kept_weights
+        assert ours.circuit.heldout.false_alarms == plain.circuit.heldout.false_alarms
+        assert ours.circuit.bias == pytest.approx(plain.circuit.bias, abs=1e-4)
+        assert ours.cost.multiply_adds < plain.cost.multiply_adds
+        if screen == "off" and dtype == "float32":
+            fc = ours.stages[0]
+            assert fc.planned_multiply_adds == fc.multiply_adds
