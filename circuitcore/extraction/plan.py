@@ -8,7 +8,6 @@ leaves depends on the scores: once a category is scored, its plan is exact (`exa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from circuitcore.engine.footprint import Counts, as_run, predicted
 from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.engine.probe import HOST, measured
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.judging import (
     empty_circuit,
@@ -33,7 +33,6 @@ from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.image_files import ImageFile
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine
-from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.network.sizes import multiply_adds, value_sizes
 from circuitcore.options import Options
@@ -43,6 +42,12 @@ STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may st
 # Part of the multiply-adds that compaction leaves, over a default grid, as counted on the bundled
 # network (0.25, 0.33) and on an AlexNet trained on Fashion-MNIST (0.09, 0.33).
 LEFT = {"fc": 0.2, "conv": 0.33}
+# Screened to the first crossing, as counted on the thousand characters of `bench/e2e`: passes over
+# all images at the dense levels of the fc stage, what these leave, and how often a convolution is
+# pruned at all behind an fc circuit that stands at the same threshold.
+CROSSED = 3.0
+DENSE_LEFT = 0.7
+PRUNED = 0.2
 
 
 class PlanStep(BaseModel):
@@ -113,25 +118,27 @@ def plan(
 ) -> Plan:
     """Plan the sweep of the wanted categories.  Changes nothing; decodes one image.
 
-    With ``probe``, runs forward passes for a second to expect a time; with ``exact``, scores the
-    categories and runs their fc stage to plan every level.  Raises UsageError for a category that
-    is not there, DeviceError where the memory is too little for one image.
+    With ``probe``, measures the machine for two seconds to expect a time; with ``exact``, scores
+    the categories and runs their fc stage to plan every level.  Raises UsageError for a category
+    that is not there, DeviceError where the memory is too little for one image.
     """
     chosen = select(inputs.categories, wanted)
     network, files = inputs.model.network, inputs.split("extraction")
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
     work = _work(inputs, options, machine, pixels)
     steps = [*work.stages.values(), work.scoring, work.heldout, *work.apart]
-    estimate = work.estimate
+    estimate = sum(work.expected.values())
     heldout = len(inputs.split("heldout"))
     counts = Counts(len(files), heldout, len(chosen))
     memory = predicted(network, pixels.shape, options, machine, counts)
     seconds = None
     if probe:
-        rate = _rate(network.to(machine.device), pixels.shape, machine.device, work.once)
-        each = estimate + work.scoring.multiply_adds
-        shared = work.once * (len(files) + heldout)
-        seconds = (shared + len(chosen) * each) / rate
+        speed = measured(inputs, files, pixels, machine)
+        before, behind = speed.conv * work.conv, speed.fc * work.fc
+        seconds = (len(files) + heldout) * (speed.decode + before + behind)
+        each = HOST + speed.weight * network.relevant()
+        each += speed.conv * (work.expected["conv"] + work.scoring.multiply_adds)
+        seconds += len(chosen) * (each + speed.fc * work.expected["fc"])
     plans = _exact_plans(inputs, options, machine, chosen, progress) if exact else []
     if exact:
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
@@ -171,18 +178,22 @@ def _exact_plans(
 
 
 class _Work(NamedTuple):
-    """Multiply-adds, by kind: ``once``, a forward pass of one image; ``shared`` by all categories;
-    of one category, its ``stages`` and the ``heldout`` test (expected: ``estimate``, at most:
-    ``upper``), and what FPE leaves out: ``scoring``, and ``apart`` the random masks.
+    """Multiply-adds, by kind: ``once``, a forward pass of one image, and its ``conv`` and ``fc``
+    layers as they run, what a pooling copies counted once; ``shared`` by all categories;
+    of one category, its ``stages`` and the ``heldout`` test (``expected`` of both, in convolutions
+    and in fc layers; at most ``upper``), and what FPE leaves out: ``scoring``, and ``apart`` the
+    random masks.
     """
 
     once: int
+    conv: int
+    fc: int
     shared: PlanStep
     stages: dict[str, PlanStep]
     heldout: PlanStep
     scoring: PlanStep
     apart: list[PlanStep]
-    estimate: float
+    expected: dict[str, float]
     upper: int
 
 
@@ -193,26 +204,28 @@ def _work(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray
     lean, _ = as_run(network, pixels.shape, machine)
     per_layer = multiply_adds(lean, pixels.shape)
     per_layer[network.last] //= network.outputs  # only the target row
-    upper, estimate, stages = 0, 0.0, {}
-    for stage, layers in (("fc", network.layers("fc")), ("conv", network.layers())):
+    conv, fc = (sum(per_layer[n] for n in network.layers(s)) for s in ("conv", "fc"))
+    passes = _passes(options, count, len(files_of_one(files)))
+    tests = len(inputs.split("heldout"))
+    expected = {
+        "conv": conv * (count * passes.conv + tests * passes.tested_conv),
+        "fc": fc * (count * (passes.fc + passes.conv) + tests * passes.tested_fc),
+    }
+    upper, stages = 0, {}
+    for stage, each in (("fc", fc), ("conv", conv + fc)):
         if not network.layers(stage):
             continue
         levels = len(options.grid(stage)) - 1
-        work = sum(per_layer[name] for name in layers) * count
-        upper += levels * work
-        passes: float = levels
-        if not every_level(options, count):
-            passes = _passes(levels, count, len(files_of_one(files)), stage, options.stop)
-        estimate += LEFT[stage] * passes * work
+        upper += levels * each * count
         stages[stage] = PlanStep(
             what=f"{stage} stage, {levels} levels",
             count=levels,
-            multiply_adds=work,
+            multiply_adds=each * count,
             bytes=network.relevant(stage) * 5,
-            fpe=levels * work / (once * count),
+            fpe=levels * each / once,
         )
 
-    tested = sum(per_layer.values()) * len(inputs.split("heldout"))
+    tested = (conv + fc) * tests
     heldout = PlanStep(what="held-out test", count=1, multiply_adds=tested, bytes=0,
                        fpe=tested / (once * count))  # fmt: skip
     scoring = PlanStep(
@@ -228,11 +241,10 @@ def _work(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray
         PlanStep(what="random masks (not counted in FPE)", count=options.random_masks,
                  multiply_adds=min(looked, count) * sum(per_layer.values()), bytes=0, fpe=0.0)
     ] if options.random_masks else []  # fmt: skip
-    estimate += LEFT["conv"] * tested
     upper += tested
     shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
                       bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
-    return _Work(once, shared, stages, heldout, scoring, apart, estimate, upper)
+    return _Work(once, conv, fc, shared, stages, heldout, scoring, apart, expected, upper)
 
 
 def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -240,13 +252,31 @@ def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
     return [file for file in files if file.category == files[0].category]
 
 
-def _passes(levels: int, images: int, targets: int, stage: str, stop: str) -> float:
-    """Passes over all images that screening is expected to need, certification included."""
-    looked_at = max(1, round(levels * STOPPED_EARLY))
-    if stage == "fc":  # levels share a pass
-        return looked_at
-    part = (targets + sum(run_at_every_level(images, targets, stop))) / images
-    return min(looked_at, 2 * looked_at * part + 1)
+class _Passes(NamedTuple):
+    """Expected of one category, in passes over a whole set with nothing compacted: of the fc layers
+    in the fc stage, of all in the conv stage, and of conv and fc layers in the held-out test.
+    """
+
+    fc: float
+    conv: float
+    tested_conv: float
+    tested_fc: float
+
+
+def _passes(options: Options, images: int, targets: int) -> _Passes:
+    """What a sweep over so many images, ``targets`` of them the category's, is expected to run."""
+    levels = {stage: len(options.grid(stage)) - 1 for stage in ("fc", "conv")}
+    left = LEFT["conv"]
+    if every_level(options, images):
+        return _Passes(LEFT["fc"] * levels["fc"], left * levels["conv"], left, left)
+    part = (targets + sum(run_at_every_level(images, targets, options.stop))) / images
+    if options.stop == "first-crossing":
+        looks = part * levels["fc"] * LEFT["fc"]
+        fc = min(looks + DENSE_LEFT * CROSSED, LEFT["fc"] * levels["fc"])
+        return _Passes(fc, DENSE_LEFT * (part + PRUNED), DENSE_LEFT * PRUNED, DENSE_LEFT)
+    looked = {stage: max(1, round(STOPPED_EARLY * count)) for stage, count in levels.items()}
+    fc, conv = (min(looked[s], 2 * looked[s] * part + 1) * LEFT[s] for s in ("fc", "conv"))
+    return _Passes(fc, conv, left, left)
 
 
 def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
@@ -277,19 +307,3 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
 def _boundary_bytes(network: Network, shape: Sequence[int]) -> int:
     sizes = value_sizes(network, shape)
     return 4 * sum(sizes[name] for name in network.boundary())
-
-
-@torch.inference_mode()
-def _rate(network: Network, shape: Sequence[int], device: torch.device, once: int) -> float:
-    """Multiply-adds a second of unpruned forward passes, the best of a second's worth of them."""
-    count = max(1, min(64, int(2e10 / once)))
-    images = torch.zeros((count, *shape), device=device)
-    best = float("inf")
-    stop = time.perf_counter() + 1.0
-    while time.perf_counter() < stop:
-        began = time.perf_counter()
-        forward(network, {"input": images}, [network.last])
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return count * once / best

@@ -80,11 +80,13 @@ def stage_executors(
         if not network.layers(stage):
             continue
         fixed = dict(kept)
-        # masks of the same scores are nested: how many weights each layer keeps tells which
-        key = stage, options.grid(stage), *(int(m.count_nonzero()) for m in fixed.values())
-        if work.made is not None and key in work.made:
-            yield work.made[key]
-            continue
+        key: tuple[Any, ...] = ()
+        if work.made is not None:
+            # masks of the same scores are nested: how many weights each layer keeps tells which
+            key = stage, options.grid(stage), *(int(m.count_nonzero()) for m in fixed.values())
+            if key in work.made:
+                yield work.made[key]
+                continue
         assigned = stage_levels(network, stage, work.found, unit, options)
         runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
         if work.made is not None:
