@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from circuitcore.engine.executors import Executor
-from circuitcore.engine.passes import activations
+from circuitcore.engine.passes import Kept, activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
 from circuitcore.extraction.floor import random_masks
@@ -23,7 +23,7 @@ from circuitcore.extraction.judging import (
     Reference,
     empty_activation,
     empty_circuit,
-    faithfulness_of,
+    faithfulness,
     heldout_accuracy,
     judges,
     reference_of,
@@ -47,6 +47,7 @@ from circuitcore.records import (
     Empty,
     Faithfulness,
     HeldOut,
+    RandomMasks,
     Stage,
     Unpruned,
 )
@@ -104,52 +105,54 @@ def extract_circuit(
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
     activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
-    seed = unit_seed(options.seed, unit)
-    biased = unpruned.heldout_biased
-    heldout = heldout_accuracy(heldout_judge, activation, fitted.bias, biased, seed)
-    nothing = empty_activation(prepared.runner.network, unit, len(heldout_judge))
+    heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = _cost(prepared, began, sweeping, certifying, testing)
-    ended, apart = time.perf_counter(), Tally()
-    floor = random_masks(prepared, unit, kept, judge, fitted, apart)
-    cost = cost.model_copy(
-        update={
-            "fpe_floor": apart.multiply_adds / _once(prepared),
-            "floor_seconds": time.perf_counter() - ended,
-        }
-    )
+    floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
     record = Category(
         **about,
         stages=[each.record for each in swept],
         circuit=_circuit(kept, swept, fitted, heldout),
         cost=cost,
-        faithfulness=_faithfulness(
-            heldout_judge, activation, nothing, fitted, heldout, unpruned, empty, seed
-        ),
+        faithfulness=faithful,
         random_masks=floor,
     )
     return Extracted(record, kept, activation)
 
 
-def _faithfulness(
+def _tested(
+    prepared: Prepared,
+    unit: int,
     judge: Judge,
     activation: Tensor,
-    nothing: Tensor,
     fitted: Accuracy,
-    heldout: HeldOut,
     unpruned: Unpruned,
     empty: Empty,
-    seed: int,
-) -> Faithfulness:
-    inside, outside = faithfulness_of(fitted, heldout, unpruned, empty)
+) -> tuple[HeldOut, Faithfulness]:
+    """The circuit's activation on the held-out set, at its frozen bias, and its faithfulness."""
+    seed, biased = unit_seed(prepared.options.seed, unit), unpruned.heldout_biased
+    heldout = heldout_accuracy(judge, activation, fitted.bias, biased, seed)
+    nothing = empty_activation(prepared.runner.network, unit, len(judge))
     said = [
         judge.predicted(activation, fitted.bias),
-        judge.predicted(judge.unpruned, unpruned.heldout_biased.bias),
+        judge.predicted(judge.unpruned, biased.bias),
         judge.predicted(nothing, empty.heldout.bias),
     ]
-    interval = judge.faithfulness_interval(said, seed) if outside is not None else None
-    return Faithfulness(extraction=inside, heldout=outside, heldout_ci95=interval)
+    return heldout, faithfulness(judge, said, fitted, heldout, unpruned, empty, seed)
+
+
+def _floor(
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, fitted: Accuracy, cost: Cost
+) -> tuple[RandomMasks | None, Cost]:
+    """The random masks a circuit is held against, and the cost with theirs beside it."""
+    began, tally = time.perf_counter(), Tally()
+    found = random_masks(prepared, unit, kept, judge, fitted, tally)
+    beside = {
+        "fpe_floor": tally.multiply_adds / _once(prepared),
+        "floor_seconds": time.perf_counter() - began,
+    }
+    return found, cost.model_copy(update=beside)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.extraction.accuracy import Judge, ratio, worth
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
-from circuitcore.records import Accuracy, Empty, HeldOut, Unpruned
+from circuitcore.records import Accuracy, Empty, Faithfulness, HeldOut, Unpruned
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
 
@@ -128,14 +128,25 @@ def heldout_accuracy(
     )
 
 
-def faithfulness_of(
-    fitted: Accuracy, heldout: HeldOut, unpruned: Unpruned, empty: Empty
-) -> tuple[float | None, float | None]:
-    """Faithfulness on the extraction and on the held-out set."""
+def faithfulness(
+    judge: Judge,
+    said: Sequence[Tensor],
+    fitted: Accuracy,
+    heldout: HeldOut,
+    unpruned: Unpruned,
+    empty: Empty,
+    seed: int,
+) -> Faithfulness:
+    """Faithfulness on the extraction and on the held-out set.
+
+    ``judge``: of the held-out set; ``said``: its images as predicted by the circuit, the unpruned
+    network and the empty circuit, bool [N] each, for the interval there.
+    """
     inside = ratio(
         fitted.csa - empty.extraction.csa, unpruned.extraction_biased.csa - empty.extraction.csa
     )
     outside = ratio(
         heldout.csa - empty.heldout.csa, unpruned.heldout_biased.csa - empty.heldout.csa
     )
-    return inside, outside
+    interval = judge.faithfulness_interval(said, seed) if outside is not None else None
+    return Faithfulness(extraction=inside, heldout=outside, heldout_ci95=interval)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuitcore.engine.footprint import Counts, as_run, predicted
 from circuitcore.engine.prepare import Prepared, prepare
-from circuitcore.engine.probe import HOST, measured
+from circuitcore.engine.probe import HOST, Speed, measured
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.judging import (
     empty_circuit,
@@ -134,11 +134,7 @@ def plan(
     seconds = None
     if probe:
         speed = measured(inputs, files, pixels, machine)
-        before, behind = speed.conv * work.conv, speed.fc * work.fc
-        seconds = (len(files) + heldout) * (speed.decode + before + behind)
-        each = HOST + speed.weight * network.relevant()
-        each += speed.conv * (work.expected["conv"] + work.scoring.multiply_adds)
-        seconds += len(chosen) * (each + speed.fc * work.expected["fc"])
+        seconds = _seconds(speed, work, counts, network.relevant())
     plans = _exact_plans(inputs, options, machine, chosen, progress) if exact else []
     if exact:
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
@@ -159,6 +155,14 @@ def plan(
         steps=[work.shared, *steps],
         exact=plans,
     )
+
+
+def _seconds(speed: Speed, work: _Work, counts: Counts, weights: int) -> float:
+    """Seconds that decoding, the unpruned network and the categories are expected to take."""
+    image = speed.decode + speed.conv * work.conv + speed.fc * work.fc
+    category = HOST + speed.weight * weights + speed.fc * work.expected["fc"]
+    category += speed.conv * (work.expected["conv"] + work.scoring.multiply_adds)
+    return (counts.extraction + counts.heldout) * image + counts.categories * category
 
 
 def _exact_plans(

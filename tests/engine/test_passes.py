@@ -1,4 +1,4 @@
-"""One circuit's pass over a set: from the boundary where it can be, and the same from the images."""
+"""One circuit's pass: from the boundary where it can be, and the same from the images."""
 
 from dataclasses import replace
 
