@@ -2,7 +2,7 @@
 
 ``python bench/e2e/readings.py FOLDER --categories 24`` draws so many of the 1,000 categories with
 seed 0 and extracts their circuits as `READINGS` read the method: scores, level bytes and
-activations that readings share are computed once.  Each reading is a run folder ``FOLDER/NAME``,
+activations that readings of one grid share are computed once.  Each reading is a run folder ``FOLDER/NAME``,
 so that the same command, with more categories or after a stop, goes on from what is there.  It ends
 with the table of ``docs/readings.md``.
 """
@@ -71,17 +71,19 @@ def extract(folder: Path, count: int) -> dict[str, Run]:
     runs = {name: create_run(folder / name, inputs, own, on.device)
             for name, own in options.items()}  # fmt: skip
     wanted = drawn(len(inputs.categories), count)
-    missing = [u for u in wanted if not all(run.finished(u) for run in runs.values())]
     names = {c.index: c.name for c in inputs.categories}
-    prepared = prepare(inputs, first, on, Silent()) if missing else None
-    for done, unit in enumerate(missing):
-        assert prepared is not None
-        began, work = time.perf_counter(), scored(prepared, unit, share=True)
-        for name, run in runs.items():
-            own = replace(prepared, options=options[name])
-            commit(run, extract_circuit(own, unit, names[unit], work=work))
-        took = time.perf_counter() - began
-        print(f"{done + 1} of {len(missing)}: {names[unit]}, {took:.1f} s", flush=True)
+    prepared = prepare(inputs, first, on, Silent())
+    grids = {own.grid("fc"): [n for n in options if options[n].grid("fc") == own.grid("fc")]
+             for own in options.values()}  # fmt: skip
+    for group in grids.values():
+        missing = [u for u in wanted if not all(runs[name].finished(u) for name in group)]
+        for done, unit in enumerate(missing):
+            began, work = time.perf_counter(), scored(prepared, unit, share=True)
+            for name in group:
+                own = replace(prepared, options=options[name])
+                commit(runs[name], extract_circuit(own, unit, names[unit], work=work))
+            took = time.perf_counter() - began
+            print(f"{', '.join(group)}: {done + 1} of {len(missing)}, {took:.1f} s", flush=True)
     for run in runs.values():
         finish(run)
     return {name: Run(run) for name, run in runs.items()}

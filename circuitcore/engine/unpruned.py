@@ -29,20 +29,20 @@ def unpruned(
     decoding: Decoding,
     first: int,
     files: Sequence[ImageFile],
-    scratch: Scratch | None,
+    scratch: Scratch,
     progress: Progress,
 ) -> Split:
     """The unpruned network on ``files``, each chunk of them as soon as it is decoded.
 
-    Their pixels are the rows from ``first`` on.  With a ``scratch`` the boundary values go there,
-    under their names.  Raises InputError where a logit is not finite.
+    Their pixels are the rows from ``first`` on; their boundary values go to the same rows of
+    ``scratch``, under their names.  Raises InputError where a logit is not finite.
     """
     network, machine, repeats = runner.network, runner.machine, runner.sizes.repeats
     if repeats is not None:
         network, _ = repeats.once(network)
     rows = slice(first, first + len(files))
     pixels = decoding.pixels[rows]
-    names = network.boundary() if scratch else ()
+    names = network.boundary()
     logits = torch.empty(len(files), network.outputs)
     features: dict[str, np.ndarray] = {}
 
@@ -55,7 +55,6 @@ def unpruned(
         logits[part] = out.cpu()
         for name, value in zip(names, values, strict=True):
             if name not in features:
-                assert scratch is not None  # else there are no names
                 shape = len(decoding.pixels), *value.shape[1:]
                 features[name] = scratch.array(name, shape, np.dtype(np.float32))[rows]
             features[name][part] = value.cpu().numpy()
