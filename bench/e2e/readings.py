@@ -2,9 +2,9 @@
 
 ``python bench/e2e/readings.py FOLDER --categories 24`` draws so many of the 1,000 categories with
 seed 0 and extracts their circuits as `READINGS` read the method: scores, level bytes and
-activations that readings of one grid share are computed once.  Each reading is a run folder ``FOLDER/NAME``,
-so that the same command, with more categories or after a stop, goes on from what is there.  It ends
-with the table of ``docs/readings.md``.
+activations that readings of one grid share are computed once.  Each reading is a run folder
+``FOLDER/NAME``, so that the same command, with more categories or after a stop, goes on from what
+is there.  It ends with the table of ``docs/readings.md``.
 """
 
 from __future__ import annotations
