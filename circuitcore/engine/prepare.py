@@ -53,9 +53,9 @@ def prepare(
     Then the order of the categories is checked.  ``given``: what a process with the same inputs
     made of them (`splits.give_on`); nothing is decoded, run or checked again then.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
-    boundary value of both on disk.  Raises InputError where images do not fit the network, the assignment
-    of folders to units is wrong, or accuracy is near chance, and DeviceError where one image at a
-    time is too much for the memory budget.
+    boundary value of both on disk.  Raises InputError where images do not fit the network, the
+    assignment of folders to units is wrong, or accuracy is near chance, and DeviceError where one
+    image at a time is too much for the memory budget.
     """
     network = inputs.model.network.to(machine.device)
     low = network.to(machine.device, machine.dtype) if machine.low else network
