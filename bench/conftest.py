@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_configure(config):
-    if config.option.markexpr == "not bench":  # the default of plain `pytest`; here they are meant
+    if config.option.markexpr == "not bench and not slow":  # plain `pytest`; here they are meant
         config.option.markexpr = ""
 
 
