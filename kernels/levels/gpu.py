@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from circuitcore.kernels.compilers import triton
+from circuitcore.kernels.launch import launch
 from circuitcore.kernels.levels.gpu_kernels import (
     levels_byte_kernel,
     levels_histogram_kernel,
@@ -77,7 +78,7 @@ def _range(
     """float64 [programs, 3]: smallest and largest raw score and their absolute sum."""
     grid = _grid(layout)
     out = torch.empty(grid[0], 3, dtype=torch.float64, device=weight.device)
-    levels_range_kernel[grid](weight, left, right, out, *layout[:4], **_options(layout))
+    launch(levels_range_kernel, grid, weight, left, right, out, *layout[:4], **_options(layout))
     return out
 
 
@@ -102,7 +103,8 @@ def _histogram(
     depth: int,
 ) -> None:
     """Add a layer's counts of digit ``depth`` to out int32 [nodes, 65536], its zeros to [1]."""
-    levels_histogram_kernel[_grid(layout)](
+    launch(
+        levels_histogram_kernel, _grid(layout),
         weight, left, right, table, first, out, zeros, *norm, *layout[:4],
         DEPTH=depth, **_options(layout),
     )  # fmt: skip
@@ -124,7 +126,8 @@ def _bytes(
     index = torch.zeros(room, dtype=torch.int64, device=weight.device)
     node = torch.zeros(room, dtype=torch.int32, device=weight.device)
     count = torch.zeros(1, dtype=torch.int32, device=weight.device)
-    levels_byte_kernel[_grid(layout)](
+    launch(
+        levels_byte_kernel, _grid(layout),
         weight, left, right, table, first, level, index, node, count, *norm, *layout[:4],
         **_options(layout),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.launch import launch
 from circuitcore.kernels.masked.tiles import DTYPES, Tile, padded
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def masked_conv2d_kernel(
     a group.
     """
     blocks = tl.cdiv(units, BM)
-    group = tl.program_id(0) // blocks
-    m = (tl.program_id(0) % blocks) * BM + tl.arange(0, BM)
-    p = tl.program_id(1) * BN + tl.arange(0, BN)
+    group = tl.program_id(1) // blocks
+    m = (tl.program_id(1) % blocks) * BM + tl.arange(0, BM)
+    p = tl.program_id(0) * BN + tl.arange(0, BN)
     first = tl.program_id(2) * T
     image = p // (OH * OW)
     top = (p // OW) % OH * stride_h - pad_h
@@ -92,7 +93,7 @@ def masked_conv2d_kernel(
         tl.store(out + base + o[:, None], y.to(out.dtype.element_ty), inside)
 
 
-def launch(
+def launch_conv(
     x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
     bias: torch.Tensor | None, size: Pair, *, stride: Pair, padding: Pair, dilation: Pair,
     groups: int, relu: bool, precision: str = "ieee", arch: str = "sm_90",
@@ -112,11 +113,12 @@ def launch(
     bias = x.new_zeros(o) if bias is None else bias.contiguous()
     per_group = o // groups
     grid = (
+        triton.cdiv(positions, form.batch),  # first: only this axis takes as many
         groups * triton.cdiv(per_group, form.rows),
-        triton.cdiv(positions, form.batch),
         levels.numel() // form.levels,
     )
-    masked_conv2d_kernel[grid](
+    launch(
+        masked_conv2d_kernel, grid,
         last, weight, level, levels, bias, out,
         positions, per_group, c, h, w, size[0], size[1], groups, 0 if shared else last.stride(0),
         r, s, *stride, *padding, *dilation,

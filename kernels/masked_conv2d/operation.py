@@ -72,10 +72,10 @@ def _masked_conv2d(
     stride, padding, dilation = ((options[k], options[k + 1]) for k in (0, 2, 4))
     chosen = choose(impl, x, cpu="numba")
     if chosen == "triton" and _triton_runs(x, weight, level, ts, options, impl):
-        from circuitcore.kernels.masked_conv2d.gpu import launch
+        from circuitcore.kernels.masked_conv2d.gpu import launch_conv
 
         tf32 = torch.backends.cudnn.allow_tf32 and impl == "auto"
-        out = launch(
+        out = launch_conv(
             x, weight, level, ts, bias, out_size(x, weight, options),
             stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
             precision="tf32" if tf32 else "ieee", arch=architecture(x.device),

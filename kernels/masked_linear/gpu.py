@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.launch import launch
 from circuitcore.kernels.masked.cost import TILE_LEVELS
 from circuitcore.kernels.masked.tiles import DTYPES, Tile, padded
 
@@ -142,7 +143,8 @@ def launch_plain(
     out = x.new_empty(levels.numel(), n, o)
     bias = x.new_zeros(o) if bias is None else bias.contiguous()
     grid = (triton.cdiv(o, form.rows), triton.cdiv(n, form.batch), levels.numel() // form.levels)
-    masked_linear_plain_kernel[grid](
+    launch(
+        masked_linear_plain_kernel, grid,
         x, weight, level, levels, bias, out, n, o, i,
         0 if shared else x.stride(0), x.stride(-2), weight.stride(0), level.stride(0),
         **form.constexprs(relu, precision), num_warps=form.num_warps, num_stages=form.num_stages,
@@ -206,7 +208,8 @@ def launch_packed(
     bias = x.new_zeros(o) if bias is None else bias.contiguous()
     panels = packed.order.shape[0]
     grid = (panels, triton.cdiv(n, form.batch), levels.numel() // form.levels)
-    masked_linear_packed_kernel[grid](
+    launch(
+        masked_linear_packed_kernel, grid,
         columns, packed.weight, packed.level, packed.order, prefix, levels, bias, out, n, o, i,
         0 if shared else columns.stride(0), n, levels.numel(),
         **form.constexprs(relu, precision), num_warps=form.num_warps, num_stages=form.num_stages,

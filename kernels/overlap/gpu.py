@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.launch import launch
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def _launch(packed: torch.Tensor, config: OverlapConfig = CONFIG) -> torch.Tenso
         block = torch.nn.functional.pad(block, (0, parts * per_split - block.shape[1]))
         words = block.contiguous().view(torch.int32)
         partial = torch.zeros(parts, masks, masks, dtype=torch.int32, device=device)
-        overlap_pairs_kernel[(len(pairs), parts)](
+        launch(
+            overlap_pairs_kernel,
+            (len(pairs), parts),
             words.view(torch.uint32),
             tile_i,
             tile_j,

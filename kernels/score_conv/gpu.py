@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.launch import launch
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot.case import AotCase
@@ -224,7 +225,8 @@ def wgrad(
     partial = torch.empty(
         chunks, rows * columns, filters, channels, dtype=torch.float32, device=x.device
     )
-    score_conv_wgrad_kernel[(blocks, rows * columns, chunks)](
+    launch(
+        score_conv_wgrad_kernel, (blocks, rows * columns, chunks),
         last, g.permute(0, 2, 3, 1).contiguous(), partial, x.shape[0], per_chunk, *x.shape[2:],
         g.shape[3], positions, x.shape[1], filters, channels, per_group, columns,
         *_walk_arguments(geometry), int(abs_position), int(abs_image),
@@ -251,7 +253,8 @@ def kernel_position(
     blocks = -(-per_group // tile.filters)
     per_chunk, chunks = _chunks(x.shape[0], blocks * x.shape[1])
     partial = torch.empty(chunks, filters, channels, dtype=torch.float32, device=x.device)
-    score_conv_map_kernel[(blocks, x.shape[1], chunks)](
+    launch(
+        score_conv_map_kernel, (blocks, x.shape[1], chunks),
         weight.contiguous(), x.contiguous(), g.contiguous(), partial, x.shape[0], per_chunk,
         *x.shape[2:], g.shape[3], g.shape[2] * g.shape[3], x.shape[1], filters, channels,
         per_group, columns, taps, *_walk_arguments(geometry),

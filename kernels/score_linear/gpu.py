@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
+from circuitcore.kernels.launch import launch
 from circuitcore.kernels.score_linear.factors import (
     FORM_CODES,
 )
@@ -90,7 +91,9 @@ def _launch(
     rows, columns = weight.shape
     out = torch.empty(rows, columns, dtype=weight.dtype, device=weight.device)
     grid = (-(-rows // tile.rows) * -(-columns // tile.columns),)
-    score_linear_kernel[grid](
+    launch(
+        score_linear_kernel,
+        grid,
         weight.contiguous(),
         left.contiguous(),
         right.contiguous(),
