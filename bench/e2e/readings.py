@@ -19,6 +19,7 @@ import numpy as np
 from glyphs import problem
 
 from circuitcore.api.run import Run
+from circuitcore.api.verbs import open_run
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.extraction.stage import scored
@@ -86,7 +87,7 @@ def extract(folder: Path, count: int) -> dict[str, Run]:
             print(f"{', '.join(group)}: {done + 1} of {len(missing)}, {took:.1f} s", flush=True)
     for run in runs.values():
         finish(run)
-    return {name: Run(run) for name, run in runs.items()}
+    return {name: open_run(run.folder) for name, run in runs.items()}
 
 
 def row(name: str, run: Run) -> tuple[str, ...]:
