@@ -34,6 +34,7 @@ from circuitcore.network.compaction import compact
 from circuitcore.network.forward import Masks, Override, Tally, forward
 from circuitcore.network.graph import Network
 from circuitcore.network.pieces import Compacted
+from circuitcore.network.repeats import Repeats
 from circuitcore.network.sizes import multiply_adds
 from circuitcore.scoring.levels import StageLevels
 
@@ -155,15 +156,19 @@ class CompactExecutor(Executor):
 
     def _ready(self) -> None:
         self.plans: dict[tuple[int, bool], Compacted] = {}
-        self.small: dict[bool, tuple[Network, Kept]] = {}
+        self.small: dict[bool, tuple[Network, Kept, Repeats | None]] = {}
         self.ready: tuple[tuple[int, bool], Compacted] | None = None
 
     def _override(self, t: int, precise: bool) -> tuple[Network, Override]:
         if precise not in self.small:
-            self.small[precise] = shrunk(self.network(precise), self.unit, self.fixed)
-        network, fixed = self.small[precise]
-        kept = {**fixed, **self.assigned.kept(t)}
-        return circuit_override(network, self.unit, kept, self.runner.sizes.repeats)
+            network, fixed = shrunk(self.network(precise), self.unit, self.fixed)
+            repeats = self.runner.sizes.repeats
+            if repeats is not None and repeats.layer not in {**fixed, **self.assigned.levels}:
+                network, _ = repeats.once(network)  # the same at every level
+                repeats = None
+            self.small[precise] = network, fixed, repeats
+        network, fixed, repeats = self.small[precise]
+        return circuit_override(network, self.unit, {**fixed, **self.assigned.kept(t)}, repeats)
 
     def survivors(self, t: int, precise: bool) -> Compacted:
         """What survives at a level: no weights yet, so that all levels' plans can be kept."""
