@@ -8,6 +8,7 @@ count the multiply-adds of a run before it runs, from the level bytes and shapes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from circuitcore.engine.passes import (
     circuit_override,
     shrunk,
 )
+from circuitcore.engine.replay import flat_levels
 from circuitcore.engine.runner import Runner
 from circuitcore.engine.splits import Split
 from circuitcore.engine.stage_plan import LayerPlan, StagePlan, added
@@ -200,6 +202,37 @@ class CompactExecutor(Executor):
         )  # fmt: skip
 
 
+class ReplayExecutor(Executor):
+    """The conv stage on a GPU: levels written where captured passes of the library read them.
+
+    The library's convolutions of masked weights are the bar: masking all of AlexNet's costs as much
+    memory traffic as one image's activations, so nothing is gained by masking inside a product.
+    """
+
+    levels_at_once = 8  # a look costs one wait for the device, whatever is looked at
+
+    def _ready(self) -> None:
+        self.flat = flat_levels(self.assigned.levels, self.runner.network.layers("conv"))
+
+    def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        replay = self.runner.replay(precise)
+        replay.hold(self, self.unit, self.fixed)
+        writes = [partial(replay.level, self.flat, t) for t in levels]
+        with span("level", self.assigned.stage, levels[0]):
+            return replay.look(self.split, images, writes, self.tally)
+
+    def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
+        network, count = self.runner.network, sum(self.runner.replay(False).batches(count))
+        each = multiply_adds(network, self.split.pixels.shape[1:])
+        each[network.last] //= network.outputs
+        return tuple(
+            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
+                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
+            for t in levels
+            for n in network.layers()
+        )  # fmt: skip
+
+
 class MaskedExecutor(Executor):
     """Any layers, all levels in one pass of masked kernels, nothing compacted."""
 
@@ -235,12 +268,14 @@ def executor(
 ) -> Executor:
     """How a stage's levels are run.
 
-    On a CPU the library's convolutions on compacted weights beat any masked kernel; the fc layers
-    run at all levels at once wherever they are one chain.
+    On a CPU the library's convolutions on compacted weights beat any masked kernel, on a GPU those
+    of captured passes; the fc layers run at all levels at once wherever they are one chain.
     """
-    chain = runner.network.fc_chain()
+    chain, gpu = runner.network.fc_chain(), runner.machine.device.type == "cuda"
     whole = chain is not None and {name for name, _ in chain} == set(assigned.levels)
     kind: type[Executor] = MaskedExecutor if runner.machine.masked_kernels else CompactExecutor
     if assigned.stage == "fc" and whole and split.features:
         kind = ChainExecutor
+    elif assigned.stage == "conv" and gpu:
+        kind = ReplayExecutor
     return kind(runner, split, unit, assigned, fixed, tally)

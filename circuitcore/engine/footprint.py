@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from circuitcore.engine.resident import resident_bytes
 from circuitcore.errors import DeviceError
 from circuitcore.kernels.compilers import on_disk
 from circuitcore.kernels.masked import cost
@@ -21,6 +22,7 @@ from circuitcore.network.sizes import activation_bytes, value_sizes
 from circuitcore.options import Options
 
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
+REPLAY_CHUNK = 512  # images a captured pass of a GPU
 FEATURE_CHUNK = 4096  # images from the boundary on: more do not make gathering weights cheaper
 
 CODE = 36 << 20  # numba's, oneDNN's, scipy's, on the CPU
@@ -30,6 +32,7 @@ CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it
 CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
+LOADING = "loading of the model"
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,19 @@ def predicted(
     does.
     """
     spare = for_chunks(network, shape, options, machine, counts)
-    found = phases(network, shape, options, machine, counts, spare)
+    images = counts.extraction + counts.heldout
+    resident = resident_bytes(network, shape, machine, images, 1, spare)
+    found = phases(network, shape, options, machine, counts, spare - resident)
     layers = len(network.layers("conv")) * len(options.grid("conv")) * counts.categories
     code = 0
     if machine.device.type != "cuda":
         largest = 4 * max(weight.numel() for weight in network.weights.values())
         code = CODE + min(BUFFERS, largest) + CONVOLUTION * min(layers, CONVOLUTIONS)
         code += COMPILER if must_compile(machine) else 0
-    return {name: code + phase.bytes for name, phase in found.items()}
+    return {
+        name: code + phase.bytes + (0 if name == LOADING else resident)
+        for name, phase in found.items()
+    }
 
 
 def for_chunks(
@@ -177,7 +185,12 @@ class _Work:
 
     def conv_chunk(self, levels: int, images: int) -> int:
         """Images at once through the whole network."""
-        return min(chunk(self.spare, levels * self.image), FORWARD_CHUNK, images)
+        most = REPLAY_CHUNK if self.gpu else FORWARD_CHUNK
+        return min(chunk(self.spare, levels * self.image), most, images)
+
+    @property
+    def gpu(self) -> bool:
+        return self.machine.device.type == "cuda"
 
 
 def phases(
@@ -213,7 +226,7 @@ def phases(
     curve = 60 * (work.levels("fc") + 1) * counts.extraction  # float64, and sorted for the bias
     chunk_of_one = work.conv_chunk(1, counts.extraction)
     found = {
-        "loading of the model": Phase(whole + largest, whole + largest),
+        LOADING: Phase(whole + largest, whole + largest),
         "unpruned network": Phase(held, held, work.image, 2 * work.image, chunk_of_one),
         "scoring": Phase(scoring, scoring),
     }
@@ -236,13 +249,18 @@ def _scoring(work: _Work, held: int) -> int:
 
 
 def _conv_stage(work: _Work, held: int) -> Phase:
-    """All levels at once in masked kernels, else level by level, the fc circuit compacted."""
+    """Level by level: on a CPU the fc circuit compacted, on a GPU in static buffers.
+
+    Interpreted masked kernels run all levels at once.
+    """
     conv = work.size["conv"] * (2 + 2 * work.item)
-    if work.machine.masked_kernels:
+    at_once = 1
+    if work.gpu:
+        fixed = most = held + work.item * work.size["fc"] + conv
+    elif work.machine.masked_kernels:
         at_once = work.levels("conv")
         fixed = most = held + work.item * work.size["fc"] + conv
     else:
-        at_once = 1
         copied = work.size["fc"] * (4 + work.item if work.machine.low else 4)
         most = held + copied + conv
         fixed = most - int((1 - CHOSEN) * copied)
@@ -251,8 +269,7 @@ def _conv_stage(work: _Work, held: int) -> Phase:
 
 
 def _heldout(work: _Work, held: int) -> Phase:
-    gpu = work.machine.device.type == "cuda"
-    most = held + (9 if gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
+    most = held + (9 if work.gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
     fixed = most - int((1 - CHOSEN) * 4 * work.size["fc"])
     count = work.conv_chunk(1, work.counts.heldout)
     return Phase(fixed, most, work.image, 2 * work.image, count)

@@ -14,7 +14,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.kernels.masked_linear.operation import compacted_chain
 from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.network.compaction import compact
-from circuitcore.network.forward import Override, Tally, target_row
+from circuitcore.network.forward import Override, Tally, forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats
 
@@ -38,6 +38,10 @@ def circuit_override(
     return (network, override) if repeats is None else repeats.once(network, override)
 
 
+Pass = Callable[[np.ndarray], Tensor]
+"""Images of a split, int64 [n] -> target activations float32 [n] on the CPU."""
+
+
 def activations(
     runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
 ) -> Tensor:
@@ -48,15 +52,17 @@ def activations(
 @torch.inference_mode()
 def circuit_pass(
     runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
-) -> Callable[[np.ndarray], Tensor]:
-    """A circuit, compacted, that takes images of a split (int64 [n]) to activations float32 [n].
+) -> Pass:
+    """A circuit's pass over images of a split.
 
-    Cost: a compacted forward pass a image, from the cached boundary values where no conv layer is
-    masked and the split has them, else from the images.
+    Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no conv
+    layer is masked and the split has them, else from the images.
     """
     conv = set(runner.network.layers("conv"))
     kept = {name: mask for name, mask in kept.items() if name not in conv or not bool(mask.all())}
     features = bool(split.features) and not set(kept) & conv
+    if runner.machine.device.type == "cuda":
+        return _gpu_pass(runner, split, unit, kept, features, tally)
     network, kept = shrunk(runner.network, unit, kept)
     network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
     found = compact(network, override, blank(split, network, features)).gathered(override)
@@ -66,6 +72,32 @@ def circuit_pass(
         return runner.run_chunks(
             split, images, network, features, 1, lambda values: found.run(values, tally)[None]
         )[0]
+
+    return run
+
+
+def _gpu_pass(
+    runner: Runner, split: Split, unit: int, kept: Kept, features: bool, tally: Tally | None
+) -> Pass:
+    """Nothing is compacted: a captured pass from the images, or the fc layers masked beforehand."""
+    if not features:
+        replay, me = runner.replay(precise=True), object()
+
+        @torch.inference_mode()
+        def replayed(images: np.ndarray) -> Tensor:
+            replay.hold(me, unit, kept)
+            return replay.look(split, images, [lambda: None], tally)[0]
+
+        return replayed
+    network, override = circuit_override(runner.network, unit, kept)
+
+    def behind(values: dict[str, Tensor]) -> Tensor:
+        last = [network.last]
+        return forward(network, values, last, override=override, tally=tally)[0].T
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> Tensor:
+        return runner.run_chunks(split, images, network, True, 1, behind)[0]
 
     return run
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuitcore.engine.footprint import Counts
+from circuitcore.engine.resident import room, uploaded
 from circuitcore.engine.runner import Runner, sizes_of
 from circuitcore.engine.splits import Arrays, Split, taken_over
 from circuitcore.engine.unpruned import unpruned
@@ -64,18 +66,21 @@ def prepare(
     preprocessing = inputs.model.preprocessing
     scratch = Scratch()
 
-    def runner(shape: tuple[int, ...]) -> Runner:
-        sizes = sizes_of(network, shape, options, machine, counts)
-        return Runner(machine, network, low, preprocessing, sizes, progress.note)
+    def runner(pixels: np.ndarray, given: Arrays | None = None) -> Runner:
+        sizes = sizes_of(network, pixels.shape[1:], options, machine, counts, pixels.itemsize)
+        resident = None
+        if sizes.resident:
+            resident = uploaded(given, machine) if given else room(pixels, machine)
+        return Runner(machine, network, low, preprocessing, sizes, progress.note, resident)
 
     if given is not None:
-        found = runner(given[PIXELS].shape[1:])
+        found = runner(given[PIXELS], given)
         extraction, heldout = taken_over(given, extraction_files, heldout_files)
         return Prepared(inputs, options, found, extraction, heldout, scratch)
     every = [*extraction_files, *heldout_files]
     progress.start("decoding, unpruned network", len(every))
     with Decoding(inputs.source, every, preprocessing, scratch) as decoding:
-        found = runner(decoding.pixels.shape[1:])
+        found = runner(decoding.pixels)
         if inputs.model.check is not None:
             one = decoding.pixels[:1]  # decoded already: its size is everyone's
             inputs.model.check(to_input(one, preprocessing, torch.device("cpu")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,15 +12,18 @@ from torch import Tensor
 
 from circuitcore.engine.footprint import (
     FORWARD_CHUNK,
+    REPLAY_CHUNK,
     Counts,
     as_run,
     chunk,
     feature_chunk,
     for_chunks,
 )
+from circuitcore.engine.replay import Replay
+from circuitcore.engine.resident import Resident, resident_bytes
 from circuitcore.engine.splits import Split
 from circuitcore.errors import InputError
-from circuitcore.inputs.pixels import Preprocessing, to_input
+from circuitcore.inputs.pixels import Preprocessing, normaliser, to_device, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
@@ -30,16 +34,20 @@ from circuitcore.options import Options
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one image: ``multiply_adds`` of an unpruned forward pass, bytes of the float32 activations
+    """Of one image: ``multiply_adds`` of an unpruned forward pass, and with one output alone
+    (``multiply_adds_of_one``), bytes of the float32 activations
     alive at once in it (``image_bytes``), and from the boundary on (``feature_bytes``);
-    ``memory``: bytes of the budget that are for chunks of images; ``repeats``: what the network's
-    pooling only copies of such images, and is counted once.
+    ``memory``: bytes of the budget that are for chunks of images; ``resident``: bytes of all images
+    on a GPU, 0 where they are not; ``repeats``: what the network's pooling only copies of such
+    images, and is counted once.
     """
 
     multiply_adds: int
+    multiply_adds_of_one: int
     image_bytes: int
     feature_bytes: int
     memory: int
+    resident: int = 0
     repeats: Repeats | None = None
 
 
@@ -57,6 +65,32 @@ class Runner:
     preprocessing: Preprocessing
     sizes: Sizes
     note: Callable[[str], None]
+    resident: Resident | None = None
+
+    @cached_property
+    def normalise(self) -> Callable[[Tensor], Tensor]:
+        """From pixels on the device to network input."""
+        return normaliser(self.preprocessing, self.machine.device)
+
+    @cached_property
+    def _replays(self) -> dict[bool, Replay]:
+        return {}
+
+    def replay(self, precise: bool) -> Replay:
+        """Captured passes on a GPU, in float32 or in the sweep's precision; made once a run."""
+        precise = precise or not self.machine.low
+        if precise not in self._replays:
+            images = chunk(self.sizes.memory, self.sizes.image_bytes)
+            self._replays[precise] = Replay(
+                self.network if precise else self.low_network,
+                None if self.resident is None else self.resident.pixels,
+                self.normalise,
+                min(images, REPLAY_CHUNK),
+                self.sizes.multiply_adds_of_one,
+                fallback=self.machine.fallback,
+                note=self.note,
+            )
+        return self._replays[precise]
 
     def forward_chunk(self, levels: int = 1) -> int:
         """Images at once through the whole network, ``levels`` levels of each."""
@@ -70,7 +104,9 @@ class Runner:
 
     def batch(self, split: Split, part: slice | np.ndarray) -> Tensor:
         """Normalised images of a slice of a split, or of these indices, float32 on the device."""
-        return to_input(split.pixels[part], self.preprocessing, self.machine.device)
+        if self.resident is None:
+            return to_input(split.pixels[part], self.preprocessing, self.machine.device)
+        return self.normalise(taken(self.resident.pixels, split, part))
 
     def run_chunks(
         self,
@@ -87,30 +123,45 @@ class Runner:
         """
         device = self.machine.device
         dtype = next(iter(network.weights.values())).dtype
-        out = torch.empty(levels, len(images))
+        out = torch.empty(levels, len(images), device=device)
 
         def load(part: slice) -> dict[str, Tensor]:
             at = images[part]
             if not features:
                 return {"input": self.batch(split, at).to(dtype)}
+            if self.resident is not None:
+                kept = self.resident.features
+                return {name: taken(kept[name], split, at).to(dtype) for name in split.features}
             return {
-                name: torch.from_numpy(np.ascontiguousarray(stored[at])).to(device, dtype)
+                name: to_device(stored[at], device).to(dtype)
                 for name, stored in split.features.items()
             }
 
         def work(part: slice) -> None:
-            out[:, part] = run(chunks.take(part)).float().cpu()
+            out[:, part] = run(chunks.take(part))
 
         size = self.feature_chunk(levels) if features else self.forward_chunk(levels)
-        with Ahead(load, len(images), device) as chunks:
+        with Ahead(load, len(images), device, direct=self.resident is not None) as chunks:
             in_chunks(len(images), size, work, fallback=self.machine.fallback, note=self.note)
-        return out
+        return out.cpu()
+
+
+def taken(stored: Tensor, split: Split, images: np.ndarray | slice) -> Tensor:
+    """Images of a split out of what is resident; one copy of their numbers to the device."""
+    if isinstance(images, slice):
+        return stored[split.first + images.start : split.first + images.stop]
+    return stored.index_select(0, to_device(images + split.first, stored.device))
 
 
 def sizes_of(
-    network: Network, shape: Sequence[int], options: Options, machine: Machine, counts: Counts
+    network: Network,
+    shape: Sequence[int],
+    options: Options,
+    machine: Machine,
+    counts: Counts,
+    item: int = 1,
 ) -> Sizes:
-    """Sizes of images of ``shape`` [C, H, W], and the memory left for them.
+    """Sizes of images of ``shape`` [C, H, W], ``item`` bytes a value, and the memory left for them.
 
     Raises InputError where such images do not fit the network, DeviceError where one image at a
     time is too much for the memory budget.
@@ -126,4 +177,11 @@ def sizes_of(
             f"network ({error}): give --resize and --crop"
         ) from None
     memory = for_chunks(network, shape, options, machine, counts)
-    return Sizes(sum(per_image.values()), image_bytes, feature_bytes, memory, repeats)
+    images = counts.extraction + counts.heldout
+    resident = resident_bytes(network, shape, machine, images, item, memory)
+    of_one = sum(per_image.values()) - per_image[network.last]
+    of_one += per_image[network.last] // network.outputs
+    return Sizes(
+        sum(per_image.values()), of_one, image_bytes, feature_bytes, memory - resident, resident,
+        repeats,
+    )  # fmt: skip

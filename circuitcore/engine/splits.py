@@ -47,13 +47,15 @@ class Split:
 
     ``pixels`` uint8 [N, channels, height, width]; ``labels`` int64 [N], output units; ``logits``
     float32 [N, K]; ``features``: float32 [N, ...] values at the boundary between conv and fc stage
-    by name (empty unless asked for), memory-mapped.
+    by name (empty unless asked for), memory-mapped; ``first``: which of the run's images is its
+    first.
     """
 
     pixels: np.ndarray
     labels: Tensor
     logits: Tensor
     features: dict[str, np.ndarray]
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,7 +82,7 @@ def taken_over(
 
     def part(rows: slice, files: Sequence[ImageFile]) -> Split:
         mine = {name: array[rows] for name, array in features.items()}
-        return Split(pixels[rows], labels_of(files), logits[rows], mine)
+        return Split(pixels[rows], labels_of(files), logits[rows], mine, rows.start or 0)
 
     return part(slice(count), extraction), part(slice(count, None), heldout)
 

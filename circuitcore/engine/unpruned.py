@@ -16,7 +16,7 @@ from circuitcore.engine.splits import Split, labels_of
 from circuitcore.errors import InputError
 from circuitcore.inputs.decoding import Decoding
 from circuitcore.inputs.image_files import ImageFile
-from circuitcore.inputs.pixels import to_input
+from circuitcore.inputs.pixels import to_device, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.scratch import Scratch
 from circuitcore.network.forward import forward
@@ -48,7 +48,11 @@ def unpruned(
 
     def load(part: slice) -> dict[str, Tensor]:
         decoding.wait(first + part.stop)
-        return {"input": to_input(pixels[part], decoding.preprocessing, machine.device)}
+        if runner.resident is None:
+            return {"input": to_input(pixels[part], decoding.preprocessing, machine.device)}
+        mine = runner.resident.pixels[first + part.start : first + part.stop]
+        mine.copy_(to_device(pixels[part], machine.device))
+        return {"input": runner.normalise(mine)}
 
     def run(part: slice) -> None:
         *values, out = forward(network, chunks.take(part), [*names, network.last])
@@ -57,6 +61,8 @@ def unpruned(
             if name not in features:
                 shape = len(decoding.pixels), *value.shape[1:]
                 features[name] = scratch.array(name, shape, np.dtype(np.float32))[rows]
+            if runner.resident is not None:
+                runner.resident.keep(name, slice(first + part.start, first + part.stop), value)
             features[name][part] = value.cpu().numpy()
         progress.advance(part.stop - part.start)
 
@@ -65,4 +71,4 @@ def unpruned(
         in_chunks(len(files), size, run, fallback=machine.fallback, note=progress.note)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the unpruned network's logits are NaN or infinite on these images")
-    return Split(pixels, labels_of(files), logits, features)
+    return Split(pixels, labels_of(files), logits, features, first)

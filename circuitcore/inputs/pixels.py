@@ -145,14 +145,26 @@ def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.dev
 
     ``pixels``: uint8, or float32 that is network input already.
     """
-    batch = torch.from_numpy(np.ascontiguousarray(pixels))
-    if device.type == "cuda":  # from pinned memory the copy does not hold up the caller
-        batch = batch.pin_memory().to(device, non_blocking=True)
-    # channels-last: convolutions run faster on it; in place: new memory costs more than the sums
-    images = torch.empty(batch.shape, device=device, memory_format=torch.channels_last)
-    images.copy_(batch)
-    if batch.dtype != torch.uint8:
-        return images
-    mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
-    return images.div_(255).sub_(mean).div_(std)
+    return normaliser(preprocessing, device)(to_device(pixels, device))
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device; to a GPU from pinned memory, so that the caller is not held up."""
+    batch = torch.from_numpy(np.ascontiguousarray(array))
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
+
+
+def normaliser(preprocessing: Preprocessing, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes pixels on a device network input, as `to_input` does; its constants lie there."""
+    mean, std = (
+        to_device(np.array(values, np.float32), device).view(1, -1, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+
+    def normalise(batch: Tensor) -> Tensor:
+        # channels-last: convolutions run faster on it; in place: new memory costs more than sums
+        images = torch.empty(batch.shape, device=device, memory_format=torch.channels_last)
+        images.copy_(batch)
+        return images.div_(255).sub_(mean).div_(std) if batch.dtype == torch.uint8 else images
+
+    return normalise

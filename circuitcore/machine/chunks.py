@@ -31,19 +31,28 @@ def in_chunks(
         try:
             work(part)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            if not fallback or count == 1:
-                raise DeviceError(
-                    f"out of memory with {count} images at once: give a smaller --memory"
-                    + ("" if fallback else ", or drop --no-fallback")
-                ) from error
-            size = count // 2
-            note(f"out of memory with {count} images at once; going on with {size}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            size = smaller(error, count, fallback, note)
             continue
         start = part.stop
+
+
+def smaller(error: BaseException, count: int, fallback: bool, note: Callable[[str], None]) -> int:
+    """How many images at once to go on with where ``count`` did not fit; ``note`` is told.
+
+    Raises ``error`` itself where it is about something else, DeviceError where one image does not
+    fit or ``fallback`` is off.
+    """
+    if not _out_of_memory(error):
+        raise error
+    if not fallback or count == 1:
+        raise DeviceError(
+            f"out of memory with {count} images at once: give a smaller --memory"
+            + ("" if fallback else ", or drop --no-fallback")
+        ) from error
+    note(f"out of memory with {count} images at once; going on with {count // 2}")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return count // 2
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -57,7 +66,8 @@ class Ahead:
 
     ``load(part)``: values by name of the images ``part`` of ``total``, on ``device``.  On a GPU a
     thread calls it, one chunk at a time, on a stream of its own.  On a CPU loading would take the
-    cores from the work, so a chunk is loaded when it is asked for, unless ``background``.
+    cores from the work, so a chunk is loaded when it is asked for, unless ``background``; so it is
+    with ``direct``, where the values lie on the device already.
     """
 
     def __init__(
@@ -66,9 +76,10 @@ class Ahead:
         total: int,
         device: torch.device,
         background: bool = False,
+        direct: bool = False,
     ) -> None:
         self._load, self._total, self._device = load, total, device
-        gpu = device.type == "cuda"
+        gpu = device.type == "cuda" and not direct
         self._stream = torch.cuda.Stream(device) if gpu else None
         self._pool = ThreadPoolExecutor(1, "load") if background or gpu else None
         self._next: tuple[slice, Future[dict[str, Tensor]]] | None = None

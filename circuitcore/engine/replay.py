@@ -1,0 +1,226 @@
+"""Circuits' passes over images on a GPU: weights in static buffers, passes captured once, replayed.
+
+The hundreds of passes of a category, and those of all categories, differ in their weights and in
+which images they take.  Both lie where a captured CUDA graph reads them: a level's masked weights
+are written with two launches for all its convolutions, the images are rows of what is resident, and
+a replay finds by counters on the device which of them are its own and where its results go.  So a
+look at any levels and images costs one copy of the images' numbers to the device, three launches a
+level, a replay a batch, and one copy of the results back: the one synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcore.engine.splits import Split
+from circuitcore.inputs.pixels import to_device
+from circuitcore.machine.chunks import smaller
+from circuitcore.network.forward import Override, Tally, forward
+from circuitcore.network.graph import Network
+
+STEP = 64  # batches are whole multiples of it: few different graphs, little filled up
+ROOM = 32  # whole batches of results that wait on the device at most
+
+Write = Callable[[], None]
+"""Puts a circuit into the static buffers."""
+
+
+class Replay:
+    """One network's passes on one device, for any circuit and target unit.
+
+    ``network``: in the precision of the passes; ``resident`` [M, C, H, W]: the pixels of a run's
+    images on the device, None where they do not fit: chunks of them are copied then;
+    ``normalise``: from pixels to network input; ``batch``: most images a replay; ``multiply_adds``:
+    of one image and one target unit; ``fallback``: whether batches get smaller where memory runs
+    out, and ``note`` is told.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        resident: Tensor | None,
+        normalise: Callable[[Tensor], Tensor],
+        batch: int,
+        multiply_adds: int,
+        *,
+        fallback: bool = True,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.network, self.resident, self.normalise = network, resident, normalise
+        self.multiply_adds, self.fallback, self.note = multiply_adds, fallback, note
+        some = network.weights[network.last]
+        self.device, self.nothing = some.device, some.new_zeros(())
+        self.convolutions = network.layers("conv")
+        self.whole = torch.cat([_flat(network.weights[n]) for n in self.convolutions])
+        self.masked = self.whole.clone()
+        weights = dict(zip(self.convolutions, self._views(), strict=True))
+        for name in network.layers("fc"):
+            weights[name] = some.new_zeros(network.relevant_shape(name))
+        biases = {network.last: some.new_zeros(1)} if network.last in network.biases else {}
+        self.circuit = Override(weights, biases)
+        self.holder: object = None
+        self._sized(batch)
+
+    def _views(self) -> list[Tensor]:
+        """The masked convolutions' weights [O, I, R, S], channels-last, in the one flat buffer."""
+        views, start = [], 0
+        for name in self.convolutions:
+            out, channels, rows, columns = self.network.weights[name].shape
+            part = self.masked[start : start + out * channels * rows * columns]
+            views.append(part.view(out, rows, columns, channels).permute(0, 3, 1, 2))
+            start += part.numel()
+        return views
+
+    def _sized(self, batch: int) -> None:
+        """Make what depends on the size of a batch; graphs read and write these very tensors."""
+        numbers: dict[str, Any] = {"dtype": torch.int64, "device": self.device}
+        images = batch if self.resident is None else len(self.resident)
+        self.batch, self.capacity = batch, images + ROOM * batch
+        self.order = torch.zeros(images + batch, **numbers)
+        self.at, self.to = torch.zeros(1, **numbers), torch.zeros(1, **numbers)
+        self.steps = torch.arange(batch, **numbers)
+        self.found = torch.zeros(self.capacity, device=self.device)
+        self.source = self.resident
+        self.graphs: dict[int, Any] = {}
+        self.pool: Any = None
+
+    def hold(self, holder: object, unit: int, kept: Mapping[str, Tensor]) -> None:
+        """Write a circuit for ``unit``, layers not in ``kept`` whole; nothing while it is held.
+
+        Cost: at most two launches a layer.
+        """
+        if self.holder is holder:
+            return
+        network, last = self.network, self.network.last
+        for name, buffer in self.circuit.weights.items():
+            weight = network.weights[name]
+            weight = weight[unit : unit + 1] if name == last and network.outputs > 1 else weight
+            if name in kept:
+                torch.where(kept[name], weight, self.nothing, out=buffer)
+            else:
+                buffer.copy_(weight)
+        for name, buffer in self.circuit.biases.items():
+            bias = network.biases[name]
+            buffer.copy_(bias[unit : unit + 1] if network.outputs > 1 else bias)
+        self.holder = holder
+
+    def level(self, levels: Tensor, t: int) -> None:
+        """Write all convolutions at level ``t``; ``levels`` uint8 as `flat_levels` gives them."""
+        torch.where(levels > t, self.whole, self.nothing, out=self.masked)
+
+    def look(
+        self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None = None
+    ) -> Tensor:
+        """Target activations float32 [len(writes), n] of a split's images int64 [n], on the CPU.
+
+        Each of ``writes`` makes the circuit that its row is of.  ``tally`` is told what ran, the
+        images that fill up the last batch with it.  Raises DeviceError where memory runs out.
+        """
+        while True:
+            try:
+                run = self._staged if self.resident is None else self._resident
+                each = ROOM if self.resident is None else self._room(len(images))
+                parts = [writes[k : k + each] for k in range(0, len(writes), each)]
+                return torch.cat([run(split, images, part, tally) for part in parts])
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                # a graph is captured before anything is counted: nothing is counted twice
+                self._sized(smaller(error, self.batch, self.fallback, self.note))
+
+    def _resident(
+        self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None
+    ) -> Tensor:
+        """All images at a circuit, then the next."""
+        sizes = self.batches(len(images))
+        self.order[: len(images)].copy_(to_device(images + split.first, self.device))
+        self.to.zero_()
+        for write in writes:
+            write()
+            self.at.zero_()
+            for size in sizes:
+                self._graph(size).replay()
+            self._count(tally, sum(sizes))
+        rows = self.found[: len(writes) * sum(sizes)].view(-1, sum(sizes))
+        return rows[:, : len(images)].to("cpu", copy=True)
+
+    def _staged(
+        self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None
+    ) -> Tensor:
+        """A batch of images at all circuits, then the next: images cross to the device once."""
+        if self.source is None:
+            shape, dtype = split.pixels.shape[1:], torch.from_numpy(split.pixels[:1]).dtype
+            self.source = torch.zeros((self.batch, *shape), dtype=dtype, device=self.device)
+            self.order[: self.batch] = self.steps
+        out = torch.empty(len(writes), len(images))
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            (size,) = self.batches(len(part))
+            self.source[: len(part)].copy_(to_device(split.pixels[part], self.device))
+            self.to.zero_()
+            for write in writes:
+                write()
+                self.at.zero_()
+                self._graph(size).replay()
+                self._count(tally, size)
+            rows = self.found[: len(writes) * size].view(-1, size)
+            out[:, start : start + len(part)] = rows[:, : len(part)].cpu()
+        return out
+
+    def _room(self, count: int) -> int:
+        """At how many circuits the results of so many images fit the buffer."""
+        return max(1, self.capacity // max(1, sum(self.batches(count))))
+
+    def _count(self, tally: Tally | None, images: int) -> None:
+        if tally is not None:
+            tally.add(images * self.multiply_adds)
+
+    def batches(self, count: int) -> list[int]:
+        """Batches of ``count`` images: whole ones, and one just large enough for the rest."""
+        whole, rest = divmod(count, self.batch)
+        last = [min(-(-rest // STEP) * STEP, self.batch)] if rest else []
+        return [self.batch] * whole + last
+
+    def _graph(self, size: int) -> Any:
+        """The captured pass over the next ``size`` images; captured when it is first asked for."""
+        if size not in self.graphs:
+            at, to = self.at.clone(), self.to.clone()
+            current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+            with torch.cuda.device(self.device):
+                side.wait_stream(current)
+                with torch.cuda.stream(side):
+                    self._pass(size)  # so that what libraries make on first use is not captured
+                current.wait_stream(side)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=self.pool):
+                    self._pass(size)
+            self.at.copy_(at)
+            self.to.copy_(to)
+            self.pool = self.pool or graph.pool()
+            self.graphs[size] = graph
+        return self.graphs[size]
+
+    def _pass(self, size: int) -> None:
+        """Run the next ``size`` images of ``order``; results and counters stay on the device."""
+        assert self.source is not None
+        steps = self.steps[:size]
+        rows = self.order.index_select(0, self.at + steps)
+        images = self.normalise(self.source.index_select(0, rows)).to(self.nothing.dtype)
+        last = [self.network.last]
+        out = forward(self.network, {"input": images}, last, override=self.circuit)[0]
+        self.found.index_copy_(0, self.to + steps, out[:, 0].float())
+        self.at += size
+        self.to += size
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """A convolution's weights, or their level bytes, in the order channels-last memory has them."""
+    return weight.permute(0, 2, 3, 1).reshape(-1)
+
+
+def flat_levels(levels: Mapping[str, Tensor], convolutions: Sequence[str]) -> Tensor:
+    """The level bytes of all convolutions as the flat buffer of their weights has them."""
+    return torch.cat([_flat(levels[name]) for name in convolutions])
