@@ -19,10 +19,8 @@ from circuitcore.kernels.masked.cost import MaskedShape
 
 ROUNDS = 7
 
-# AlexNet's fully connected layers (one input for all levels, then one a level) and its
-# convolutions, at the batch sizes of a sweep.
+# AlexNet's fully connected layers: one input for all levels, then one a level
 ALEXNET_FC = ((4096, 9216, True), (4096, 4096, False))
-ALEXNET_CONV = ((192, 64, 5, 27), (384, 192, 3, 13), (256, 384, 3, 13), (256, 256, 3, 13))
 
 
 def alexnet_shapes() -> list[tuple[str, MaskedShape]]:
@@ -34,20 +32,14 @@ def alexnet_shapes() -> list[tuple[str, MaskedShape]]:
                 shapes.append(
                     ("masked_linear", MaskedShape(8, batch, rows, columns, dtype, shared=shared))
                 )
-        for rows, channels, kernel, size in ALEXNET_CONV:
-            for shared in (True, False):
-                shape = MaskedShape(
-                    4, 64 * size * size, rows, channels * kernel**2, dtype, shared=shared
-                )
-                shapes.append(("masked_conv2d", shape))
     return shapes
 
 
 def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, str]:
     """Time every path of every shape on the current GPU and add the fastest to the table.
 
-    Returns what was measured, key -> path.  Convolutions are timed as 3 x 3 ones of as many
-    multiply-adds.  Raises RuntimeError without a GPU, OSError where the table cannot be written.
+    Returns what was measured, key -> path.  Raises RuntimeError without a GPU, OSError where
+    the table cannot be written.
     """
     if not torch.cuda.is_available():
         raise RuntimeError("tuning measures a GPU, and torch finds none")
@@ -55,8 +47,7 @@ def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, s
     arch = architecture(device)
     found = {}
     for op, shape in shapes if shapes is not None else alexnet_shapes():
-        contenders = _linear(shape, device) if op == "masked_linear" else _conv(shape, device)
-        found[paths.table_key(op, shape, arch)] = fastest(contenders)
+        found[paths.table_key(op, shape, arch)] = fastest(_linear(shape, device))
     path = paths.table_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     paths.tuned.cache_clear()
@@ -101,25 +92,6 @@ def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], 
         return lambda: masked_linear(x, weight, level, ts, None, relu=True, impl=impl)
 
     return {path: call(impl) for path, impl in IMPL_OF.items()}
-
-
-def _conv(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
-    from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
-
-    dtype = getattr(torch, shape.dtype)
-    channels = max(1, shape.columns // 9)
-    size = (1, channels * shape.groups, 16, max(1, shape.batch // 16))
-    x = torch.randn(size if shape.shared else (shape.levels, *size), device=device).to(dtype)
-    filters = (shape.rows * shape.groups, channels, 3, 3)
-    weight = torch.randn(filters, device=device).to(dtype)
-    level, ts = geometric_levels(filters, shape.levels, device)
-
-    def call(impl: str) -> Callable[[], object]:
-        return lambda: masked_conv2d(
-            x, weight, level, ts, None, padding=(1, 1), groups=shape.groups, relu=True, impl=impl
-        )
-
-    return {path: call(IMPL_OF[path]) for path in ("plain", "library")}
 
 
 def geometric_levels(

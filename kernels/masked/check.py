@@ -46,6 +46,15 @@ def check_masked(
         raise ValueError(f"levels {list(ts)}: expected one or more of 0..255")
 
 
+def has_nan(out: torch.Tensor) -> bool:
+    """Whether NaN is in ``out``, in one pass; blocks until a GPU has computed it.
+
+    What a pruned weight may leak is 0 times an infinity or a NaN, which is NaN and stays one
+    through sums, biases, ReLU and later layers.  Infinities of both signs say yes as well.
+    """
+    return bool(torch.isnan(out.sum(dtype=torch.float32)))
+
+
 def all_finite(x: torch.Tensor) -> bool:
     """Whether all of x is finite, in one pass; a sum that overflows says no, which costs speed."""
     return bool(torch.isfinite(x.sum(dtype=torch.float32)))

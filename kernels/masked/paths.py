@@ -24,7 +24,7 @@ def masked_path(
         return impl.partition(":")[2]
     if impl == "torch" or shape.dtype == "float64":
         return "library"
-    paths = [path for path in PATHS if not (op == "masked_conv2d" and path == "packed")]
+    paths = list(PATHS)
     if impl == "triton":  # a Triton kernel is wanted: the better of those there are
         paths.remove("library")
     measured = tuned().get(table_key(op, shape, arch))

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 
 import torch
 
-from circuitcore.kernels.dispatch import architecture, choose
-from circuitcore.kernels.masked.check import all_finite, check_masked
-from circuitcore.kernels.masked.cost import MaskedShape
-from circuitcore.kernels.masked.paths import masked_path
+from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.masked.check import all_finite, check_masked, has_nan
 from circuitcore.kernels.masked_conv2d.cpu import masked_conv2d_cpu
+from circuitcore.kernels.masked_conv2d.library import masked_conv2d_library
 from circuitcore.kernels.masked_conv2d.reference import (
     Pair,
     masked_conv2d_reference,
@@ -40,21 +39,24 @@ def masked_conv2d(
     groups: int = 1,
     relu: bool,
     impl: str = "auto",
+    check: bool = True,
 ) -> torch.Tensor:
     """Apply a Conv2d layer under each mask ``level > t``, t in ``ts``: ``[T, N, O, OH, OW]``.
 
     ``x`` is ``[N, I, H, W]`` (the same input at every level) or ``[T, N, I, H, W]``, ``weight``
     ``[O, I / groups, R, S]``, ``level`` uint8 of the same shape, ``bias`` ``[O]`` or None, all of
     one floating dtype and on one device.  Sums are accumulated in float32 (float64 for float64).
-    The result is channels-last in memory.  float32 products of the Triton kernel are exact
-    ("ieee") unless ``torch.backends.cudnn.allow_tf32`` is set and ``impl`` is "auto".  ``impl``
-    forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or levels
-    that do not fit together.
+    The result is channels-last in memory.  ``impl`` forces an implementation (`dispatch.choose`);
+    on a GPU there is one, the library's convolution on masked weights, whose float32 products are
+    TF32 where ``torch.backends.cudnn.allow_tf32`` says so.  ``check=False`` on a GPU: nothing
+    waits for the device, and infinities or NaN *in x* may show as NaN where only pruned weights
+    read them; on the CPU they never do.  Raises ValueError on shapes, dtypes or levels that do not
+    fit together.
     """
     axes, inputs = "O, I / groups, R, S", "N, I, H, W"
     check_masked(x, weight, level, ts, bias, axes=axes, inputs=inputs, groups=groups)
     options = [*stride, *padding, *dilation, groups]
-    return _masked_conv2d(x, weight, level, list(ts), bias, options, relu, impl)
+    return _masked_conv2d(x, weight, level, list(ts), bias, options, relu, impl, check)
 
 
 @torch.library.custom_op("circuitcore::masked_conv2d", mutates_args=())
@@ -67,28 +69,29 @@ def _masked_conv2d(
     options: list[int],
     relu: bool,
     impl: str,
+    check: bool,
 ) -> torch.Tensor:
     """``options``: stride, padding, dilation (two each) and groups."""
     stride, padding, dilation = ((options[k], options[k + 1]) for k in (0, 2, 4))
-    chosen = choose(impl, x, cpu="numba")
-    if chosen == "triton" and _triton_runs(x, weight, level, ts, options, impl):
-        from circuitcore.kernels.masked_conv2d.gpu import launch_conv
 
-        tf32 = torch.backends.cudnn.allow_tf32 and impl == "auto"
-        out = launch_conv(
-            x, weight, level, ts, bias, out_size(x, weight, options),
-            stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
-            precision="tf32" if tf32 else "ieee", arch=architecture(x.device),
-        )  # fmt: skip
-    elif chosen == "numba" and all_finite(x):
-        out = masked_conv2d_cpu(
-            x, weight, level, ts, bias, stride, padding, dilation, options[6], relu
-        )
-    else:
-        out = masked_conv2d_reference(
+    def reference() -> torch.Tensor:
+        return masked_conv2d_reference(
             x, weight, level, ts, bias,
             stride=stride, padding=padding, dilation=dilation, groups=options[6], relu=relu,
         )  # fmt: skip
+
+    chosen = choose(impl, x, cpu="numba")
+    if chosen == "numba" and all_finite(x):
+        out = masked_conv2d_cpu(
+            x, weight, level, ts, bias, stride, padding, dilation, options[6], relu
+        )
+    elif x.device.type == "cpu":
+        out = reference()
+    else:
+        out = masked_conv2d_library(
+            x, weight, level, ts, bias, stride, padding, dilation, options[6], relu
+        )
+        out = reference() if check and has_nan(out) else out
     return out.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
@@ -102,20 +105,10 @@ def _(
     options: list[int],
     relu: bool,
     impl: str,
+    check: bool,
 ) -> torch.Tensor:
     high, wide = out_size(x, weight, options)
     return x.new_empty(len(ts), x.shape[-4], high, wide, weight.shape[0]).movedim(-1, 2)
-
-
-def _triton_runs(
-    x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
-    options: Sequence[int], impl: str,
-) -> bool:  # fmt: skip
-    """Whether the kernel and not the library runs: it is chosen, and the inputs are finite."""
-    forced = "triton" if impl == "triton:packed" else impl  # panels are for linear layers
-    shape = masked_shape(x, weight, ts, options)
-    path = masked_path("masked_conv2d", shape, architecture(x.device), forced)
-    return path == "plain" and x.dtype != torch.float64 and all_finite(x)
 
 
 def out_size(x: torch.Tensor, weight: torch.Tensor, options: Sequence[int]) -> Pair:
@@ -126,19 +119,3 @@ def out_size(x: torch.Tensor, weight: torch.Tensor, options: Sequence[int]) -> P
         return (x.shape[axis - 2] + 2 * options[2 + axis] - reach) // options[axis] + 1
 
     return along(0), along(1)
-
-
-def masked_shape(
-    x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int], options: Sequence[int]
-) -> MaskedShape:
-    """What `paths.masked_path` and `cost` need to know of a call."""
-    high, wide = out_size(x, weight, options)
-    return MaskedShape(
-        levels=len(ts),
-        batch=x.shape[-4] * high * wide,
-        rows=weight.shape[0] // options[6],
-        columns=weight[0].numel(),
-        dtype=str(x.dtype).removeprefix("torch."),
-        groups=options[6],
-        shared=x.dim() == 4,
-    )

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from circuitcore.kernels.dispatch import architecture, choose
-from circuitcore.kernels.masked.check import all_finite, check_masked
+from circuitcore.kernels.masked.check import all_finite, check_masked, has_nan
 from circuitcore.kernels.masked.cost import MaskedShape
 from circuitcore.kernels.masked.paths import masked_path
+from circuitcore.kernels.masked_linear.library import masked_linear_library
 from circuitcore.kernels.masked_linear.reference import (
     Layer,
     masked_chain_reference,
@@ -40,6 +41,7 @@ def masked_linear(
     *,
     relu: bool,
     impl: str = "auto",
+    check: bool = True,
 ) -> torch.Tensor:
     """Apply a Linear layer under each mask ``level > t``, t in ``ts``: ``[T, N, O]``.
 
@@ -48,11 +50,13 @@ def masked_linear(
     floating dtype (float64, float32, bfloat16, float16) and on one device.  ``ts`` are 0..255 in
     any order.  Sums are accumulated in float32 (float64 for float64 inputs); products of float32
     on a GPU are exact ("ieee") unless ``torch.backends.cuda.matmul.allow_tf32`` allows TF32.
-    ``impl`` forces an implementation (`dispatch.choose`).  Raises ValueError on shapes, dtypes or
-    levels that do not fit together.
+    ``impl`` forces an implementation (`dispatch.choose`).  ``check=False`` on a GPU: nothing waits
+    for the device, and infinities or NaN *in x* may show as NaN where only pruned weights read
+    them, which whoever calls looks for in the end; on the CPU they never do.  Raises ValueError on
+    shapes, dtypes or levels that do not fit together.
     """
     check_masked(x, weight, level, ts, bias, axes="O, I", inputs="N, I")
-    return _masked_linear(x, weight, level, list(ts), bias, relu, impl)
+    return _masked_linear(x, weight, level, list(ts), bias, relu, impl, check)
 
 
 def masked_chain(
@@ -61,6 +65,7 @@ def masked_chain(
     ts: Sequence[int],
     *,
     impl: str = "auto",
+    check: bool = True,
     survey: Survey | None = None,
     source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
@@ -73,7 +78,8 @@ def masked_chain(
     that no surviving weight reads is not computed and a unit that reads nothing is its constant
     act(bias).
     ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
-    bytes.  ``count`` is told the multiply-adds executed.
+    bytes.  ``count`` is told the multiply-adds executed.  ``check``: as in `masked_linear`; a NaN
+    that leaks stays one to the end of the chain, so that its output is all there is to look at.
     """
     width = x.shape[-1] if source is None else len(source)
     for weight, level, bias, _ in layers:
@@ -88,12 +94,13 @@ def masked_chain(
         x = x[:, source]
     if count is not None:
         count(_dense(layers, ts, len(x)))
-    if chosen == "torch":
-        out = masked_chain_reference(x, layers, ts)
-    else:
-        out = x
-        for weight, level, bias, relu in layers:
-            out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl)
+    if x.device.type == "cpu" and chosen == "torch":
+        return masked_chain_reference(x, layers, ts)
+    out = x
+    for weight, level, bias, relu in layers:
+        out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl, check=False)
+    if check and has_nan(out):
+        return masked_chain_reference(x, layers, ts)
     return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
 
 
@@ -171,13 +178,20 @@ def _masked_linear(
     bias: torch.Tensor | None,
     relu: bool,
     impl: str,
+    check: bool,
 ) -> torch.Tensor:
     chosen = choose(impl, x, cpu=_cpu_path(x))
     if chosen == "numba":
         return _linear_cpu(x, (weight, level, bias, relu), ts)
-    if chosen == "triton" and x.dtype != torch.float64 and all_finite(x):
-        return _linear_triton(x, weight, level, ts, bias, relu, impl)
-    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+    if chosen == "triton" and x.dtype != torch.float64:
+        out = _linear_triton(x, weight, level, ts, bias, relu, impl)
+    elif x.device.type != "cpu":
+        out = masked_linear_library(x, weight, level, ts, bias, relu=relu)
+    else:
+        return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+    if check and has_nan(out):
+        return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+    return out
 
 
 @_masked_linear.register_fake
@@ -189,6 +203,7 @@ def _(
     bias: torch.Tensor | None,
     relu: bool,
     impl: str,
+    check: bool,
 ) -> torch.Tensor:
     return x.new_empty(len(ts), x.shape[-2], weight.shape[0])
 
@@ -228,7 +243,7 @@ def _linear_triton(
         form = device.tile("packed", dtype, precision, shared=x.dim() == 2, arch=arch)
         packed = device.pack(weight, level, form.rows)
         return device.launch_packed(x, packed, ts, bias, **options)  # type: ignore[arg-type]
-    return masked_linear_reference(x, weight, level, ts, bias, relu=relu)
+    return masked_linear_library(x, weight, level, ts, bias, relu=relu)
 
 
 def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tensor:

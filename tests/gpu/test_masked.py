@@ -37,7 +37,7 @@ def test_linear(impl, dtype, per_level, shape, relu):
     assert torch.equal(got, again)
 
 
-@pytest.mark.parametrize("impl", ["auto", "torch", "triton:plain"])
+@pytest.mark.parametrize("impl", ["auto", "torch"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_level", [False, True])
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from circuitcore.kernels.levels import trie as levels_trie
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
 from circuitcore.kernels.masked.cost import TILE_LEVELS
-from circuitcore.kernels.masked_conv2d import operation as conv
 from circuitcore.kernels.masked_linear import operation as linear
 from circuitcore.kernels.overlap import gpu as overlap_gpu
 from circuitcore.kernels.overlap import operation as overlap
@@ -131,16 +130,6 @@ def test_masked_linear_is_one_launch_for_all_levels(impl, kernel, seen):
     programs = -(-len(ts) // TILE_LEVELS)  # each reads weights and level bytes once
     moved = programs * 9 * 20 * (4 + 1) + 4 * (6 * 20 + 5 * 6 * 9)
     assert shape.moved_bytes("plain") == moved
-
-
-def test_masked_conv2d_is_one_launch_for_all_levels(seen):
-    x, weight, ts = draw(2, 3, 5, 5), draw(4, 3, 3, 3), [0, 2, 3]
-    conv.masked_conv2d(x, weight, levels_of(4, 3, 3, 3), ts, relu=False, impl="triton")
-    assert seen.launches == {"masked_conv2d_kernel": 1}
-    outputs = sum(n for n, dtype in seen.made if dtype == torch.float32)
-    assert outputs <= (len(ts) + TILE_LEVELS) * 2 * 4 * 3 * 3 + 4  # and a bias of zeros
-    shape = conv.masked_shape(x, weight, ts, [1, 1, 0, 0, 1, 1, 1])
-    assert shape.multiply_adds() == 3 * (2 * 9) * (4 * 3 * 9)
 
 
 def test_overlap_reads_each_mask_once(seen, monkeypatch):

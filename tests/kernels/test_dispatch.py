@@ -48,8 +48,6 @@ def test_forced_paths(cache_folder):
     assert masked_path("masked_linear", shape, "sm_90", "triton:plain") == "plain"
     assert masked_path("masked_linear", shape, "sm_90", "torch") == "library"
     assert masked_path("masked_linear", MaskedShape(4, 8, 8, 8, "float64"), "sm_90") == "library"
-    for impl in ("auto", "triton"):
-        assert masked_path("masked_conv2d", shape, "sm_90", impl, 0.001) != "packed"
     assert masked_path("masked_linear", shape, "sm_90", "triton") != "library"
 
 
@@ -64,8 +62,6 @@ def test_the_model_follows_the_roofline(arch, cache_folder):
     assert masked_path("masked_linear", few, arch, kept=0.5) == "plain"
     assert masked_path("masked_linear", many, arch, kept=0.5) == "library"
     assert masked_path("masked_linear", many, arch, kept=0.001) == "packed"
-    conv = MaskedShape(4, 64 * 27 * 27, 192, 1600, "float16")
-    assert masked_path("masked_conv2d", conv, arch) == "library"
 
 
 def test_a_measured_table_overrides_the_model(cache_folder):

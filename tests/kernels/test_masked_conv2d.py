@@ -9,6 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from masked_layers import conv_problem as problem
 
+from circuitcore.kernels.masked.check import has_nan
+from circuitcore.kernels.masked_conv2d.library import masked_conv2d_library
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_conv2d.reference import masked_conv2d_reference
 
@@ -117,6 +119,24 @@ def test_non_contiguous_inputs(impl):
         impl=impl,
     )
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("per_level", [False, True])
+def test_the_librarys_path(groups, per_level):
+    """What runs on a GPU, on finite inputs; what leaks from others is NaN."""
+    x, weight, level, ts, bias = problem(groups=groups, per_level=per_level)
+    want = masked_conv2d_reference(
+        x, weight, level, ts, bias, stride=(2, 1), padding=(1, 1), groups=groups, relu=True
+    )
+    poisoned = torch.where(level > min(ts), weight, torch.nan)
+    options = ((2, 1), (1, 1), (1, 1), groups, True)
+    got = masked_conv2d_library(x, poisoned, level, ts, bias, *options)
+    torch.testing.assert_close(got, want)
+    assert not has_nan(got)
+    level[:] = 0
+    x[..., 1, 4, 4] = torch.inf
+    assert has_nan(masked_conv2d_library(x, weight, level, ts, bias, *options))
 
 
 def test_refuses_what_does_not_fit():

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from masked_layers import linear_problem as problem
 
 from circuitcore.kernels.masked import cost
+from circuitcore.kernels.masked.check import has_nan
 from circuitcore.kernels.masked_linear import cpu as masked_linear_chain_cpu
 from circuitcore.kernels.masked_linear import cpu_sparse as masked_linear_sparse_cpu
+from circuitcore.kernels.masked_linear.library import masked_linear_library
 from circuitcore.kernels.masked_linear.operation import (
     chain_survey,
     compacted_chain,
@@ -134,6 +136,23 @@ def test_non_contiguous_inputs(impl):
         bias.repeat_interleave(3)[::3],
     )
     torch.testing.assert_close(masked_linear(*args, relu=True, impl=impl), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("per_level", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_librarys_path(dtype, per_level, with_bias):
+    """On finite inputs; what leaks from others is NaN, through the ReLU too."""
+    x, weight, level, ts, bias = problem(20, 40, 30, 5, dtype=dtype, per_level=per_level)
+    bias = bias if with_bias else None
+    poisoned = torch.where(level > min(ts), weight, torch.nan)
+    got = masked_linear_library(x, poisoned, level, ts, bias, relu=True)
+    agrees(got, x, weight, level, ts, bias, True)
+    assert not has_nan(got)
+    level[3, 7] = 0
+    x[..., 2, 7] = -torch.inf
+    got = masked_linear_library(x, weight, level, ts, bias, relu=True)
+    assert got[:, 2, 3].isnan().all() and has_nan(got)
 
 
 def test_refuses_what_does_not_fit():

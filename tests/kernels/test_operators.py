@@ -18,8 +18,8 @@ NO_GRADIENT = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 def arguments(impl):
     """{operator: calls} on small tensors, every shape of result an operator has."""
     conv = (draw(4, 2, 3, 3), draw(2, 4, 6, 5), draw(2, 4, 3, 5), [2, 1, 1, 1, 1, 1, 2])
-    linear = (draw(6, 5), levels_of(6, 5), [0, 2, 3], draw(6), True, impl)
-    filters = (draw(4, 2, 3, 3), levels_of(4, 2, 3, 3), [1, 3], None, conv[3], False, impl)
+    linear = (draw(6, 5), levels_of(6, 5), [0, 2, 3], draw(6), True, impl, True)
+    filters = (draw(4, 2, 3, 3), levels_of(4, 2, 3, 3), [1, 3], None, conv[3], False, impl, True)
     return {
         "score_linear": [(draw(6, 5), draw(2, 6), draw(2, 5), "set", impl)],
         "score_conv": [
