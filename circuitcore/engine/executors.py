@@ -119,6 +119,13 @@ class ChainExecutor(Executor):
         return self.chains[precise]
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        found = self._look(levels, images, precise, check=False)
+        # a pruned weight that met an infinity shows as NaN to the end of the chain
+        return self._look(levels, images, precise) if found.isnan().any() else found
+
+    def _look(
+        self, levels: Sequence[int], images: np.ndarray, precise: bool, check: bool = True
+    ) -> Tensor:
         chain = self.chain(self.exact(precise))
         count = self.tally.add
 
@@ -127,8 +134,9 @@ class ChainExecutor(Executor):
             impl, survey = self.runner.machine.impl, self.survey
             with span("kernel", "masked_chain", len(x)):
                 return masked_chain(
-                    x, chain, levels, impl=impl, survey=survey, source=self.source, count=count
-                )
+                    x, chain, levels, impl=impl, check=check, survey=survey, source=self.source,
+                    count=count,
+                )  # fmt: skip
 
         return self._chunks(images, precise, len(levels), run)
 
