@@ -201,7 +201,7 @@ def _circuit(
 ) -> Circuit:
     pruned = {each.record.stage: each.chosen.pruned for each in swept}
     relevant = sum(mask.numel() for mask in kept.values())
-    weights = sum(int(mask.count_nonzero()) for mask in kept.values())
+    weights = sum(each.chosen.kept_weights for each in swept)
     return Circuit(
         pruned=1 - weights / relevant,
         pruned_fc=pruned["fc"],

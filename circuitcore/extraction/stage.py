@@ -8,7 +8,7 @@ level costs is known from the level bytes before anything runs; with every level
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,18 +54,30 @@ class Scored:
     """One category's scores, and the multiply-adds spent on it so far.
 
     ``made``: executors by what they depend on, where several readings of the method are to share
-    them; None where each is used once.
+    them; None where each is used once.  ``assigned``: levels of stages ranked already.
     """
 
     found: Mapping[str, Contribution]
     tally: Tally
     made: dict[tuple[Any, ...], Executor] | None = None
+    assigned: Mapping[str, StageLevels] = field(default_factory=dict)
 
 
 def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
     """Score one category.  ``share``: for several readings that differ in how levels are judged."""
     found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     return Scored(found, Tally(), {} if share else None)
+
+
+def ranked(prepared: Prepared, unit: int) -> Scored:
+    """Score one category and rank all its stages: none depends on what another one leaves."""
+    network, work = prepared.runner.network, scored(prepared, unit)
+    assigned = {
+        stage: stage_levels(network, stage, work.found, unit, prepared.options)
+        for stage in STAGES
+        if network.layers(stage)
+    }
+    return replace(work, assigned=assigned)
 
 
 def stage_executors(
@@ -87,7 +99,8 @@ def stage_executors(
             if key in work.made:
                 yield work.made[key]
                 continue
-        assigned = stage_levels(network, stage, work.found, unit, options)
+        assigned = work.assigned.get(stage)
+        assigned = assigned or stage_levels(network, stage, work.found, unit, options)
         runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
         if work.made is not None:
             work.made[key] = remembering(runs, len(prepared.extraction))

@@ -7,6 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, Usag
 from circuitcore.extraction.circuit import Extracted, extract_circuit
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
+from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
 from circuitcore.machine.device import Machine, machine
 from circuitcore.machine.files import write_atomically
@@ -155,15 +157,17 @@ def _extract_all(
     held = 0 if on.device.type == "cuda" else weight_bytes(inputs.model.network)
     if must_compile(on):
         progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
-    with Meter(on.device, held) as meter:
+    with Meter(on.device, held) as meter, committed_behind(on.device) as behind:
         prepared = prepare(inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
-        for category in missing:
+        works = scored_ahead(prepared, [c.index for c in missing])
+        for category, work in zip(missing, works, strict=True):
             try:
                 stage = (stored_fc or {}).get(category.index)
                 with span("category", category.name, category.index):
-                    found = extract_circuit(prepared, category.index, category.name, stage)
-                    commit(run, found.measured(meter.so_far()))
+                    unit, name = category.index, category.name
+                    found = extract_circuit(prepared, unit, name, stage, work())
+                    behind(partial(commit, run, found.measured(meter.so_far())))
                     return_freed_memory()
             except DeviceError:
                 raise

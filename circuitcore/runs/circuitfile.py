@@ -40,10 +40,7 @@ class StoredCircuit:
 
 def write_circuit(path: Path, key: str, record: Category, kept: Mapping[str, Tensor]) -> None:
     """Commit one category: masks bit-packed, the record in the header.  Raises OSError."""
-    packed = {
-        f"mask.{name}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-        for name, mask in kept.items()
-    }
+    packed = {f"mask.{name}": bits for name, bits in packed_bits(kept).items()}
     header = {
         "format": FORMAT,
         "key": key,
@@ -52,6 +49,28 @@ def write_circuit(path: Path, key: str, record: Category, kept: Mapping[str, Ten
     }
     header["sha256"] = _digest(header, {name: v.numpy() for name, v in packed.items()})
     write_atomically(path, save(packed, metadata=header))
+
+
+def packed_bits(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bool masks as bits in numpy's packbits order, uint8 by layer, on the CPU.
+
+    On a GPU they are packed there, all layers together: one bit a weight crosses, in one copy.
+    """
+    if not kept or next(iter(kept.values())).device.type == "cpu":
+        return {
+            name: torch.from_numpy(np.packbits(mask.numpy().reshape(-1)))
+            for name, mask in kept.items()
+        }
+    device = next(iter(kept.values())).device
+    parts, sizes, none = [], [], torch.zeros(8, dtype=torch.bool, device=device)
+    for mask in kept.values():
+        short = -mask.numel() % 8
+        parts += [mask.reshape(-1), none[:short]]
+        sizes.append((mask.numel() + short) // 8)
+    place = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+    bits = torch.cat(parts).view(torch.uint8).view(-1, 8) << place
+    whole = bits.sum(1, dtype=torch.uint8).cpu()
+    return dict(zip(kept, whole.split(sizes), strict=True))
 
 
 def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,78 @@
+"""On a GPU categories overlap: the next one is scored, and the last one committed, meanwhile.
+
+A category leaves a device idle while the host decides between looks and while a file is written;
+scoring and ranking the next one, on a stream and a thread of their own, fill that.  On a CPU the
+cores are busy anyway, so everything happens in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from circuitcore.engine.prepare import Prepared
+from circuitcore.extraction.stage import Scored, ranked
+
+Work = Callable[[], Scored | None]
+"""Gives a category's scores, or None where they are made when they are needed."""
+
+
+def scored_ahead(prepared: Prepared, units: Sequence[int]) -> Iterator[Work]:
+    """What gives each unit's scores, in order; the next unit's are begun before one is yielded.
+
+    What scoring raises is raised by the call, so that one category's fault is its own.
+    """
+    device = prepared.runner.machine.device
+    if device.type != "cuda":
+        yield from (lambda: None for _ in units)
+        return
+    side = torch.cuda.Stream(device)
+
+    def begun(unit: int) -> Future[Scored]:
+        # what the last category's tensors lay in may be given out again: its work is done by then
+        side.wait_stream(torch.cuda.current_stream(device))
+        return pool.submit(on_side, unit)
+
+    def on_side(unit: int) -> Scored:
+        with torch.cuda.device(device), torch.cuda.stream(side):
+            return ranked(prepared, unit)
+
+    def waited(future: Future[Scored]) -> Scored:
+        found = future.result()
+        torch.cuda.current_stream(device).wait_stream(side)
+        return found
+
+    with ThreadPoolExecutor(1, "score") as pool:
+        following = begun(units[0]) if units else None
+        for place in range(len(units)):
+            mine, following = following, None
+            assert mine is not None
+            mine.exception()  # its tensors are there before the next one's are asked for
+            if place + 1 < len(units):
+                following = begun(units[place + 1])
+            yield lambda mine=mine: waited(mine)  # type: ignore[misc]
+
+
+@contextmanager
+def committed_behind(device: torch.device) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Calls one thing after another: on a GPU in a thread, at most one behind; else at once.
+
+    What a call raised is raised by the next one, or at the end.
+    """
+    if device.type != "cuda":
+        yield lambda call: call()
+        return
+    last: list[Future[None]] = []
+    with ThreadPoolExecutor(1, "commit") as pool:
+
+        def submit(call: Callable[[], None]) -> None:
+            if last:
+                last.pop().result()
+            last.append(pool.submit(call))
+
+        yield submit
+        if last:
+            last.pop().result()
