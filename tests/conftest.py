@@ -12,7 +12,7 @@ from circuitcore.machine import process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see `machine.process`
 process.return_large_blocks()  # as the command does, so that memory freed is seen to be free
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("reference", "shared")]
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("reference", "shared", ".")]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,92 @@
+"""The passes of level selection in plain torch, as `circuitcore.kernels.levels.gpu` asks for them.
+
+Each takes what its operation takes, on the CPU; keys are (normalised score, |weight|), 64 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitcore.kernels.score_linear.factors import FORM_CODES, score_from_factors
+
+FORMS = {code: form for form, code in FORM_CODES.items()}
+DIGITS = 1 << 16
+
+
+def raw(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int]) -> Tensor:
+    """Scores as they are, float32, flat; given ones are ``right``."""
+    if layout[3] == 0:
+        return right.flatten()
+    whole = weight.reshape(layout[0], layout[1])
+    return score_from_factors(whole, left, right, FORMS[layout[3]]).flatten()
+
+
+def keys(weight: Tensor, scores: Tensor, norm: Sequence[float]) -> Tensor:
+    """Digits int64 [4, weights], most significant first."""
+    offset, scale = (torch.tensor(v, dtype=torch.float32) for v in norm)
+    bits = ((scores - offset) * scale + 0.0).view(torch.int32).long() & 0xFFFFFFFF
+    negative = bits >= 1 << 31
+    ordered = torch.where(negative, bits ^ 0xFFFFFFFF, bits ^ (1 << 31))
+    magnitude = weight.flatten().view(torch.int32).long() & 0x7FFFFFFF
+    return torch.stack([ordered >> 16, ordered & 0xFFFF, magnitude >> 16, magnitude & 0xFFFF])
+
+
+def walked(digits: Tensor, table: Tensor, first: Tensor, depth: int) -> Tensor:
+    """Entries of the trie after ``depth`` digits, int64 [weights]; below 0 is undecided: ~node."""
+    entry = table[0, digits[0]].long()
+    for at in range(1, depth):
+        undecided = entry < 0
+        row = first[at] + ~entry[undecided]
+        entry[undecided] = table[row.long(), digits[at][undecided]].long()
+    return entry
+
+
+def range_of(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int]) -> Tensor:
+    """float64 [programs, 3]: all of it in the first program, nothing in the others."""
+    scores = raw(weight, left, right, layout).double()
+    blocks = -(-layout[0] // layout[4]) * -(-layout[1] // layout[5])
+    out = torch.tensor([[torch.inf, -torch.inf, 0.0]], dtype=torch.float64).repeat(blocks, 1)
+    out[0] = torch.stack([scores.min(), scores.max(), scores.abs().sum()])
+    return out
+
+
+def histogram(
+    weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor, out: Tensor,
+    zeros: Tensor, norm: Sequence[float], layout: Sequence[int], depth: int,
+) -> None:  # fmt: skip
+    """Add to ``out`` int32 [nodes, 65536] and, at depth 0, to ``zeros`` [1]."""
+    scores = raw(weight, left, right, layout)
+    digits = keys(weight, scores, norm)
+    if depth == 0:
+        at = digits[0]
+        zeros += int((scores == 0).sum())
+    else:
+        entry = walked(digits, table, first, depth)
+        mine = entry < 0
+        at = ~entry[mine] * DIGITS + digits[depth][mine]
+    out += torch.bincount(at, minlength=out.numel()).view(out.shape).int()
+
+
+def level_bytes(
+    weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor,
+    norm: Sequence[float], layout: Sequence[int], room: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Level bytes; index and node of the full ties, and how many; ties come last index first."""
+    digits = keys(weight, raw(weight, left, right, layout), norm)
+    entry = walked(digits, table, first, 4)
+    level = (entry & 0xFF).to(torch.uint8).view(weight.shape)
+    ties = (entry < 0).nonzero()[:, 0].flip(0)
+    index, node = torch.zeros(room, dtype=torch.int64), torch.zeros(room, dtype=torch.int32)
+    index[: len(ties)], node[: len(ties)] = ties, ~entry[ties].int()
+    return level, index, node, torch.tensor([len(ties)], dtype=torch.int32)
+
+
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "levels_range": range_of,
+    "levels_histogram": histogram,
+    "levels_bytes": level_bytes,
+}
