@@ -68,7 +68,11 @@ def _torch() -> Check:
 def _triton() -> Check:
     found = _version("triton")
     if found:
-        return Check("ok", "triton", found)
+        from circuitcore.kernels.compilers import missing
+
+        if lacks := missing():  # NVIDIA's and AMD's GPUs alike
+            return Check("warning", "triton", f"{found}; a GPU would run plain torch: {lacks}")
+        return Check("ok", "triton", f"{found}, with a C compiler and Python.h")
     if platform.system() == "Linux":
         return Check("warning", "triton", "not installed: a GPU would run plain torch")
     return Check("ok", "triton", "not needed on this system")

@@ -7,9 +7,13 @@ it is never launched, because `dispatch.choose` never picks it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import shutil
+import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,37 @@ else:  # pragma: no cover - macOS and Windows
 def interpreted() -> bool:
     """Whether Triton kernels were decorated for the interpreter (``TRITON_INTERPRET=1``)."""
     return HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def missing() -> str:
+    """What Triton lacks to launch its first kernel here, and how to install it; "" where nothing.
+
+    Triton compiles the C code that hands a kernel to the driver, on NVIDIA and AMD alike.  Looked
+    for where Triton looks; the interpreter needs none of it.
+    """
+    if not HAS_TRITON:
+        return "Triton is not installed (it exists for Linux only)"
+    if interpreted():
+        return ""
+    named = os.environ.get("CC")
+    if not (
+        shutil.which(named.split()[0]) if named else shutil.which("gcc") or shutil.which("clang")
+    ):
+        what = f"the C compiler CC={named} is not there" if named else "there is no C compiler"
+        return f"{what}: apt-get install gcc, conda install gcc, or set CC"
+    scheme = sysconfig.get_default_scheme()
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme  # Debian's, as Triton takes it
+    header = Path(sysconfig.get_paths(scheme=scheme)["include"]) / "Python.h"
+    if not header.is_file():
+        return f"{header} is not there: apt-get install python3-dev (dnf: python3-devel)"
+    return ""
+
+
+@functools.cache
+def warn_of(what: str) -> None:
+    """Say once a process that GPUs run without Triton, and why."""
+    warnings.warn(f"Triton cannot run, so a GPU runs plain torch, slower: {what}", stacklevel=2)
 
 
 def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from circuitcore.kernels.compilers import HAS_TRITON, interpreted
+from circuitcore.kernels.compilers import HAS_TRITON, interpreted, missing, warn_of
 
 IMPLS = ("auto", "torch", "triton", "numba")
 
@@ -18,20 +18,30 @@ def choose_on(impl: str, device: torch.device, cpu: str = "torch") -> str:
     """Name the implementation: ``triton`` on a GPU, the operation's own ``cpu`` choice elsewhere.
 
     ``impl`` other than ``auto`` forces one; ``triton:plain`` and ``triton:packed`` (masked layers)
-    also name the kernel.  Raises ValueError where the forced one cannot run.
+    also name the kernel.  Where Triton cannot launch for want of a C compiler or Python's headers
+    ``auto`` is ``torch`` on a GPU, with one warning.  Raises ValueError where the forced one cannot
+    run.
     """
     family = impl.partition(":")[0]
     if family not in IMPLS or (family != impl and impl not in ("triton:plain", "triton:packed")):
         raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLS)}")
     if impl == "auto":
-        return ("triton" if HAS_TRITON else "torch") if device.type == "cuda" else cpu
-    if family == "triton" and not HAS_TRITON:
-        raise ValueError("impl='triton': Triton is not installed (it exists for Linux only)")
+        return _on_gpu() if device.type == "cuda" else cpu
+    if family == "triton" and (not HAS_TRITON or device.type == "cuda") and (lacks := missing()):
+        raise ValueError(f"impl='triton': {lacks}")
     if family == "triton" and device.type != "cuda" and not interpreted():
         raise ValueError("impl='triton' needs a tensor on a GPU, or TRITON_INTERPRET=1 on the CPU")
     if impl == "numba" and device.type != "cpu":
         raise ValueError("impl='numba' needs a tensor on the CPU")
     return family
+
+
+def _on_gpu() -> str:
+    if not (lacks := missing()):
+        return "triton"
+    if HAS_TRITON:  # where it exists it is expected
+        warn_of(lacks)
+    return "torch"
 
 
 def architecture(device: torch.device) -> str:

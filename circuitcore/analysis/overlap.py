@@ -62,7 +62,8 @@ def layer_overlaps(
     found = [record for record in records if record.circuit is not None]
     files = [run.path(record.index) for record in found]
     names = [record.category for record in found]
-    device = "cuda" if run.manifest["device"] != "cpu" and torch.cuda.is_available() else "cpu"
+    device = _device(run)
+    impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
     shapes = read_shapes(files[0])
@@ -70,12 +71,22 @@ def layer_overlaps(
     layers = {}
     for name, shape in shapes.items():
         masks = [mapped_mask(path, name) for path in files]
-        intersection, kept = (t.numpy() for t in overlap_counts_mapped(masks, device=device))
+        intersection, kept = (
+            t.numpy() for t in overlap_counts_mapped(masks, device=device, impl=impl)
+        )
         if name == last:
             intersection = np.diag(np.diag(intersection))
         relevant = int(np.prod(shape, dtype=np.int64))
         layers[name] = LayerOverlap(intersection, kept, relevant, name == last)
     return names, layers
+
+
+def _device(run: RunFolder) -> str:
+    """The device of the run, or another GPU where that one is not here; the CPU where none is."""
+    if run.manifest["device"] == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    index = torch.device(run.manifest["device"]).index or 0
+    return f"cuda:{index if index < torch.cuda.device_count() else 0}"
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

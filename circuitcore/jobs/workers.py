@@ -25,7 +25,7 @@ from circuitcore.engine.splits import give_on
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
 from circuitcore.inputs.categories import Category
 from circuitcore.inputs.read import Inputs
-from circuitcore.machine.device import Machine, memory_budget
+from circuitcore.machine.device import Machine, empty_caches, memory_budget
 from circuitcore.machine.meter import return_freed_memory
 from circuitcore.machine.scratch import Scratch
 from circuitcore.options import Options
@@ -137,8 +137,7 @@ def _share(inputs: Inputs, options: Options, on: Machine, progress: Progress) ->
     scratch = prepared.scratch
     del prepared
     return_freed_memory()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    empty_caches()
     return scratch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,6 +10,31 @@ import torch
 from torch import Tensor
 
 from circuitcore.errors import DeviceError
+from circuitcore.machine.device import empty_caches, exhausted
+
+FULL = (  # what allocators and libraries say, not all of it as OutOfMemoryError
+    "can't allocate memory",  # torch's on a CPU
+    "CUDA out of memory",
+    "HIP out of memory",
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+    "ROCBLAS_STATUS_MEMORY_ERROR",
+    "miopenStatusAllocFailed",
+)
+VAGUE = (  # what libraries say of many things, a device without memory among them
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "HIPBLAS_STATUS_NOT_INITIALIZED",
+    "HIPBLAS_STATUS_INTERNAL_ERROR",
+    "miopenStatusInternalError",
+    "miopenStatusUnknownError",
+)
 
 
 def in_chunks(
@@ -50,15 +76,27 @@ def smaller(error: BaseException, count: int, fallback: bool, note: Callable[[st
             + ("" if fallback else ", or drop --no-fallback")
         ) from error
     note(f"out of memory with {count} images at once; going on with {count // 2}")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_caches()
     return count // 2
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, whoever says so; of what may mean anything, where there is none."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error)  # torch's CPU allocator has no type of its own
+    said = str(error)
+    if any(words in said for words in FULL):
+        return True
+    return any(words in said for words in VAGUE) and exhausted()
+
+
+@functools.cache
+def loading_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a GPU that chunks are loaded on.
+
+    The allocator keeps freed memory by stream: with a new one a look it could not be used again.
+    """
+    return torch.cuda.Stream(device)
 
 
 class Ahead:
@@ -80,7 +118,7 @@ class Ahead:
     ) -> None:
         self._load, self._total, self._device = load, total, device
         gpu = device.type == "cuda" and not direct
-        self._stream = torch.cuda.Stream(device) if gpu else None
+        self._stream = loading_stream(device) if gpu else None
         self._pool = ThreadPoolExecutor(1, "load") if background or gpu else None
         self._next: tuple[slice, Future[dict[str, Tensor]]] | None = None
 

@@ -11,6 +11,7 @@ from circuitcore.errors import DeviceError, UsageError
 from circuitcore.kernels.dispatch import choose_on
 from circuitcore.options import Options
 
+NO_MEMORY = 512 << 20  # bytes free on a GPU below which a library's own allocation may have failed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -83,6 +84,28 @@ def list_devices() -> list[Device]:
             found.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free))
     found.append(Device("cpu", f"{os.cpu_count()} cores", free_host_memory()))
     return found
+
+
+def in_use() -> list[int]:
+    """The GPUs that this process holds memory of; to ask another one would take some of its own."""
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return []
+    return [i for i in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(i)]
+
+
+def empty_caches() -> None:
+    """Give the memory that torch keeps for later back to the GPUs in use.
+
+    On each of them in turn: torch would begin to use the current one, whichever that is.
+    """
+    for index in in_use():
+        with torch.cuda.device(index):
+            torch.cuda.empty_cache()
+
+
+def exhausted() -> bool:
+    """Whether a GPU in use has no memory left, whatever a library made of it."""
+    return any(torch.cuda.mem_get_info(index)[0] < NO_MEMORY for index in in_use())
 
 
 def free_host_memory() -> int:

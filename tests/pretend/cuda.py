@@ -51,7 +51,7 @@ class Stream:
 
     def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
         self.device = torch.device("cuda", index_of(device))
-        self.made_at = state()
+        state().touched.add(self.device.index)
 
     def wait_stream(self, other: Stream) -> None:
         assert isinstance(other, Stream)
@@ -124,6 +124,11 @@ def current_stream(device: Any = None) -> Stream:
     return THREAD.streams.get(index) or Stream(index)
 
 
+def synchronize(device: Any = None) -> None:
+    state().touched.add(index_of(device))
+    synchronised("synchronise")
+
+
 def set_device(device: Any) -> None:
     THREAD.device = index_of(device)
 
@@ -140,6 +145,7 @@ def properties(device: Any = None) -> SimpleNamespace:
 
 def free(device: Any = None) -> tuple[int, int]:
     now = state()
+    now.touched.add(index_of(device))
     return now.memory.total - now.memory.now[index_of(device)], now.memory.total
 
 
@@ -235,8 +241,9 @@ def replacements() -> list[tuple[Any, str, Any]]:
         "default_stream": lambda device=None: Stream(device), "CUDAGraph": Graph,
         "graph": capture, "graph_pool_handle": lambda: (0, 0),
         "is_current_stream_capturing": lambda: CAPTURING.get() is not None,
-        "synchronize": lambda device=None: (index_of(device), synchronised("synchronise"))[1],
-        "empty_cache": lambda: None, "ipc_collect": lambda: None, "mem_get_info": free,
+        "synchronize": synchronize,
+        "empty_cache": lambda: state().touched.add(current_device()),
+        "ipc_collect": lambda: None, "mem_get_info": free,
         "get_device_name": lambda device=None: properties(device).name,
         "get_device_properties": properties,
         "get_device_capability": lambda device=None: (

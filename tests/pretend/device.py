@@ -13,8 +13,10 @@ and Triton that is replaced is put back at the end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,7 +28,7 @@ from pretend.operations import Factories
 from pretend.state import State, begin, end, no_sync
 from pretend.tensors import Memory
 
-__all__ = ["no_sync", "pretended"]
+__all__ = ["in_children", "no_sync", "pretended"]
 
 
 @contextmanager
@@ -49,3 +51,11 @@ def pretended(devices: int = 2, memory: int = 80 * 10**9, **about: Any) -> Itera
     finally:
         factories.close()
         end()
+
+
+def in_children(monkeypatch: pytest.MonkeyPatch, counts: Path, devices: int = 2) -> None:
+    """Python processes that this one starts pretend too, and leave their totals in ``counts``."""
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here / "child"), str(here.parent)]))
+    monkeypatch.setenv("PRETEND_CUDA", str(devices))
+    monkeypatch.setenv("PRETEND_COUNTS", str(counts))

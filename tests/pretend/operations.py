@@ -133,6 +133,7 @@ def wrap(elem: torch.Tensor, index: int, in_graph: bool = False) -> Pretended:
     now = state()
     if not 0 <= index < now.devices:
         raise RuntimeError(f"CUDA error: invalid device ordinal (cuda:{index})")
+    now.touched.add(index)
     block = Block(now.memory, index, elem.untyped_storage().nbytes())
     return Pretended(elem, index, block, in_graph)
 

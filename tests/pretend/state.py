@@ -27,6 +27,7 @@ class State:
     counts: Counts = field(default_factory=Counts)
     pinned: dict[int, Any] = field(default_factory=dict)
     strict: bool = False
+    touched: set[int] = field(default_factory=set)  # devices that this process has a context on
     capability: tuple[int, int] = (9, 0)
     multiprocessors: int = 132
     name: str = "Pretended H100"

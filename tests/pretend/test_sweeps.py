@@ -1,9 +1,11 @@
 """Whole sweeps of the bundled network on pretended devices give the CPU's circuits."""
 
+import json
+
 import numpy as np
 import pytest
 from command import masks
-from pretend.device import pretended
+from pretend.device import in_children, pretended
 
 import circuitcore
 
@@ -19,7 +21,7 @@ def swept(out, device, categories=("Trouser",), **options):
 
 def same(one, other, bias=1e-5):
     """Equal masks, hits and false alarms at every level, biases within rounding."""
-    for name in one:
+    for name in other:
         here, there = one[name].record, other[name].record
         for left, right in zip(here.stages, there.stages, strict=True):
             assert left.chosen == right.chosen and left.threshold_csa == right.threshold_csa
@@ -27,7 +29,7 @@ def same(one, other, bias=1e-5):
                 assert (a.kept_weights, a.hit, a.false_alarms) == (
                     b.kept_weights, b.hit, b.false_alarms,
                 )  # fmt: skip
-                assert a.bias == pytest.approx(b.bias, abs=bias)
+                assert a.bias == pytest.approx(b.bias, abs=bias, rel=1e-6)
         assert here.circuit.heldout.hit == there.circuit.heldout.hit
         assert here.circuit.heldout.false_alarms == there.circuit.heldout.false_alarms
     found, wanted = masks(one.folder), masks(other.folder)
@@ -48,4 +50,69 @@ def test_a_bundled_sweep(device, on_cpu, tmp_path):
         kernels = {name for name, _ in cuda.counts.triton}
     same(run, on_cpu)
     assert {"levels_byte_kernel", "score_conv_wgrad_kernel"} <= kernels
+    assert cuda.touched == {int(device[-1])}, "no other device is asked, or computes, anything"
     assert cuda.memory.now.total() == 0, "the run is over: nothing of it is on a device"
+
+
+def same_decisions(run, other):
+    """The level chosen in each stage and what is kept there; for lower precisions."""
+    here, there = run["Trouser"].record, other["Trouser"].record
+    assert [s.chosen for s in here.stages] == [s.chosen for s in there.stages]
+    assert here.circuit.kept_weights == there.circuit.kept_weights
+    assert here.circuit.extraction.hit == there.circuit.extraction.hit
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"granularity": "kernel", "bias": "exact", "false_alarm_norm": "target"},
+        {"granularity": "filter", "criterion": "snip", "bias": "none"},
+        {"criterion": "weight-magnitude", "stop": "sparsest-above", "screen": "on"},
+        {"criterion": "random", "reference": "peak", "stop": "sparsest-above"},
+        {"bias": "sgd", "normalise": "l1", "magnitude": "image"},
+        {"screen": "on", "magnitude": "set", "ties": "snap"},
+        {
+            "reference": "faithful",
+            "spatial": "mean",
+            "normalise": "minmax",
+            "impl": "torch",
+            "memory": "200M",
+        },
+        {"impl": "triton", "magnitude": "signed", "normalise": "none"},
+        {"magnitude": "position", "granularity": "kernel", "impl": "triton"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_options(options, tmp_path):
+    with pretended() as cuda:
+        run = swept(tmp_path / "cuda", "cuda:1", **options)
+    same(run, swept(tmp_path / "cpu", "cpu", **{**options, "impl": "torch"}))
+    assert bool(cuda.counts.launches) == (options.get("impl") != "torch")
+
+
+@pytest.mark.parametrize("impl", ["auto", "torch"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision(dtype, impl, on_cpu, tmp_path):
+    with pretended():
+        run = swept(tmp_path / "run", "cuda:1", dtype=dtype, impl=impl)
+    same_decisions(run, on_cpu)
+
+
+def test_images_that_do_not_stay_on_the_device(on_cpu, tmp_path):
+    """A device too small for all images at once gets them chunk by chunk."""
+    with pretended(memory=60 * 10**6):
+        run = swept(tmp_path / "run", "cuda:0")
+    same(run, on_cpu)
+
+
+def test_workers_take_a_device_each(on_cpu, tmp_path, monkeypatch):
+    in_children(monkeypatch, tmp_path)
+    with pretended():
+        run = swept(tmp_path / "run", "auto", ("Trouser", "Bag"), workers=2)
+    assert set(run) == {"Trouser", "Bag"}
+    told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    assert sorted(tuple(each["peak"]) for each in told) == [("0",), ("1",)]
+    assert all(each["triton launches"] for each in told)
+    assert np.array_equal(
+        run["Trouser"].masks["features.0"].numpy(), on_cpu["Trouser"].masks["features.0"].numpy()
+    )
