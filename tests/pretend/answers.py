@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pretend.counts import Launch, site
+from pretend.ghosts import is_ghost
 from pretend.operations import checked, execute
 from pretend.state import CAPTURING, current_device, state
 from pretend.tensors import Pretended, elements, tensors_in
@@ -49,7 +50,8 @@ def run_custom(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         written = [v for v, a in zip(values, schema.arguments, strict=True)
                    if a.alias_info is not None and a.alias_info.is_write]  # fmt: skip
         into = elements(tensors_in([found, *written], []))
-        execute(_Answer(_answer(name, schema, body)), [into, elements(values)], {})
+        if not any(map(is_ghost, into)):
+            execute(_Answer(_answer(name, schema, body)), [into, elements(values)], {})
     return found
 
 

@@ -17,6 +17,25 @@ FORMS = {code: form for form, code in FORM_CODES.items()}
 DIGITS = 1 << 16
 
 
+SAMPLE = 1 << 13  # scores that stand for those of a ghost layer
+
+
+def sample(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(weight, scores, copies): of a ghost layer so many random ones, each for ``copies`` weights.
+
+    The copies of one are next to each other and tie; ``copies`` is None of a layer that is there.
+    """
+    if weight.device.type != "meta" and right.device.type != "meta":
+        return weight, right, None
+    total = weight.numel()
+    drawn = min(total, SAMPLE)
+    generator = torch.Generator().manual_seed(total)
+    own, scores = torch.rand(2, drawn, generator=generator)
+    copies = torch.full((drawn,), total // drawn)
+    copies[: total % drawn] += 1
+    return own, scores, copies
+
+
 def raw(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int]) -> Tensor:
     """Scores as they are, float32, flat; given ones are ``right``."""
     if layout[3] == 0:
@@ -45,12 +64,17 @@ def walked(digits: Tensor, table: Tensor, first: Tensor, depth: int) -> Tensor:
     return entry
 
 
+def _many(values: Tensor, copies: Tensor | None) -> Tensor:
+    return values if copies is None else values * copies
+
+
 def range_of(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int]) -> Tensor:
     """float64 [programs, 3]: all of it in the first program, nothing in the others."""
-    scores = raw(weight, left, right, layout).double()
+    own, drawn, copies = sample(weight, right)
+    scores = (raw(weight, left, right, layout) if copies is None else drawn).double()
     blocks = -(-layout[0] // layout[4]) * -(-layout[1] // layout[5])
     out = torch.tensor([[torch.inf, -torch.inf, 0.0]], dtype=torch.float64).repeat(blocks, 1)
-    out[0] = torch.stack([scores.min(), scores.max(), scores.abs().sum()])
+    out[0] = torch.stack([scores.min(), scores.max(), _many(scores.abs(), copies).sum()])
     return out
 
 
@@ -59,16 +83,19 @@ def histogram(
     zeros: Tensor, norm: Sequence[float], layout: Sequence[int], depth: int,
 ) -> None:  # fmt: skip
     """Add to ``out`` int32 [nodes, 65536] and, at depth 0, to ``zeros`` [1]."""
-    scores = raw(weight, left, right, layout)
-    digits = keys(weight, scores, norm)
+    own, drawn, copies = sample(weight, right)
+    scores = raw(weight, left, right, layout) if copies is None else drawn
+    digits = keys(own, scores, norm)
     if depth == 0:
         at = digits[0]
-        zeros += int((scores == 0).sum())
+        zeros += int(_many((scores == 0).long(), copies).sum())
     else:
         entry = walked(digits, table, first, depth)
         mine = entry < 0
         at = ~entry[mine] * DIGITS + digits[depth][mine]
-    out += torch.bincount(at, minlength=out.numel()).view(out.shape).int()
+        copies = copies if copies is None else copies[mine]
+    counted = torch.bincount(at, copies, minlength=out.numel())
+    out += counted.view(out.shape).int()
 
 
 def level_bytes(
@@ -76,8 +103,11 @@ def level_bytes(
     norm: Sequence[float], layout: Sequence[int], room: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Level bytes; index and node of the full ties, and how many; ties come last index first."""
-    digits = keys(weight, raw(weight, left, right, layout), norm)
-    entry = walked(digits, table, first, 4)
+    own, drawn, copies = sample(weight, right)
+    scores = raw(weight, left, right, layout) if copies is None else drawn
+    entry = walked(keys(own, scores, norm), table, first, 4)
+    if copies is not None:
+        entry = entry.short().repeat_interleave(copies)
     level = (entry & 0xFF).to(torch.uint8).view(weight.shape)
     ties = (entry < 0).nonzero()[:, 0].flip(0)
     index, node = torch.zeros(room, dtype=torch.int64), torch.zeros(room, dtype=torch.int32)

@@ -6,11 +6,13 @@ kernels registered for the CUDA backend, everything else through the tensors the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pretend.counts import site
+from pretend.ghosts import LARGE, arrived, faded, ghostly, is_ghost, scalar
 from pretend.state import CAPTURING, State, current_device, state, synchronised
 from pretend.tensors import Block, Pretended, elements, tensors_in
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -63,7 +65,11 @@ def handle(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         for key, value in kwargs.items()
         if key != "pin_memory"
     }
-    found = execute(func, elements(args), options, [t for t in tensors if _written(func)])
+    plain = elements(args)
+    if ghostly() and (left := _of_ghosts(name, func, plain, options, leaves)) is not None:
+        found = left[0]
+    else:
+        found = execute(func, plain, options)
     if leaves:
         if kwargs.get("non_blocking"):
             pin(found)
@@ -93,12 +99,34 @@ def checked(name: str, tensors: Sequence[torch.Tensor]) -> tuple[int, bool]:
     return (current_device() if index is None else index), in_graph
 
 
-def execute(
-    func: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    written: Sequence[torch.Tensor] = (),
-) -> Any:
+def _of_ghosts(
+    name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], leaves: bool
+) -> tuple[Any] | None:
+    """What an operation gives where a ghost has part in it, or comes of it; None where none does.
+
+    A graph need not know of it: there is nothing to run again.
+    """
+    tensors = tensors_in([*args, *kwargs.values()], [])
+    if name == "_local_scalar_dense" and is_ghost(tensors[0]):
+        return (scalar(tensors[0]),)
+    if name in COPIES and (leaves or name == "copy_" and not is_ghost(tensors[0])):
+        if not is_ghost(tensors[-1]):
+            return None
+        found = arrived(tensors[-1], kwargs.get("dtype") or tensors[0].dtype)
+        return (tensors[0].copy_(found) if name == "copy_" else found,)
+    made = name in COPIES or name.startswith("new_") or name.endswith("_like")
+    large = made and tensors[0].numel() >= LARGE and tensors[0].dtype != torch.uint8
+    pixels = name == "_to_copy" and tensors[0].dim() == 4 and tensors[0].numel() >= LARGE
+    if not any(map(is_ghost, tensors)) and not large and not pixels:
+        return None
+    found = func(*faded(args), **{key: faded(value) for key, value in kwargs.items()})
+    written = [a for a in tensors if is_ghost(a)] if func._schema.is_mutable else []
+    if isinstance(found, torch.Tensor) and written and written[0].shape == found.shape:
+        return (written[0],)
+    return (found,)
+
+
+def execute(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Run a function on the CPU's tensors; inside a capture it is recorded and not yet run.
 
     What a captured operation gives is NaN (or 0) until a replay, as on a device.
@@ -141,10 +169,6 @@ def wrap(elem: torch.Tensor, index: int, in_graph: bool = False) -> Pretended:
 def _joins(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether what comes of these takes part in autograd though they did not."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def _written(func: Any) -> bool:
-    return bool(func._schema.is_mutable)
 
 
 def _wrapped(found: Any, tensors: Sequence[torch.Tensor], index: int, in_graph: bool) -> Any:
@@ -236,15 +260,21 @@ def _place(device: Any) -> int:
     return current_device() if index is None else index
 
 
+def _substance(size: Any) -> str:
+    return "meta" if ghostly() and math.prod(size) >= LARGE else "cpu"
+
+
 def _empty(size: Any, *, dtype: Any = None, layout: Any = None, device: Any = None,
            pin_memory: Any = None, memory_format: Any = None) -> Pretended:  # fmt: skip
     form = memory_format or torch.contiguous_format
-    return wrap(torch.empty(size, dtype=dtype, memory_format=form), _place(device))
+    made = torch.empty(size, dtype=dtype, memory_format=form, device=_substance(size))
+    return wrap(made, _place(device))
 
 
 def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, layout: Any = None,
                    device: Any = None, pin_memory: Any = None) -> Pretended:  # fmt: skip
-    return wrap(torch.empty_strided(size, stride, dtype=dtype), _place(device))
+    made = torch.empty_strided(size, stride, dtype=dtype, device=_substance(size))
+    return wrap(made, _place(device))
 
 
 def _copy(into: Any, source: Any, non_blocking: bool = False) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pretend.counts import Counts, site
 from pretend.tensors import Memory
 
@@ -20,7 +21,11 @@ CAPTURING: ContextVar[Graph | None] = ContextVar("capturing", default=None)
 
 @dataclass
 class State:
-    """``devices`` of them; ``answer``: see `answers`; ``strict``: a wait of the host fails."""
+    """``devices`` of them; ``strict``: a wait of the host fails.
+
+    ``host``: shapes are all there is of large tensors (`ghosts`), and this gives what arrives of
+    them on the host: host(site, tensor on meta) -> CPU tensor.
+    """
 
     devices: int
     memory: Memory
@@ -31,6 +36,7 @@ class State:
     capability: tuple[int, int] = (9, 0)
     multiprocessors: int = 132
     name: str = "Pretended H100"
+    host: Callable[[str, torch.Tensor], torch.Tensor] | None = None
 
 
 class _Thread(threading.local):

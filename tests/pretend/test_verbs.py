@@ -1,0 +1,115 @@
+"""Every verb of the library and of the command line on the second of two pretended devices."""
+
+import json
+import math
+
+import pytest
+from command import call
+from pretend.device import pretended
+
+import circuitcore
+
+FEW = ["--scoring-images", 4, "--extraction-images", 20, "--heldout-images", 20]
+LEVELS = ["--fc-levels", "0,0.5,0.9,0.99", "--conv-levels", "0,0.5,0.9"]
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    with pretended() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def run(cuda, tmp_path_factory):
+    """Two categories swept on cuda:1."""
+    folder = tmp_path_factory.mktemp("verbs") / "run"
+    call("sweep", "Trouser", "Bag", *FEW, *LEVELS, "--gpu", 1, "--out", folder, "--format", "json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory):
+    """The same on the CPU."""
+    folder = tmp_path_factory.mktemp("verbs-cpu") / "run"
+    call("sweep", "Trouser", "Bag", *FEW, *LEVELS, "--device", "cpu", "--out", folder, "-q")
+    return folder
+
+
+def rows(*arguments):
+    return json.loads(call(*arguments, "--format", "json").stdout)
+
+
+def alike(here, there):
+    """Equal but for rounding, and for what is measured."""
+    assert type(here) is type(there)
+    if isinstance(here, dict):
+        assert here.keys() == there.keys()
+        for name in here.keys() - {"seconds", "memory_bytes", "folder"}:
+            alike(here[name], there[name])
+    elif isinstance(here, list):
+        assert len(here) == len(there)
+        for left, right in zip(here, there, strict=True):
+            alike(left, right)
+    elif isinstance(here, float):
+        assert math.isclose(here, there, rel_tol=1e-4, abs_tol=1e-4)
+    else:
+        assert here == there
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "controls", "overlap"])
+def test_verbs_of_a_run(verb, run, on_cpu):
+    engine = [] if verb == "overlap" else ["--device", "cuda:1"]
+    on = [] if verb == "overlap" else ["--device", "cpu"]
+    alike(rows(verb, run, *engine), rows(verb, on_cpu, *on))
+
+
+@pytest.mark.parametrize("verb", ["stability", "score"])
+def test_verbs_of_scores(verb, cuda):
+    asked = [verb, "Trouser", *FEW[:2]]
+    cuda.counts.clear()
+    alike(rows(*asked, "--device", "cuda:1"), rows(*asked, "--device", "cpu"))
+    assert cuda.counts.torch.total()
+
+
+def test_extract_again(run, on_cpu, tmp_path):
+    for folder, device in ((run, "cuda:1"), (on_cpu, "cpu")):
+        call(
+            "extract",
+            folder,
+            "--threshold",
+            0.5,
+            "--device",
+            device,
+            "--out",
+            tmp_path / device[:3],
+        )
+    found, wanted = (circuitcore.open_run(tmp_path / name) for name in ("cud", "cpu"))
+    for name in wanted:
+        assert found[name].record.circuit.kept_weights == wanted[name].record.circuit.kept_weights
+        assert (
+            found[name].record.circuit.extraction.hit == wanted[name].record.circuit.extraction.hit
+        )
+
+
+@pytest.mark.parametrize("extra", [[], ["--exact"], ["--no-probe"]])
+def test_plan(extra, cuda):
+    planned = rows("plan", "Trouser", *FEW, *LEVELS, "--device", "cuda:1", *extra)
+    assert planned["device"] == "cuda:1" and planned["fpe"] > 0
+
+
+def test_what_needs_no_device_of_its_own(run):
+    assert "report.html" in call("report", run).stdout
+    assert "intact" in call("verify", run).stdout
+    assert call("export", run, "Bag").stdout.count("safetensors") >= 1
+    listed = rows("ls", "devices")
+    assert [row["device"] for row in listed] == ["cuda:0", "cuda:1", "cpu"]
+    assert "cuda:1 (Pretended H100)" in call("doctor").stdout
+
+
+def test_only_the_second_device_computes(cuda, run):
+    assert not cuda.memory.peak[0]
+
+
+def test_a_device_that_is_not_there(cuda):
+    said = call("sweep", "--device", "cuda:7", code=5).stderr
+    assert "no device cuda:7" in said and "cuda:1 (Pretended H100)" in said
