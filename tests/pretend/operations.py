@@ -69,7 +69,7 @@ def handle(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if ghostly() and (left := _of_ghosts(name, func, plain, options, leaves)) is not None:
         found = left[0]
     else:
-        found = execute(func, plain, options)
+        found = execute(CUDNN.get(name, func), plain, options)
     if leaves:
         if kwargs.get("non_blocking"):
             pin(found)
@@ -115,15 +115,29 @@ def _of_ghosts(
         found = arrived(tensors[-1], kwargs.get("dtype") or tensors[0].dtype)
         return (tensors[0].copy_(found) if name == "copy_" else found,)
     made = name in COPIES or name.startswith("new_") or name.endswith("_like")
-    large = made and tensors[0].numel() >= LARGE and tensors[0].dtype != torch.uint8
+    large = made and tensors[0].numel() >= LARGE and tensors[0].is_floating_point()
     pixels = name == "_to_copy" and tensors[0].dim() == 4 and tensors[0].numel() >= LARGE
     if not any(map(is_ghost, tensors)) and not large and not pixels:
         return None
     found = func(*faded(args), **{key: faded(value) for key, value in kwargs.items()})
+    if made and name not in COPIES and not found.is_floating_point():  # bytes and counts are real
+        whole = torch.zeros(found.shape, dtype=found.dtype)
+        return (whole.fill_(1) if "ones" in name else whole,)
     written = [a for a in tensors if is_ghost(a)] if func._schema.is_mutable else []
     if isinstance(found, torch.Tensor) and written and written[0].shape == found.shape:
         return (written[0],)
     return (found,)
+
+
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """cuDNN's in torch's own: no device, no cuDNN."""
+    found = aten.native_batch_norm.default(x, weight, bias, mean, var, training, momentum, eps)
+    return (*found, torch.empty(0, dtype=torch.uint8))
+
+
+CUDNN = {"cudnn_batch_norm": _batch_norm}
 
 
 def execute(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -185,12 +199,21 @@ def _wrapped(found: Any, tensors: Sequence[torch.Tensor], index: int, in_graph: 
             continue
         if tensor.elem is found:
             if found.shape != tensor.shape or found.stride() != tensor.stride():
-                raise NotImplementedError(f"an operation in place that changes shape ({site()})")
+                _restride(tensor, found)
             return tensor
         if tensor.elem.untyped_storage()._cdata == storage:
             with torch.inference_mode(tensor.is_inference()):  # a view is what it is a view of
                 return Pretended(found, index, tensor.block, in_graph)
     return wrap(found, index, in_graph)
+
+
+def _restride(tensor: Pretended, found: torch.Tensor) -> None:
+    """Have a wrapper say the sizes and strides that an operation in place gave what it holds."""
+    if found.numel() != tensor.numel():
+        raise NotImplementedError(f"an operation in place that changes the size ({site()})")
+    python = torch._C.DispatchKeySet(torch._C.DispatchKey.Python)
+    with torch._C._ExcludeDispatchKeyGuard(python):
+        aten.as_strided_.default(tensor, found.size(), found.stride(), found.storage_offset())
 
 
 def _is_view(func: Any) -> bool:
@@ -260,20 +283,21 @@ def _place(device: Any) -> int:
     return current_device() if index is None else index
 
 
-def _substance(size: Any) -> str:
-    return "meta" if ghostly() and math.prod(size) >= LARGE else "cpu"
+def _substance(size: Any, dtype: Any) -> str:
+    faint = dtype is None or dtype.is_floating_point or len(size) == 4
+    return "meta" if ghostly() and math.prod(size) >= LARGE and faint else "cpu"
 
 
 def _empty(size: Any, *, dtype: Any = None, layout: Any = None, device: Any = None,
            pin_memory: Any = None, memory_format: Any = None) -> Pretended:  # fmt: skip
     form = memory_format or torch.contiguous_format
-    made = torch.empty(size, dtype=dtype, memory_format=form, device=_substance(size))
+    made = torch.empty(size, dtype=dtype, memory_format=form, device=_substance(size, dtype))
     return wrap(made, _place(device))
 
 
 def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, layout: Any = None,
                    device: Any = None, pin_memory: Any = None) -> Pretended:  # fmt: skip
-    made = torch.empty_strided(size, stride, dtype=dtype, device=_substance(size))
+    made = torch.empty_strided(size, stride, dtype=dtype, device=_substance(size, dtype))
     return wrap(made, _place(device))
 
 
