@@ -17,23 +17,21 @@ def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch") -> str:
 def choose_on(impl: str, device: torch.device, cpu: str = "torch") -> str:
     """Name the implementation: ``triton`` on a GPU, the operation's own ``cpu`` choice elsewhere.
 
-    ``impl`` other than ``auto`` forces one; ``triton:plain`` and ``triton:packed`` (masked layers)
-    also name the kernel.  Where Triton cannot launch for want of a C compiler or Python's headers
-    ``auto`` is ``torch`` on a GPU, with one warning.  Raises ValueError where the forced one cannot
-    run.
+    ``impl`` other than ``auto`` forces one.  Where Triton cannot launch for want of a C compiler or
+    Python's headers ``auto`` is ``torch`` on a GPU, with one warning.  Raises ValueError where the
+    forced one cannot run.
     """
-    family = impl.partition(":")[0]
-    if family not in IMPLS or (family != impl and impl not in ("triton:plain", "triton:packed")):
+    if impl not in IMPLS:
         raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLS)}")
     if impl == "auto":
         return _on_gpu() if device.type == "cuda" else cpu
-    if family == "triton" and (not HAS_TRITON or device.type == "cuda") and (lacks := missing()):
+    if impl == "triton" and (not HAS_TRITON or device.type == "cuda") and (lacks := missing()):
         raise ValueError(f"impl='triton': {lacks}")
-    if family == "triton" and device.type != "cuda" and not interpreted():
+    if impl == "triton" and device.type != "cuda" and not interpreted():
         raise ValueError("impl='triton' needs a tensor on a GPU, or TRITON_INTERPRET=1 on the CPU")
     if impl == "numba" and device.type != "cpu":
         raise ValueError("impl='numba' needs a tensor on the CPU")
-    return family
+    return impl
 
 
 def _on_gpu() -> str:

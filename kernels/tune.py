@@ -9,33 +9,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from circuitcore.kernels.dispatch import architecture
 from circuitcore.kernels.masked import paths
-from circuitcore.kernels.masked.cost import MaskedShape
+from circuitcore.kernels.masked.gpu_cost import MaskedShape
+from circuitcore.kernels.masked_linear.operation import masked_linear, sweep_shapes
 
 ROUNDS = 7
 
-# AlexNet's fully connected layers: one input for all levels, then one a level
-ALEXNET_FC = ((4096, 9216, True), (4096, 4096, False))
+# the fully connected layers of torchvision's AlexNet, VGG16, ResNet-50 and MobileNetV2; of the last
+# one the target's row alone
+NETWORKS = (
+    ((4096, 9216), (4096, 4096), (1, 4096)),
+    ((4096, 25088), (4096, 4096), (1, 4096)),
+    ((1, 2048),),
+    ((1, 1280),),
+)
+LEVELS = (1, 2, 4, 8, 16, 32)
+IMAGES = (16, 32, 64, 128, 256, 512, 1024)
 
 
-def alexnet_shapes() -> list[tuple[str, MaskedShape]]:
-    """(operation, shape) of AlexNet's masked layers: 16, 256, 1024 images, 8 levels a launch."""
-    shapes = []
-    for dtype in ("float32", "float16", "bfloat16"):
-        for batch in (16, 256, 1024):
-            for rows, columns, shared in ALEXNET_FC:
-                shapes.append(
-                    ("masked_linear", MaskedShape(8, batch, rows, columns, dtype, shared=shared))
-                )
-    return shapes
+def swept() -> list[MaskedShape]:
+    """What sweeps of `NETWORKS` launch: a shape for each entry that the table needs of them."""
+    shapes = [shape for layers in NETWORKS for shape in sweep_shapes(layers, LEVELS, IMAGES)]
+    return list({paths.table_key(shape, ""): shape for shape in shapes}.values())
 
 
-def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, str]:
+def tune(shapes: Iterable[MaskedShape] | None = None) -> dict[str, str]:
     """Time every path of every shape on the current GPU and add the fastest to the table.
 
     Returns what was measured, key -> path.  Raises RuntimeError without a GPU, OSError where
@@ -46,8 +50,9 @@ def tune(shapes: Iterable[tuple[str, MaskedShape]] | None = None) -> dict[str, s
     device = torch.device("cuda", torch.cuda.current_device())
     arch = architecture(device)
     found = {}
-    for op, shape in shapes if shapes is not None else alexnet_shapes():
-        found[paths.table_key(op, shape, arch)] = fastest(_linear(shape, device))
+    for shape in shapes if shapes is not None else swept():
+        with _precision(shape.dtype):
+            found[paths.table_key(shape, arch)] = fastest(_linear(shape, device))
     path = paths.table_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     paths.tuned.cache_clear()
@@ -74,13 +79,25 @@ def fastest(contenders: dict[str, Callable[[], object]]) -> str:
     return min(times, key=lambda name: sorted(times[name])[ROUNDS // 2])
 
 
-IMPL_OF = {"plain": "triton:plain", "packed": "triton:packed", "library": "torch"}
+@contextmanager
+def _precision(dtype: str) -> Iterator[None]:
+    """Products of float32 as TF32 where ``dtype`` says so; put back afterwards."""
+    matmul = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
+    before = getattr(matmul, name)
+    if dtype == "tf32":
+        setattr(matmul, name, "tf32" if name == "fp32_precision" else True)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
+IMPL_OF = {"fused": "triton", "library": "torch"}
 
 
 def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], object]]:
-    from circuitcore.kernels.masked_linear.operation import masked_linear
-
-    dtype = getattr(torch, shape.dtype)
+    dtype = getattr(torch, shape.dtype.replace("tf32", "float32"))
     size = (shape.batch, shape.columns) if shape.shared else (
         shape.levels, shape.batch, shape.columns
     )  # fmt: skip
@@ -89,7 +106,7 @@ def _linear(shape: MaskedShape, device: torch.device) -> dict[str, Callable[[], 
     level, ts = geometric_levels((shape.rows, shape.columns), shape.levels, device)
 
     def call(impl: str) -> Callable[[], object]:
-        return lambda: masked_linear(x, weight, level, ts, None, relu=True, impl=impl)
+        return lambda: masked_linear(x, weight, level, ts, None, relu=True, impl=impl, check=False)
 
     return {path: call(impl) for path, impl in IMPL_OF.items()}
 

@@ -98,5 +98,4 @@ def test_triton_finds_the_circuit_of_torch(name, interpreted, images, tmp_path):
     assert launches["levels_range_kernel"] == 4
     if not options:
         assert launches["levels_histogram_kernel"] >= 4 and launches["levels_byte_kernel"] == 4
-    masked = ("masked_linear_plain_kernel", "masked_linear_packed_kernel")
-    assert sum(launches.get(kernel, 0) for kernel in masked) >= 2
+    assert launches["masked_linear_kernel"] >= 2

@@ -145,7 +145,7 @@ def test_one_layer(race, device, layer, images):
         x = x.expand(len(ts), *x.shape).contiguous()
     impls = {"auto (this)": "auto", "library on masked weights": "torch"}
     if device.type == "cuda":
-        impls |= {"plain": "triton:plain", "prefix-packed": "triton:packed"}
+        impls |= {"fused": "triton"}
     found = {}
 
     def call(name):

@@ -23,6 +23,7 @@ FIGURES = (
     "matrix_instructions",
     "async_copies",
     "wide_loads",
+    "issue",
 )
 
 
@@ -42,6 +43,7 @@ class CompiledKernel:
     matrix_instructions: dict[str, int] = field(default_factory=dict)
     async_copies: int = 0
     wide_loads: int = 0
+    issue: float = 0.0  # matrix cycles / issue cycles of the main loop (`issue`); 0: not known
     occupancy: float = 0.0
     reason: str = ""  # why no tcgen05 on sm_100
 
@@ -66,25 +68,32 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def unsound(record: CompiledKernel) -> list[str]:
+    """What no kernel may do, whatever its budget: spill, or take more memory than a block has."""
+    faults = [
+        f"{name} {getattr(record, name)}" for name in ("spills", "stack") if getattr(record, name)
+    ]
+    device = target(record.target)
+    if record.shared > device.shared_per_block:
+        faults.append(f"shared {record.shared} > {device.shared_per_block} of {device.device}")
+    return faults
+
+
 def worse(record: CompiledKernel, entry: dict[str, Any] | None) -> list[str]:
     """What is worse in ``record`` than its budget ``entry`` allows; empty where nothing is."""
     if entry is None:
         return ["not in budget.json: run python -m circuitcore.kernels.aot --write-budget"]
-    faults = []
+    faults = unsound(record)
     if record.registers > entry["registers"]:
         faults.append(f"registers {record.registers} > {entry['registers']}")
-    for name in ("spills", "stack"):
-        if getattr(record, name):
-            faults.append(f"{name} {getattr(record, name)}")
-    device = target(record.target)
-    if record.shared > device.shared_per_block:
-        faults.append(f"shared {record.shared} > {device.shared_per_block} of {device.device}")
     for name in entry["matrix_instructions"]:
         if not record.matrix_instructions.get(name):
             faults.append(f"no {name} any more")
     for name in ("async_copies", "wide_loads"):
         if entry[name] and not getattr(record, name):
             faults.append(f"no {name} any more")
+    if record.issue < 0.95 * entry.get("issue", 0.0):
+        faults.append(f"matrix / issue cycles {record.issue} < {entry['issue']}")
     slow = record.matrix_instructions and "tcgen05" not in record.matrix_instructions
     if record.target == "sm_100" and slow and not entry.get("reason"):
         faults.append("no tcgen05, and the budget entry does not say why (reason)")

@@ -29,6 +29,7 @@ from typing import Any
 import circuitcore.kernels as package
 from circuitcore.kernels.aot.budget import CompiledKernel, read_budget, worse, write_budget
 from circuitcore.kernels.aot.case import AotCase
+from circuitcore.kernels.aot.issue import main_loop
 from circuitcore.kernels.aot.targets import TARGETS, target
 
 WORKERS = 2
@@ -120,6 +121,8 @@ def compile_case(case: AotCase, arch: str) -> CompiledKernel:
     text = machine_text(compiled)
     found = {name: len(re.findall(pattern, text)) for name, pattern in MATRIX.items()}
     shared = compiled.metadata.shared
+    cubin = compiled.asm.get("cubin", b"")
+    loop = main_loop(cubin, arch) if found["wgmma"] + found["mma"] else None
     return CompiledKernel(
         op=case.op,
         kernel=case.kernel.__name__,
@@ -133,6 +136,7 @@ def compile_case(case: AotCase, arch: str) -> CompiledKernel:
         matrix_instructions={name: count for name, count in found.items() if count},
         async_copies=len(re.findall(ASYNC_COPY, text)),
         wide_loads=len(re.findall(WIDE_LOAD, text)),
+        issue=round(loop.ratio, 2) if loop else 0.0,
         occupancy=target(arch).occupancy(registers, shared, compiled.metadata.num_warps),
         reason=case.reason,
     )
@@ -205,7 +209,7 @@ def kernel_table(arch: str) -> list[dict[str, Any]]:
     """One row a kernel, configuration and dtype for ``circuitcore kernels --target``.
 
     ``kernel config dtype registers spills stack shared matrix_instructions async_copies
-    wide_loads occupancy``, and ``roofline_us``: the least time, in microseconds, the target's
+    wide_loads issue occupancy``, and ``roofline_us``: the least time, in microseconds, the target's
     device needs for the operation on each of AlexNet's layers (`circuitcore.kernels.aot.roofline`).
     Raises ValueError for an unknown target, RuntimeError without Triton.
     """

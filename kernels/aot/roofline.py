@@ -153,8 +153,8 @@ def alexnet_microseconds(
             }
         case "masked_linear":
             works = {n: masked_layer(v, levels, images, item) for n, v in ALEXNET_FC.items()}
-        case "masked_conv2d":
-            works = {n: masked_layer(v, levels, images, item) for n, v in ALEXNET_CONV.items()}
+        case "first_conv":  # bytes to blocks of 4 x 4 pixels, 57 x 57 of them
+            works = {"conv1": Work(images * (3 * 224 * 224 + 57 * 57 * 48 * item))}
         case "overlap":
             works = {"network": overlap(masks, ALEXNET_WEIGHTS)}
         case _:

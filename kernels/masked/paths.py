@@ -1,4 +1,7 @@
-"""Which way a masked layer runs on a GPU: forced, measured by `tune`, or cheapest by the model."""
+"""Which way a masked linear layer runs on a GPU: forced, measured by `tune`, or cheapest by count.
+
+``fused`` is the Triton kernel, ``library`` a product of weights masked beforehand.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,30 @@ import os
 from functools import cache
 from pathlib import Path
 
-from circuitcore.kernels.masked import cost
+from circuitcore.kernels.masked.gpu_cost import KINDS, MaskedShape, cheapest
 
-PATHS = ("plain", "packed", "library")
+PATHS = ("fused", "library")
 
 
-def masked_path(
-    op: str, shape: cost.MaskedShape, arch: str, impl: str = "auto", kept: float = 1.0
-) -> str:
-    """``plain``, ``packed`` or ``library``: how a masked layer runs on a GPU.
+def masked_path(shape: MaskedShape, arch: str, impl: str = "auto") -> str:
+    """``fused`` or ``library``: how a masked linear layer runs on a GPU.
 
-    What ``impl`` forces; else what `tune` measured on this device for a shape of this size; else
-    the cheapest by the pure cost model.  ``kept``: mean kept fraction over the levels.
+    The library where products of float32 or float64 are asked for in full; else what ``impl``
+    forces; what `tune` measured on this device for a shape of this size; the cheapest by
+    `gpu_cost`.
     """
-    if impl.startswith("triton:"):
-        return impl.partition(":")[2]
-    if impl == "torch" or shape.dtype == "float64":
+    if impl == "torch" or shape.dtype not in KINDS:
         return "library"
-    paths = list(PATHS)
-    if impl == "triton":  # a Triton kernel is wanted: the better of those there are
-        paths.remove("library")
-    measured = tuned().get(table_key(op, shape, arch))
-    if measured in paths:
-        return measured
-    target = cost.device(arch, shape.dtype)
-    return min(paths, key=lambda path: cost.gpu_seconds(path, shape, target, kept))
+    if impl == "triton":
+        return "fused"
+    return tuned().get(table_key(shape, arch)) or cheapest(shape, arch)
 
 
-def table_key(op: str, shape: cost.MaskedShape, arch: str) -> str:
+def table_key(shape: MaskedShape, arch: str) -> str:
     """Shapes within a factor of two share an entry of the table."""
-    sizes = [
-        shape.levels, shape.batch, shape.rows, shape.columns, shape.groups,
-    ]  # fmt: skip
+    sizes = [shape.levels, shape.batch, shape.rows, shape.columns]
     rounded = "x".join(str((size - 1).bit_length()) for size in sizes)
-    return f"{op}/{arch}/{shape.dtype}/{'shared' if shape.shared else 'own'}/{rounded}"
+    return f"{arch}/{shape.dtype}/{'shared' if shape.shared else 'own'}/{rounded}"
 
 
 def table_path() -> Path:

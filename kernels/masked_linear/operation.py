@@ -12,14 +12,15 @@ input it would read holds: NaN and infinities never leak through a mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from circuitcore.kernels.dispatch import architecture, choose
 from circuitcore.kernels.masked.check import all_finite, check_masked, has_nan
-from circuitcore.kernels.masked.cost import MaskedShape
+from circuitcore.kernels.masked.gpu_cost import MaskedShape
 from circuitcore.kernels.masked.paths import masked_path
 from circuitcore.kernels.masked_linear.library import masked_linear_library
 from circuitcore.kernels.masked_linear.reference import (
@@ -49,7 +50,7 @@ def masked_linear(
     ``weight`` ``[O, I]``, ``level`` uint8 ``[O, I]``, ``bias`` ``[O]`` or None, all of one
     floating dtype (float64, float32, bfloat16, float16) and on one device.  ``ts`` are 0..255 in
     any order.  Sums are accumulated in float32 (float64 for float64 inputs); products of float32
-    on a GPU are exact ("ieee") unless ``torch.backends.cuda.matmul.allow_tf32`` allows TF32.
+    on a GPU are IEEE float32 unless ``torch.backends.cuda.matmul`` allows TF32.
     ``impl`` forces an implementation (`dispatch.choose`).  ``check=False`` on a GPU: nothing waits
     for the device, and infinities or NaN *in x* may show as NaN where only pruned weights read
     them, which whoever calls looks for in the end; on the CPU they never do.  Raises ValueError on
@@ -213,36 +214,48 @@ def _cpu_path(x: torch.Tensor) -> str:
 
 
 def masked_shape(x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int]) -> MaskedShape:
-    """What `paths.masked_path` and `cost` need to know of a call."""
+    """What `paths.masked_path` and `gpu_cost` need to know of a call."""
     dtype = str(x.dtype).removeprefix("torch.")
-    rows, columns = weight.shape
-    return MaskedShape(len(ts), x.shape[-2], rows, columns, dtype, shared=x.dim() == 2)
+    # Triton's interpreter, on the CPU, multiplies in full whatever it is asked
+    if dtype == "float32" and (x.device.type == "cpu" or tf32_allowed()):
+        dtype = "tf32"
+    return MaskedShape(len(ts), x.shape[-2], *weight.shape, dtype, shared=x.dim() == 2)
 
 
-def kept_fraction(level: torch.Tensor, ts: Sequence[int]) -> float:
-    """Mean fraction of weights kept over the levels, by one histogram of the bytes."""
-    counts = torch.bincount(level.flatten(), minlength=256).tolist()
-    return sum(sum(counts[t + 1 :]) for t in ts) / (len(ts) * max(1, level.numel()))
+def tf32_allowed() -> bool:
+    """Whether float32 products on a GPU may be TF32; either of torch's ways to say so."""
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if precision is None:  # before torch 2.9
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    if precision == "none":  # not said here: what holds for all of CUDA
+        precision = getattr(torch.backends, "fp32_precision", "none")
+    return bool(precision == "tf32")
+
+
+def sweep_shapes(
+    layers: Sequence[tuple[int, int]],
+    levels: Iterable[int],
+    images: Iterable[int],
+    dtypes: Iterable[str] = ("tf32", "bfloat16", "float16"),
+) -> list[MaskedShape]:
+    """Every product `masked_chain` asks a GPU for: ``layers`` (rows, columns) in order, at so many
+    levels and images at once; the first shares its input between levels, the others do not."""
+    return [
+        MaskedShape(count, batch, rows, columns, dtype, shared=k == 0)
+        for dtype, count, batch in itertools.product(dtypes, levels, images)
+        for k, (rows, columns) in enumerate(layers)
+    ]
 
 
 def _linear_triton(
     x: torch.Tensor, weight: torch.Tensor, level: torch.Tensor, ts: Sequence[int],
     bias: torch.Tensor | None, relu: bool, impl: str,
 ) -> torch.Tensor:  # fmt: skip
-    from circuitcore.kernels.masked_linear import gpu as device
+    from circuitcore.kernels.masked_linear.gpu import launch_masked
 
     arch = architecture(x.device)
-    shape = masked_shape(x, weight, ts)
-    path = masked_path("masked_linear", shape, arch, impl, kept_fraction(level, ts))
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    options = {"relu": relu, "precision": precision, "arch": arch}
-    if path == "plain":
-        return device.launch_plain(x, weight, level, ts, bias, **options)  # type: ignore[arg-type]
-    if path == "packed":
-        dtype = device.DTYPES[x.dtype]
-        form = device.tile("packed", dtype, precision, shared=x.dim() == 2, arch=arch)
-        packed = device.pack(weight, level, form.rows)
-        return device.launch_packed(x, packed, ts, bias, **options)  # type: ignore[arg-type]
+    if masked_path(masked_shape(x, weight, ts), arch, impl) == "fused":
+        return launch_masked(x, weight, level, ts, bias, relu=relu, arch=arch)
     return masked_linear_library(x, weight, level, ts, bias, relu=relu)
 
 

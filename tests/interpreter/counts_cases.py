@@ -12,7 +12,6 @@ from circuitcore.kernels.aot import roofline
 from circuitcore.kernels.levels import trie as levels_trie
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
-from circuitcore.kernels.masked.cost import TILE_LEVELS
 from circuitcore.kernels.masked_linear import operation as linear
 from circuitcore.kernels.overlap import gpu as overlap_gpu
 from circuitcore.kernels.overlap import operation as overlap
@@ -112,24 +111,15 @@ def test_score_conv_holds_no_map_and_no_gradient_of_an_image(
     assert seen.made == [(size, torch.float32)]  # one partial sum of the scores' own size
 
 
-@pytest.mark.parametrize(
-    ("impl", "kernel"),
-    [
-        ("triton:plain", "masked_linear_plain_kernel"),
-        ("triton:packed", "masked_linear_packed_kernel"),
-    ],
-)
-def test_masked_linear_is_one_launch_for_all_levels(impl, kernel, seen):
-    x, weight, ts = draw(6, 20), draw(9, 20), [0, 1, 3, 2, 1]
-    linear.masked_linear(x, weight, levels_of(9, 20), ts, draw(9), relu=True, impl=impl)
-    assert seen.launches == {kernel: 1}
+def test_masked_linear_is_one_launch_for_all_levels(seen):
+    x, weight, ts = draw(6, 32), draw(9, 32), [0, 1, 3, 2, 1]
+    linear.masked_linear(x, weight, levels_of(9, 32), ts, draw(9), relu=True, impl="triton")
+    assert seen.launches == {"masked_linear_kernel": 1}
     outputs = sum(n for n, dtype in seen.made if dtype == torch.float32)
-    assert outputs <= (len(ts) + TILE_LEVELS) * 6 * 9  # no masked copy of the weight a level
+    assert outputs == len(ts) * 6 * 9  # no masked copy of the weight
     shape = linear.masked_shape(x, weight, ts)
-    assert shape.multiply_adds() == 5 * 6 * 9 * 20
-    programs = -(-len(ts) // TILE_LEVELS)  # each reads weights and level bytes once
-    moved = programs * 9 * 20 * (4 + 1) + 4 * (6 * 20 + 5 * 6 * 9)
-    assert shape.moved_bytes("plain") == moved
+    assert shape.needed() == 5 * 6 * 9 * 32
+    assert shape.executed("fused", "sm_90") == 5 * 128 * 128 * 32
 
 
 def test_overlap_reads_each_mask_once(seen, monkeypatch):

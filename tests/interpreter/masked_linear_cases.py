@@ -1,20 +1,17 @@
-"""The masked linear kernels' tiles and panels against the equation in float64."""
+"""The masked linear kernel's tiles against the equation in float64."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_layers import close, doubles, poison_new_tensors
 from masked_layers import linear_problem as problem
 
-from circuitcore.kernels.masked_linear import gpu as masked_linear_triton
 from circuitcore.kernels.masked_linear.operation import masked_chain, masked_linear
 from circuitcore.kernels.masked_linear.reference import (
     masked_chain_reference,
     masked_linear_reference,
 )
 
-VARIANTS = ("triton:plain", "triton:packed")
 EDGES = (1, 15, 16, 17, 31, 33, 63, 65, 129)
 
 
@@ -23,7 +20,6 @@ def check(got, x, weight, level, ts, bias, relu):
     close(got, masked_linear_reference(*doubles(x, weight, level, ts, bias), relu=relu))
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
 @settings(deadline=None, max_examples=10)
 @given(
     n=st.sampled_from(EDGES),
@@ -36,58 +32,53 @@ def check(got, x, weight, level, ts, bias, relu):
     half=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_equals_float64(impl, n, i, o, levels, relu, with_bias, per_level, half, seed):
+def test_equals_float64(n, i, o, levels, relu, with_bias, per_level, half, seed):
     dtype = torch.float16 if half else torch.float32
     x, weight, level, ts, bias = problem(n, i, o, levels, seed, dtype, per_level)
     bias = bias if with_bias else None
-    got = masked_linear(x, weight, level, ts, bias, relu=relu, impl=impl)
+    got = masked_linear(x, weight, level, ts, bias, relu=relu, impl="triton")
     check(got, x, weight, level, ts, bias, relu)
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
-def test_pruned_nan_and_kept_nan(impl):
+def test_pruned_nan_and_kept_nan():
     x, weight, level, _, bias = problem(20, 70, 40, 1)
     ts = [3, 0, 6, 255]
     poisoned = torch.where(level > 3, weight, torch.nan)
     want = masked_linear_reference(x, weight, level, [3, 6, 255], bias, relu=True)
-    got = masked_linear(x, poisoned, level, [3, 6, 255], bias, relu=True, impl=impl)
+    got = masked_linear(x, poisoned, level, [3, 6, 255], bias, relu=True, impl="triton")
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     level[5, 6], weight[5, 6] = 4, torch.nan  # kept at 0 and 3: through the ReLU it stays NaN
-    got = masked_linear(x, weight, level, ts, bias, relu=True, impl=impl)
+    got = masked_linear(x, weight, level, ts, bias, relu=True, impl="triton")
     assert got[:, :, 5].isnan().all(1).tolist() == [True, True, False, False]
     assert not got[:, :, :5].isnan().any()
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
-def test_non_finite_inputs_reach_only_kept_weights(impl):
+def test_non_finite_inputs_reach_only_kept_weights():
     x, weight, level, ts, bias = problem(6, 40, 30, 3)
     x[1, 7], x[2, 8] = torch.nan, torch.inf
     want = masked_linear_reference(x, weight, level, ts, bias, relu=False)
-    got = masked_linear(x, weight, level, ts, bias, relu=False, impl=impl)
+    got = masked_linear(x, weight, level, ts, bias, relu=False, impl="triton")
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
-def test_all_kept_all_pruned(impl):
+def test_all_kept_all_pruned():
     x, weight, _, _, bias = problem(9, 33, 20, 1)
     level = torch.full(weight.shape, 3, dtype=torch.uint8)
-    got = masked_linear(x, weight, level, [3, 0, 255], bias, relu=True, impl=impl)
+    got = masked_linear(x, weight, level, [3, 0, 255], bias, relu=True, impl="triton")
     torch.testing.assert_close(got[1], torch.relu(x @ weight.T + bias), rtol=1e-5, atol=1e-5)
     assert torch.equal(got[0], torch.relu(bias).expand(9, 20))
     assert torch.equal(got[2], got[0])
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
-def test_every_element_of_the_output_is_written(impl, monkeypatch):
+def test_every_element_of_the_output_is_written(monkeypatch):
     x, weight, level, ts, bias = problem(33, 40, 65, 5)
     poison_new_tensors(monkeypatch)
-    got = masked_linear(x, weight, level, ts, bias, relu=False, impl=impl)
+    got = masked_linear(x, weight, level, ts, bias, relu=False, impl="triton")
     monkeypatch.undo()
     check(got, x, weight, level, ts, bias, False)
 
 
-@pytest.mark.parametrize("impl", VARIANTS)
-def test_non_contiguous_inputs(impl):
+def test_non_contiguous_inputs():
     x, weight, level, ts, bias = problem(33, 40, 24, 4)
     args = (
         x.T.contiguous().T,
@@ -96,22 +87,7 @@ def test_non_contiguous_inputs(impl):
         ts,
         bias.repeat_interleave(3)[::3],
     )
-    check(masked_linear(*args, relu=True, impl=impl), x, weight, level, ts, bias, True)
-
-
-def test_a_panel_reads_only_the_prefix_its_level_needs():
-    _, weight, level, _, _ = problem(1, 100, 130, 1)
-    packed = masked_linear_triton.pack(weight, level, 64)
-    assert packed.order.shape == packed.highest.shape == (3, 100)
-    for panel in range(3):
-        rows = slice(64 * panel, 64 * panel + 64)
-        order = packed.order[panel].long()
-        assert sorted(order.tolist()) == list(range(100))
-        assert torch.equal(packed.highest[panel], level[rows].amax(0)[order])
-        taken = packed.level[rows][: len(level[rows])]
-        assert torch.equal(taken, level[rows][:, order])
-        assert torch.equal(packed.weight[rows][: len(level[rows])], weight[rows][:, order])
-        assert packed.highest[panel].int().diff().le(0).all()
+    check(masked_linear(*args, relu=True, impl="triton"), x, weight, level, ts, bias, True)
 
 
 def test_chain():

@@ -5,6 +5,7 @@ import torch
 from masked_layers import draw, levels_of
 
 import circuitcore.kernels.best_bias.operation
+import circuitcore.kernels.first_conv.operation
 import circuitcore.kernels.masked_conv2d.operation
 import circuitcore.kernels.masked_linear.operation
 import circuitcore.kernels.overlap.operation
@@ -31,6 +32,11 @@ def arguments(impl):
         ],
         "masked_linear": [(draw(4, 5), *linear), (draw(3, 4, 5), *linear)],
         "masked_conv2d": [(draw(2, 4, 6, 5), *filters), (draw(2, 2, 4, 6, 5), *filters)],
+        "first_conv": [
+            (levels_of(3, 4, 6, 5), draw(4, 4, 3, 3), draw(4), draw(4), draw(4), index,
+             [2, 1, 1, 0], True, impl)
+            for index in (None, torch.tensor([2, 0]))
+        ],
         "overlap": [(levels_of(3, 70), "torch" if impl == "auto" else impl)],
         "best_bias": [
             (draw(3, 9).double(), draw(9).double(), torch.arange(9) < 4, "target", most, fast)

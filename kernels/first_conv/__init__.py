@@ -1,0 +1,1 @@
+"""A network's first convolution, straight from the bytes of its images."""
