@@ -13,7 +13,7 @@ from circuitcore.kernels.launch import Launch
 TYPES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
     torch.int64: "i64", torch.int32: "i32", torch.int16: "i16", torch.int8: "i8",
-    torch.uint8: "u8", torch.bool: "i1",
+    torch.uint8: "u8", torch.uint32: "u32", torch.bool: "i1",
 }  # fmt: skip
 
 
@@ -116,5 +116,5 @@ def _is_int(value: object) -> bool:
 def _address(tensor: torch.Tensor) -> int:
     """Of its first element, modulo the alignment of every allocation where it has none."""
     if tensor.device.type == "meta":
-        return tensor.storage_offset() * tensor.element_size()
+        return int(tensor.storage_offset()) * tensor.element_size()
     return tensor.data_ptr()

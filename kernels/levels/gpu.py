@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from circuitcore.kernels.compilers import triton
-from circuitcore.kernels.launch import launch
+from circuitcore.kernels.launch import launch, recorded
 from circuitcore.kernels.levels.gpu_kernels import (
     levels_byte_kernel,
     levels_histogram_kernel,
@@ -75,6 +75,12 @@ def _options(layout: Sequence[int]) -> dict[str, Any]:
 def _range(
     weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
 ) -> torch.Tensor:
+    return _launch_range(weight, left, right, layout)
+
+
+def _launch_range(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, layout: Sequence[int]
+) -> torch.Tensor:
     """float64 [programs, 3]: smallest and largest raw score and their absolute sum."""
     grid = _grid(layout)
     out = torch.empty(grid[0], 3, dtype=torch.float64, device=weight.device)
@@ -102,6 +108,14 @@ def _histogram(
     layout: Sequence[int],
     depth: int,
 ) -> None:
+    _launch_histogram(weight, left, right, table, first, out, zeros, norm, layout, depth)
+
+
+def _launch_histogram(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, table: torch.Tensor,
+    first: torch.Tensor, out: torch.Tensor, zeros: torch.Tensor, norm: Sequence[float],
+    layout: Sequence[int], depth: int,
+) -> None:  # fmt: skip
     """Add a layer's counts of digit ``depth`` to out int32 [nodes, 65536], its zeros to [1]."""
     launch(
         levels_histogram_kernel, _grid(layout),
@@ -121,6 +135,13 @@ def _bytes(
     layout: Sequence[int],
     room: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _launch_bytes(weight, left, right, table, first, norm, layout, room)
+
+
+def _launch_bytes(
+    weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, table: torch.Tensor,
+    first: torch.Tensor, norm: Sequence[float], layout: Sequence[int], room: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """A layer's level bytes, and its full ties in any order: index, node, and how many [1]."""
     level = torch.empty_like(weight, dtype=torch.uint8)
     index = torch.zeros(room, dtype=torch.int64, device=weight.device)
@@ -218,45 +239,25 @@ class Passes:
 
 
 def aot_cases(arch: str) -> list[AotCase]:
-    """Every compilation `levels` can launch: three kernels, factored and given scores."""
-    from circuitcore.kernels.aot.case import AotCase
+    """What the passes launch on fc6 and a target's row of AlexNet by factors, on a convolution's
+    given scores, and behind layers whose zeros are counted at addresses 16 does not divide."""
+    from circuitcore.kernels.aot.case import case_of, distinct
 
-    scores = dict.fromkeys(("weight", "left", "right"), "*fp32")
-    sizes = dict.fromkeys(("R", "C", "N", "form"), "i32")
-    norm = {"offset": "fp32", "scale": "fp32"}
-    trie = {"trie": "*i16", "first": "*i32"}
-    ties = {"level": "*u8", "tie_index": "*i64", "tie_node": "*i32", "tie_count": "*i32"}
-    cases = []
-    for kind, tile in (("factored", FACTORED), ("given", GIVEN)):
-        constants = {"GIVEN": kind == "given", "BR": tile.rows, "BC": tile.columns}
-        launches: list[tuple[Any, str, dict[str, str], dict[str, object]]] = [
-            (levels_range_kernel, "", {"out": "*fp64"}, {}),
-            (levels_byte_kernel, "", {**trie, **ties, **norm}, {}),
-        ]
-        for depth in range(KEY_DIGITS):
-            counts = {**trie, "out": "*i32", "zeros": "*i32", **norm}
-            launches.append((levels_histogram_kernel, f"-{depth}", counts, {"DEPTH": depth}))
-        for kernel, suffix, arguments, more in launches:
-            signature = {**scores, **arguments, **sizes}
-            # a given layer is one row: Triton makes an argument of 1 a constant, and 0 divisible
-            one: dict[str, object] = {"R": 1, "N": 1} if kind == "given" else {}
-            known = {"C", "form"} if kind == "given" else {"R", "C"}
-            cases.append(
-                AotCase(
-                    op="levels",
-                    kernel=kernel,
-                    config=f"{kind}-{tile.name}{suffix}",
-                    dtype="fp32",
-                    signature={n: t for n, t in signature.items() if n not in one},
-                    constexprs={**constants, **one, **more},
-                    num_warps=tile.num_warps,
-                    num_stages=3,
-                    options=dict(NO_FUSION),
-                    divisible=tuple(
-                        n
-                        for n, t in signature.items()
-                        if n in known or t[0] == "*" and n != "zeros"
-                    ),
+    with recorded() as launches, torch.device("meta"):
+        table, first = torch.empty(32, DIGITS, dtype=torch.int16), torch.empty(4, dtype=torch.int32)
+        out, zeros = torch.empty(32, DIGITS, dtype=torch.int32), torch.empty(8, dtype=torch.int32)
+        fc6, row, conv = torch.empty(4096, 9216), torch.empty(1, 4096), torch.empty(192, 64, 5, 5)
+        for scores in (
+            LayerScores(fc6, left=fc6.new_empty(20, 4096), right=fc6.new_empty(20, 9216)),
+            LayerScores(row, left=row.new_empty(20, 1), right=row.new_empty(20, 4096)),
+            LayerScores(conv, values=conv),
+        ):
+            layer = _layer(scores)
+            factors = layer.weight, layer.left, layer.right
+            _launch_range(*factors, layer.layout)
+            _launch_bytes(*factors, table, first, layer.norm, layer.layout, 1)
+            for depth in range(KEY_DIGITS):
+                _launch_histogram(
+                    *factors, table, first, out, zeros[1:], layer.norm, layer.layout, depth
                 )
-            )
-    return cases
+    return distinct(case_of("levels", record) for record in launches)

@@ -219,7 +219,8 @@ def masked_shape(x: torch.Tensor, weight: torch.Tensor, ts: Sequence[int]) -> Ma
     # Triton's interpreter, on the CPU, multiplies in full whatever it is asked
     if dtype == "float32" and (x.device.type == "cpu" or tf32_allowed()):
         dtype = "tf32"
-    return MaskedShape(len(ts), x.shape[-2], *weight.shape, dtype, shared=x.dim() == 2)
+    rows, columns = weight.shape
+    return MaskedShape(len(ts), x.shape[-2], rows, columns, dtype, shared=x.dim() == 2)
 
 
 def tf32_allowed() -> bool:

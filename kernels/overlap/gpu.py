@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
-from circuitcore.kernels.launch import launch
+from circuitcore.kernels.launch import launch, recorded
+
+if TYPE_CHECKING:
+    from circuitcore.kernels.aot.case import AotCase
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,6 @@ class OverlapConfig:
     rows_j: int = 4
     words: int = 512
     num_warps: int = 4
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows_i}x{self.rows_j}x{self.words}w{self.num_warps}"
 
 
 CONFIG = OverlapConfig()
@@ -115,21 +114,11 @@ def _programs_wanted(device: torch.device) -> int:
     return 8 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def aot_cases(arch: str) -> list[Any]:
-    """What the launcher can ask for, for the ahead-of-time proof."""
-    from circuitcore.kernels.aot.case import AotCase
+def aot_cases(arch: str) -> list[AotCase]:
+    """What the launcher asks for: 64 circuits of AlexNet, an odd number, a few short ones."""
+    from circuitcore.kernels.aot.case import case_of, distinct
 
-    pointers = {"words": "*u32", "tile_i": "*i32", "tile_j": "*i32", "partial": "*i32"}
-    return [
-        AotCase(
-            op="overlap",
-            kernel=overlap_pairs_kernel,
-            config=CONFIG.name,
-            dtype="u32",
-            signature={**pointers, "K": "i32", "W": "i32", "per_split": "i32"},
-            constexprs={"BI": CONFIG.rows_i, "BJ": CONFIG.rows_j, "BW": CONFIG.words},
-            num_warps=CONFIG.num_warps,
-            num_stages=3,
-            divisible=(*pointers, "W", "per_split"),
-        )
-    ]
+    with recorded() as launches, torch.device("meta"):
+        for masks, weights in ((64, 2_469_696), (61, 2_469_696), (3, 1000)):
+            _launch(torch.empty(masks, -(-weights // 8), dtype=torch.uint8))
+    return distinct(case_of("overlap", record) for record in launches)

@@ -7,12 +7,12 @@ Products are IEEE float32: scores are ranked, and the work is a small part of a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
-from circuitcore.kernels.launch import launch
+from circuitcore.kernels.launch import launch, recorded
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot.case import AotCase
@@ -31,10 +31,6 @@ class WgradTile:
     num_warps: int = 4
     num_stages: int = 3
 
-    @property
-    def name(self) -> str:
-        return f"{self.filters}x{self.channels}x{self.positions}w{self.num_warps}"
-
 
 @dataclass(frozen=True)
 class MapTile:
@@ -46,13 +42,11 @@ class MapTile:
     num_warps: int = 4
     num_stages: int = 1
 
-    @property
-    def name(self) -> str:
-        return f"{self.filters}x{self.positions}x{self.taps}w{self.num_warps}"
 
-
-WGRAD_TILES = (WgradTile(64, 16), WgradTile(64, 64, num_warps=8))
-MAP_TILE = MapTile(64, 32, 16)  # more taps a step, or two stages, spill: operands are registers
+# operands of IEEE products are registers: larger tiles, more stages or fewer warps spill in some of
+# the specialisations that the layers of `LAYERS` ask for
+WGRAD_TILES = (WgradTile(64, 16, 16), WgradTile(64, 64, num_warps=8))
+MAP_TILE = MapTile(64, 32, 16, num_warps=8)
 
 
 def wgrad_tile(channels: int) -> WgradTile:
@@ -264,34 +258,32 @@ def kernel_position(
     return partial.sum(0)
 
 
-def aot_cases(arch: str) -> list[AotCase]:
-    """Every compilation `score_conv` can launch."""
-    from circuitcore.kernels.aot.case import AotCase
+# filters, channels of a group, side of the input, taps, stride, padding, groups: AlexNet's, VGG16's
+# and ResNet-50's first layers, ordinary ones, and MobileNetV2's by channel
+LAYERS = (
+    (64, 3, 224, 11, 4, 2, 1), (64, 3, 224, 3, 1, 1, 1), (64, 3, 224, 7, 2, 3, 1),
+    (192, 64, 27, 5, 1, 2, 1), (256, 384, 13, 3, 1, 1, 1), (128, 128, 56, 3, 2, 1, 1),
+    (256, 64, 56, 1, 1, 0, 1), (96, 1, 112, 3, 2, 1, 96),
+)  # fmt: skip
 
-    cases = []
-    kernels: tuple[tuple[Any, Any, str], ...] = (
-        (score_conv_wgrad_kernel, WGRAD_TILES, "channels"),
-        (score_conv_map_kernel, (MAP_TILE,), "taps"),
-    )
-    pointers = ("weight", "x", "g", "partial")
-    for kernel, tiles, third in kernels:
-        for tile in tiles:
-            blocks = {"BO": tile.filters, "BP": tile.positions}
-            blocks["BI" if third == "channels" else "BT"] = getattr(tile, third)
-            names = [n for n in getattr(kernel, "arg_names", ()) if n not in blocks]
-            wide = ("filters", "group_filters", "channels", "group_channels")
-            divisible = wide if tile is not WGRAD_TILES[0] else wide[:2]
-            cases.append(
-                AotCase(
-                    op="score_conv",
-                    kernel=kernel,
-                    config=tile.name,
-                    dtype="fp32",
-                    signature={n: "*fp32" if n in pointers else "i32" for n in names},
-                    constexprs=dict(blocks),
-                    num_warps=tile.num_warps,
-                    num_stages=tile.num_stages,
-                    divisible=tuple(n for n in names if n in pointers or n in divisible),
-                )
+
+def aot_cases(arch: str) -> list[AotCase]:
+    """What `score_conv` launches on layers of four networks, 20 images."""
+    from circuitcore.kernels.aot.case import case_of, distinct
+    from circuitcore.kernels.score_conv.library import Geometry
+
+    with recorded() as launches, torch.device("meta"):
+        for filters, channels, side, taps, stride, padding, groups in LAYERS:
+            geometry = Geometry((stride,) * 2, (padding,) * 2, (1, 1), groups)
+            out = (side + 2 * padding - taps) // stride + 1
+            weight = torch.empty(filters, channels, taps, taps)
+            x, g = (
+                torch.empty(20, channels * groups, side, side),
+                torch.empty(20, filters, out, out),
             )
-    return cases
+            wgrad(weight, x, g, geometry, abs_position=True)
+            if taps > 1:
+                kernel_position(weight, x, g, geometry)
+        wgrad(weight, x, g, geometry, abs_image=True)
+        wgrad(weight, x, g, geometry)
+    return distinct(case_of("score_conv", record) for record in launches)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from circuitcore.kernels.compilers import tl, triton
-from circuitcore.kernels.launch import launch
+from circuitcore.kernels.launch import launch, recorded
 from circuitcore.kernels.score_linear.factors import (
     FORM_CODES,
 )
@@ -24,10 +24,6 @@ class LinearTile:
     rows: int = 8
     columns: int = 256
     num_warps: int = 4
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows}x{self.columns}w{self.num_warps}"
 
 
 NO_FUSION = {"enable_fp_fusion": False}  # sums are rounded as the reference's are
@@ -111,21 +107,16 @@ def _launch(
 
 
 def aot_cases(arch: str) -> list[AotCase]:
-    """Every compilation `score_linear` can launch."""
-    from circuitcore.kernels.aot.case import AotCase
+    """What `score_linear` launches on AlexNet's fc6 and on a target's row, each form, 20 images."""
+    from circuitcore.kernels.aot.case import case_of, distinct
 
-    pointers: dict[str, Any] = dict.fromkeys(("weight", "left", "right", "out"), "*fp32")
-    return [
-        AotCase(
-            op="score_linear",
-            kernel=score_linear_kernel,
-            config=TILE.name,
-            dtype="fp32",
-            signature={**pointers, **dict.fromkeys(("R", "C", "N", "form"), "i32")},
-            constexprs={"BR": TILE.rows, "BC": TILE.columns},
-            num_warps=TILE.num_warps,
-            num_stages=3,
-            divisible=(*pointers, "R", "C"),
-            options=dict(NO_FUSION),
-        )
-    ]
+    with recorded() as launches, torch.device("meta"):
+        for rows, columns in ((4096, 9216), (1, 4096)):
+            for form in FORM_CODES:
+                _launch(
+                    torch.empty(rows, columns),
+                    torch.empty(20, rows),
+                    torch.empty(20, columns),
+                    form,
+                )
+    return distinct(case_of("score_linear", record) for record in launches)
