@@ -45,7 +45,7 @@ class MapTile:
 
 # operands of IEEE products are registers: larger tiles, more stages or fewer warps spill in some of
 # the specialisations that the layers of `LAYERS` ask for
-WGRAD_TILES = (WgradTile(64, 16, 16), WgradTile(64, 64, num_warps=8))
+WGRAD_TILES = (WgradTile(64, 16, 16, 8, 2), WgradTile(64, 64, num_warps=8))
 MAP_TILE = MapTile(64, 32, 16, num_warps=8)
 
 
@@ -263,7 +263,7 @@ def kernel_position(
 LAYERS = (
     (64, 3, 224, 11, 4, 2, 1), (64, 3, 224, 3, 1, 1, 1), (64, 3, 224, 7, 2, 3, 1),
     (192, 64, 27, 5, 1, 2, 1), (256, 384, 13, 3, 1, 1, 1), (128, 128, 56, 3, 2, 1, 1),
-    (256, 64, 56, 1, 1, 0, 1), (96, 1, 112, 3, 2, 1, 96),
+    (256, 64, 56, 1, 1, 0, 1), (32, 16, 7, 3, 1, 1, 1), (96, 1, 112, 3, 2, 1, 96),
 )  # fmt: skip
 
 
