@@ -1,8 +1,7 @@
 """Level selection on a GPU: what launches the kernels of `gpu_kernels`.
 
 The three passes are torch custom operators of their own (``circuitcore::levels_range``,
-``levels_histogram`` and ``levels_bytes``), because the host decides between them: `trie`
-reads every histogram before it asks for the next.
+``levels_histogram`` and ``levels_bytes``); `gpu_select` decides between them, on the device.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from circuitcore.kernels.compilers import triton
@@ -22,7 +20,7 @@ from circuitcore.kernels.levels.gpu_kernels import (
     levels_range_kernel,
 )
 from circuitcore.kernels.levels.layer import LayerScores
-from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS, Trie
+from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS
 from circuitcore.kernels.score_linear.factors import FORM_CODES
 from circuitcore.kernels.score_linear.gpu import NO_FUSION, LinearTile
 
@@ -34,7 +32,7 @@ GIVEN = LinearTile(1, 2048)  # scores that are given are one long row
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Prepared:
     """A layer's launch: float32 tensors; ``layout`` = R, C, N, form, rows, columns, warps."""
 
     weight: torch.Tensor
@@ -45,7 +43,7 @@ class _Layer:
     shape: torch.Size
 
 
-def _layer(layer: LayerScores, tile: LinearTile | None = None) -> _Layer:
+def prepared(layer: LayerScores, tile: LinearTile | None = None) -> Prepared:
     weight = layer.weight.detach().float().contiguous()
     norm = [float(layer.offset), float(layer.scale)]
     if layer.values is not None:
@@ -58,7 +56,7 @@ def _layer(layer: LayerScores, tile: LinearTile | None = None) -> _Layer:
         left, right = (t.detach().float().contiguous() for t in (layer.left, layer.right))
         sizes = [left.shape[1], right.shape[1], left.shape[0], FORM_CODES[layer.form]]
     layout = [*sizes, tile.rows, tile.columns, tile.num_warps]
-    return _Layer(weight, left, right, layout, norm, weight.shape)
+    return Prepared(weight, left, right, layout, norm, weight.shape)
 
 
 def _grid(layout: Sequence[int]) -> tuple[int]:
@@ -172,70 +170,34 @@ def _(
 
 
 def score_range(scores: LayerScores, tile: LinearTile | None = None) -> tuple[float, float, float]:
-    layer = _layer(scores, tile)
+    layer = prepared(scores, tile)
     out = _range(layer.weight, layer.left, layer.right, layer.layout)
     low, high, total = torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()]).tolist()
     return low, high, total
 
 
-class Passes:
-    """The passes over a list of layers on a GPU, as `trie.select` calls them."""
+def count_digits(
+    layer: Prepared, table: torch.Tensor, first: torch.Tensor, out: torch.Tensor,
+    zeros: torch.Tensor, depth: int,
+) -> None:  # fmt: skip
+    """`_histogram` of a layer; nothing where it is empty."""
+    if layer.weight.numel():
+        _histogram(
+            layer.weight, layer.left, layer.right, table, first, out, zeros,
+            layer.norm, layer.layout, depth,
+        )  # fmt: skip
 
-    def __init__(self, layers: Sequence[LayerScores], tile: LinearTile | None = None) -> None:
-        if sum(layer.weight.numel() for layer in layers) >= 2**31:
-            raise ValueError("the GPU's counters hold fewer than 2^31 weights")
-        self.layers = [_layer(layer, tile) for layer in layers]
-        self.device = self.layers[0].weight.device
-        self.zero: tuple[int, ...] = ()
 
-    def _table(self, trie: Trie) -> tuple[torch.Tensor, torch.Tensor]:
-        table, first = trie.table()
-        starts = np.zeros(KEY_DIGITS, np.int32)
-        starts[: len(first)] = first
-        return torch.from_numpy(table).to(self.device), torch.from_numpy(starts).to(self.device)
-
-    def histogram(self, trie: Trie, nodes: int) -> np.ndarray:
-        """Counts int64 [nodes, 65536] of digit ``trie.depth`` among the weights still undecided."""
-        table, first = self._table(trie)
-        out = torch.zeros(nodes, DIGITS, dtype=torch.int32, device=self.device)
-        zeros = torch.zeros(len(self.layers), 1, dtype=torch.int32, device=self.device)
-        for number, layer in enumerate(self.layers):
-            if layer.weight.numel():
-                _histogram(
-                    layer.weight, layer.left, layer.right, table, first, out, zeros[number],
-                    layer.norm, layer.layout, trie.depth,
-                )  # fmt: skip
-        if trie.depth == 0:
-            self.zero = tuple(zeros[:, 0].tolist())
-        return out.cpu().numpy().astype(np.int64)
-
-    def levels(self, trie: Trie, cuts: np.ndarray, tied: int) -> list[torch.Tensor]:
-        """The bytes.  cuts [nodes, levels]: of a node's full ties, level t prunes the first
-        cuts[node, t]; ``tied``: how many full ties there are."""
-        table, first = self._table(trie)
-        seen = [0] * len(cuts)
-        levels = []
-        for layer in self.layers:
-            if not layer.weight.numel():
-                levels.append(torch.empty(layer.shape, dtype=torch.uint8, device=self.device))
-                continue
-            level, index, node, count = _bytes(
-                layer.weight, layer.left, layer.right, table, first, layer.norm, layer.layout,
-                max(1, min(tied, layer.weight.numel())),
-            )  # fmt: skip
-            if tied:
-                found = int(count)
-                index, order = index[:found].sort()
-                node = node[:found][order]
-                for slot, cut in enumerate(cuts):
-                    mine = index[node == slot]
-                    rank = torch.arange(len(mine), device=self.device) + seen[slot]
-                    steps = torch.from_numpy(cut).to(self.device)
-                    byte = torch.searchsorted(steps, rank, right=True)
-                    level.view(-1)[mine] = byte.to(torch.uint8)
-                    seen[slot] += len(mine)
-            levels.append(level)
-        return levels
+def write_bytes(
+    layer: Prepared, table: torch.Tensor, first: torch.Tensor, room: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`_bytes` of a layer; an empty one has no ties."""
+    if layer.weight.numel():
+        return _bytes(
+            layer.weight, layer.left, layer.right, table, first, layer.norm, layer.layout, room
+        )
+    none = torch.zeros(1, dtype=torch.int32, device=table.device)
+    return torch.empty_like(layer.weight, dtype=torch.uint8), none.long(), none, none
 
 
 def aot_cases(arch: str) -> list[AotCase]:
@@ -252,7 +214,7 @@ def aot_cases(arch: str) -> list[AotCase]:
             LayerScores(row, left=row.new_empty(20, 1), right=row.new_empty(20, 4096)),
             LayerScores(conv, values=conv),
         ):
-            layer = _layer(scores)
+            layer = prepared(scores)
             factors = layer.weight, layer.left, layer.right
             _launch_range(*factors, layer.layout)
             _launch_bytes(*factors, table, first, layer.norm, layer.layout, 1)

@@ -89,7 +89,7 @@ def levels_histogram_kernel(
     left,
     right,
     trie,  # *i16 [nodes, 65536]
-    first,  # *i32 [4]: where each depth's nodes start in trie
+    first,  # *i32 [4]: where each depth's nodes start in trie; below 0 where there are none
     out,  # *i32 [nodes of this depth, 65536]
     zeros,  # *i32 [1]
     offset,
@@ -103,6 +103,8 @@ def levels_histogram_kernel(
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
+    if tl.load(first + DEPTH) < 0:  # nothing is undecided
+        return
     w, raw, _, inside = layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
     key = order(raw, offset, scale)
     magnitude = w.to(tl.int32, bitcast=True) & 0x7FFFFFFF

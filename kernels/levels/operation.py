@@ -21,7 +21,6 @@ factored layer's scores from its factors each time and never storing them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,9 +33,6 @@ from circuitcore.kernels.levels.layer import (
     raw_scores,
 )
 from circuitcore.kernels.levels.reference import assign_levels_reference
-
-if TYPE_CHECKING:
-    from circuitcore.kernels.levels.trie import Passes
 
 
 def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float, float]:
@@ -84,9 +80,14 @@ def assign_levels(
     chosen = choose(impl, layers[0].weight, cpu="numba")
     if chosen == "torch":
         return assign_levels_reference(layers, counts, ties=ties)
+    if chosen == "triton":
+        from circuitcore.kernels.levels import gpu_select
+
+        return Assignment(*gpu_select.select(layers, counts, ties))
+    from circuitcore.kernels.levels import cpu as levels_cpu
     from circuitcore.kernels.levels.trie import select
 
-    passes = _passes(chosen, layers)
+    passes = levels_cpu.Passes(list(layers))
     levels, reached = select(passes, counts, ties)
     return Assignment(levels, reached, passes.zero)
 
@@ -128,16 +129,6 @@ def assign_unit_levels(
         torch.from_numpy(level).to(scores.device),
         tuple(int(reached[cut]) for cut in cuts),
     )
-
-
-def _passes(chosen: str, layers: Sequence[LayerScores]) -> Passes:
-    if chosen == "triton":
-        from circuitcore.kernels.levels import gpu as levels_triton
-
-        return levels_triton.Passes(layers)
-    from circuitcore.kernels.levels import cpu as levels_cpu
-
-    return levels_cpu.Passes(list(layers))
 
 
 def _range_torch(layer: LayerScores) -> tuple[float, float, float]:

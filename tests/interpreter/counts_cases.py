@@ -73,9 +73,9 @@ def test_levels_passes_over_the_weights(tied, digits, seen):
     for layer in layers:
         score_range(layer, impl="triton")
     assign_levels(layers, [0, 100, 333], impl="triton")
-    passes = Counter(
+    passes = Counter(  # of the four histograms two return at once where nothing is tied
         levels_range_kernel=len(layers),
-        levels_histogram_kernel=digits * len(layers),
+        levels_histogram_kernel=levels_trie.KEY_DIGITS * len(layers),
         levels_byte_kernel=len(layers),
     )
     assert seen.launches == passes
@@ -84,12 +84,12 @@ def test_levels_passes_over_the_weights(tied, digits, seen):
     )  # fmt: skip
     shape = roofline.Layer(7, 30, 1, 30)
     work = roofline.level_selection([shape, shape], images=2, digits=digits)
-    reads = passes.total() // len(layers)
+    reads = 2 + digits
     assert work.moved == 2 * (reads * 4 * (7 * 30 + 2 * 30 + 2 * 7) + 7 * 30)
     assert work.multiply_adds == 2 * reads * 2 * 7 * 30
     # of a weight's size only the level bytes are written: no score is
     assert not [n for n, dtype in seen.made if dtype == torch.float32]
-    assert [n for n, dtype in seen.made if dtype == torch.uint8] == [7 * 30, 7 * 30]
+    assert [n for n, dtype in seen.made if dtype == torch.uint8 and n > 1] == [7 * 30, 7 * 30]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.levels import gpu as levels_triton
+from circuitcore.kernels.levels import gpu_select
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
-from circuitcore.kernels.levels.trie import select
 from circuitcore.kernels.score_linear.gpu import LinearTile
 
 SMALL = LinearTile(rows=2, columns=16)
@@ -45,10 +44,9 @@ def test_bytes_equal_the_sort(data: st.DataObject) -> None:
     total = sum(layer.weight.numel() for layer in layers)
     counts = [0, *sorted(data.draw(st.lists(st.integers(0, total), max_size=6)))]
     ties = data.draw(st.sampled_from(["weight", "snap"]))
-    passes = levels_triton.Passes(layers, SMALL)
-    levels, reached = select(passes, counts, ties)
+    levels, reached, zero = gpu_select.select(layers, counts, ties, SMALL)
     expected = assign_levels(layers, counts, ties=ties, impl="torch")
-    assert reached == expected.counts and passes.zero == expected.zero
+    assert reached == expected.counts and zero == expected.zero
     assert all(torch.equal(a, b) for a, b in zip(levels, expected.levels, strict=True))
 
 

@@ -24,7 +24,7 @@ def passes():
     factored = LayerScores(weight, left=weight[:, :3], right=weight[:, :], form="signed")
     calls = {"levels_range": [], "levels_histogram": [], "levels_bytes": []}
     for scores in (factored, LayerScores(weight, values=weight**3)):
-        layer = levels_triton._layer(scores, LinearTile(2, 16))
+        layer = levels_triton.prepared(scores, LinearTile(2, 16))
         factors = layer.weight, layer.left, layer.right
         table, first = torch.zeros(4, 65536, dtype=torch.int16), torch.zeros(4, dtype=torch.int32)
         counts = torch.zeros(1, 65536, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)

@@ -1,0 +1,130 @@
+"""The selection behind `levels` where the weights live: `trie.select` without the host's decisions.
+
+The same trie of 16-bit digits, its nodes numbered alike, but a depth has room for as many nodes as
+there are levels (each level cuts through one digit at most), and what cuts where is found by
+cumulative sums and searches on the device.  All four digits' passes are launched; one whose depth
+has no node returns at once (``first`` is negative there).  The host waits once, for the number of
+full ties, which sizes their list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from circuitcore.kernels.levels import gpu
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS, SCORE_DIGITS
+from circuitcore.kernels.masked.tiles import uploaded
+from circuitcore.kernels.score_linear.gpu import LinearTile
+
+Selected = tuple[list[torch.Tensor], tuple[int, ...], tuple[int, ...]]
+
+
+def select(
+    scores: Sequence[LayerScores],
+    counts: Sequence[int],
+    ties: str,
+    tile: LinearTile | None = None,
+) -> Selected:
+    """Level bytes of every layer, the counts reached, and each layer's scores that are 0.
+
+    Raises ValueError for NaN or infinity, and for 2^31 weights or more: counters have 32 bits.
+    """
+    if sum(layer.weight.numel() for layer in scores) >= 2**31:
+        raise ValueError("the GPU's counters hold fewer than 2^31 weights")
+    layers = [gpu.prepared(layer, tile) for layer in scores]
+    device, most = layers[0].weight.device, max(1, len(counts))
+    table = torch.zeros(1 + (KEY_DIGITS - 1) * most, DIGITS, dtype=torch.int16, device=device)
+    first = uploaded([0, *(1 + most * depth for depth in range(KEY_DIGITS - 1))], device)
+    wanted = uploaded(counts, device)[None]
+    reached = wanted[0]
+    zeros = torch.zeros(len(layers), 1, dtype=torch.int32, device=device)
+    bad = zeros.sum()
+    rows = 0
+    for depth in range(KEY_DIGITS):
+        nodes = len(wanted)
+        histogram = torch.zeros(nodes, DIGITS, dtype=torch.int32, device=device)
+        for number, layer in enumerate(layers):
+            gpu.count_digits(layer, table, first, histogram, zeros[number], depth)
+        if depth == 0:  # the first digit of a finite float32 lies in 0x0080 to 0xFF7F
+            bad = histogram[0, :0x80].sum() + histogram[0, 0xFF80:].sum()
+        snap = ties == "snap" and depth == SCORE_DIGITS - 1
+        table[rows : rows + nodes], wanted, sizes, moved = refine(histogram, wanted, most, snap)
+        reached = reached + moved
+        rows += nodes
+        if depth + 1 < KEY_DIGITS:
+            first[depth + 1] = torch.where((sizes > 0).any(), first[depth + 1], -1)
+    facts = torch.cat([torch.stack([bad, sizes.sum(), (sizes > 0).sum()]), reached, zeros[:, 0]])
+    broken, tied, slots, *numbers = facts.tolist()  # the one wait
+    if broken:
+        raise ValueError("scores are not finite")
+    levels = _bytes(layers, table, first, wanted[:slots], tied)
+    return levels, tuple(numbers[: len(counts)]), tuple(numbers[len(counts) :])
+
+
+def refine(
+    histogram: torch.Tensor, wanted: torch.Tensor, most: int, snap: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`trie._refine` of all nodes of a depth, waiting for nothing.
+
+    histogram int32 [nodes, 65536]; wanted int32 [nodes, levels], all 0 in a node that is not there.
+    Returns rows int16 [nodes, 65536] of the table, wanted and sizes [most] of the nodes below
+    (size 0: not there), and how many weights ``snap`` adds to each level.
+    """
+    through = histogram.cumsum(1, dtype=torch.int32)
+    whole = torch.searchsorted(through, wanted.contiguous(), right=True)  # digits pruned whole
+    before = torch.where(whole > 0, through.gather(1, (whole - 1).clamp(min=0)), 0)
+    cut = (wanted > before) & (whole < DIGITS)
+    moved = torch.zeros_like(wanted)
+    if snap:
+        moved = torch.where(cut, through.gather(1, whole.clamp(max=DIGITS - 1)) - wanted, 0)
+        whole, cut = whole + cut, torch.zeros_like(cut)
+    nodes = len(histogram)
+    ends = torch.zeros(nodes, DIGITS + 1, dtype=torch.int32, device=histogram.device)
+    ends.scatter_add_(1, whole, torch.ones_like(whole, dtype=torch.int32))
+    row = ends.cumsum(1, dtype=torch.int32)[:, :DIGITS].to(torch.int16)
+
+    # each (node, digit) that some level cuts through once, ascending; what is not there is ``none``
+    none = nodes * DIGITS
+    place = torch.arange(nodes, device=histogram.device)[:, None] * DIGITS + whole
+    keys = torch.where(cut, place, none).flatten().sort().values
+    new = keys != none
+    new[1:] &= keys[1:] != keys[:-1]
+    slot = torch.where(new, new.cumsum(0) - 1, most)
+    child = torch.full((most + 1,), none, device=histogram.device).scatter_(0, slot, keys)[:most]
+    at = child.clamp(max=none - 1)
+    sizes = torch.where(child != none, histogram.flatten()[at], 0)
+    start = through.flatten()[at] - histogram.flatten()[at]
+    below = (wanted[at // DIGITS] - start[:, None]).clamp(min=0).minimum(sizes[:, None])
+    entry = -1 - torch.arange(most, dtype=torch.int16, device=histogram.device)
+    spare = torch.cat([row.flatten(), row.new_zeros(1)]).scatter_(0, child, entry)
+    return spare[:-1].view(nodes, DIGITS), below, sizes, moved.sum(0, dtype=torch.int32)
+
+
+def _bytes(
+    layers: Sequence[gpu.Prepared], table: torch.Tensor, first: torch.Tensor,
+    cuts: torch.Tensor, tied: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    """The bytes.  cuts [nodes, levels]: of a node's ``tied`` full ties, in order of their index,
+    level t prunes the first cuts[node, t]."""
+    seen = torch.zeros(len(cuts), dtype=torch.int64, device=table.device)
+    levels = []
+    for layer in layers:
+        size = layer.weight.numel()
+        level, index, node, count = gpu.write_bytes(layer, table, first, max(1, min(tied, size)))
+        if tied and size:
+            real = torch.arange(len(index), device=index.device) < count
+            index, order = torch.where(real, index, size).sort()
+            node = torch.where(real, node, -1)[order]
+            byte = torch.zeros_like(index)
+            for slot, cut in enumerate(cuts):
+                mine = node == slot
+                rank = mine.cumsum(0) - 1 + seen[slot]
+                byte = torch.where(mine, torch.searchsorted(cut.long(), rank, right=True), byte)
+                seen[slot] += mine.sum()
+            spare = torch.cat([level.flatten(), level.new_zeros(1)])  # where no tie is written
+            level = spare.scatter_(0, index, byte.to(torch.uint8))[:-1]
+        levels.append(level.view(layer.shape))
+    return levels
