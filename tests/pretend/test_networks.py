@@ -10,8 +10,10 @@ from pretend.device import pretended
 import circuitcore
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import Preprocessing
+from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
+from circuitcore.kernels.masked_linear import operation
 from circuitcore.kernels.masked_linear.operation import masked_linear
 from circuitcore.kernels.overlap.operation import overlap_counts
 from circuitcore.kernels.score_conv.operation import score_conv
@@ -20,8 +22,8 @@ from circuitcore.network.trace import trace
 
 CATEGORIES = ("a", "b", "c")
 WIDE = {  # what kernels reach with 64-bit offsets; everything else must lie within 2^31 elements
-    "masked_linear_plain_kernel": {"x", "weight", "level", "out"},
-    "masked_linear_packed_kernel": {"x", "weight", "level", "order", "out"},
+    "masked_linear_kernel": {"x", "weight", "level", "out"},
+    "first_conv_blocks_kernel": {"pixels", "out"},
     "score_linear_kernel": {"weight", "out"},
     "levels_range_kernel": {"weight"},
     "levels_histogram_kernel": {"weight", "trie"},
@@ -94,15 +96,23 @@ def test_a_sweep_of(name, images, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_operations_at_the_sizes_of_large_runs(dtype):
+def test_operations_at_the_sizes_of_large_runs(dtype, monkeypatch):
     """VGG's layers with 8,192 images and 32 levels, 100 scoring images, 1,000 circuits."""
+    monkeypatch.setattr(operation, "tf32_allowed", lambda: True)
     with pretended(memory=10**13, host=numbers) as cuda, torch.inference_mode():
         fc6, conv = (torch.empty(shape, device="cuda") for shape in ((4096, 25088), (64, 64, 3, 3)))
         level = torch.zeros(fc6.shape, dtype=torch.uint8, device="cuda")
         x, low = torch.empty(8192, 25088, device="cuda", dtype=dtype), fc6.to(dtype)
-        for impl in ("triton:plain", "triton:packed"):
-            out = masked_linear(x, low, level, range(32), None, relu=True, impl=impl)
-            assert out.shape == (32, 8192, 4096)
+        out = masked_linear(x, low, level, range(32), None, relu=True, impl="triton")
+        assert out.shape == (32, 8192, 4096)
+        pixels = torch.empty(50_000, 3, 224, 224, dtype=torch.uint8, device="cuda")
+        index = torch.empty(512, dtype=torch.int32, device="cuda")
+        first, mean = (torch.empty(s, device="cuda", dtype=t) for s, t in (
+            ((64, 3, 11, 11), dtype), ((3,), torch.float32)
+        ))  # fmt: skip
+        options = {"mean": mean, "std": mean, "stride": (4, 4), "padding": (2, 2), "relu": True}
+        out = first_conv(pixels, first, index=index, **options)
+        assert out.shape == (512, 64, 55, 55)
         few, g = (torch.empty(100, size, device="cuda") for size in (25088, 4096))
         score_linear(fc6, few, g)
         scores = LayerScores(fc6, left=g, right=few)
