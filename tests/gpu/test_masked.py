@@ -5,11 +5,12 @@ import torch
 from masked_layers import close, conv_problem, doubles, linear_problem
 
 from circuitcore.kernels import tune
+from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.kernels.masked.gpu_cost import MaskedShape
 from circuitcore.kernels.masked.paths import masked_path, tuned
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_conv2d.reference import masked_conv2d_reference
-from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.kernels.masked_linear.operation import masked_chain, masked_linear
 from circuitcore.kernels.masked_linear.reference import masked_linear_reference
 
 pytestmark = pytest.mark.gpu
@@ -49,7 +50,8 @@ def test_linear(impl, dtype, per_level, shape, relu):
         {"io": (32, 32), "size": 8, "kernel": 3, "groups": 32, "padding": 1},
     ],
 )
-def test_conv(impl, dtype, per_level, layer):
+def test_conv(impl, dtype, per_level, layer, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     groups = layer.get("groups", 1)
     options = {
         name: (layer.get(name, default),) * 2
@@ -98,3 +100,52 @@ def test_tuning_writes_a_table_that_the_dispatch_reads(tmp_path, monkeypatch):
     (key, path), *_ = written.items()
     assert masked_path(shape, key.split("/")[0]) == path
     tuned.cache_clear()
+
+
+@pytest.mark.parametrize("images", [100, 128, 300])
+@pytest.mark.parametrize("per_level", [False, True])
+def test_tf32(images, per_level, monkeypatch):
+    """The kernel's error against float64 is at most twice the library's in TF32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    problem = on_gpu(linear_problem(images, 1000, 300, 5, per_level=per_level))
+    want = masked_linear_reference(*doubles(*problem), relu=True)
+    fused, library = (
+        (masked_linear(*problem, relu=True, impl=impl) - want).abs().max()
+        for impl in ("triton", "torch")
+    )
+    assert fused <= 2 * library + 1e-6
+
+
+def test_a_chain_waits_for_nothing():
+    x, weight, level, ts, bias = on_gpu(linear_problem(128, 512, 256, 8, dtype=torch.bfloat16))
+    layers = [(weight, level, bias, True), (weight[:1, :256], level[:1, :256], None, False)]
+    want = masked_chain(x, layers, ts)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = masked_chain(x, layers, ts, check=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("taps", "stride", "padding"), [(11, 4, 2), (3, 1, 1), (7, 2, 3)])
+def test_first_conv_in_a_graph(dtype, taps, stride, padding, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    pixels = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8, device="cuda")
+    weight = torch.randn(32, 3, taps, taps, device="cuda").to(dtype) / taps
+    index = torch.tensor([5, 0, 3], device="cuda")
+    options = {
+        "mean": torch.full((3,), 0.45, device="cuda"), "std": torch.full((3,), 0.22, device="cuda"),
+        "index": index, "stride": (stride,) * 2, "padding": (padding,) * 2, "relu": True,
+    }  # fmt: skip
+    want = first_conv(pixels.cpu(), weight.cpu().double(), **{
+        name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in options.items()
+    })  # fmt: skip
+    first_conv(pixels, weight, **options)  # compiles, and lets the library choose
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = first_conv(pixels, weight, **options)
+    graph.replay()
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    close(got.cpu(), want)
