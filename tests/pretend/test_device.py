@@ -1,10 +1,17 @@
 """The pretended device itself: it refuses what CUDA refuses and counts what costs there."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from pretend.device import no_sync, pretended
+
+from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.kernels.masked_linear.reference import masked_linear_reference
+from circuitcore.kernels.score_linear.operation import score_linear
 
 
 @pytest.fixture
@@ -181,3 +188,84 @@ def test_everything_is_put_back():
         torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError, match="gone with its test"):
         left + 1
+
+
+def linear(where, **options):
+    """A masked Linear layer on a device, by its Triton kernel."""
+    x, weight = torch.randn(3, 32, device=where), torch.randn(5, 32, device=where)
+    level = torch.arange(160, dtype=torch.uint8).view(5, 32).to(where)
+    call = {"relu": True, "impl": "triton:plain", **options}
+    return masked_linear(x, weight, level, [0, 80], None, **call), (x, weight, level)
+
+
+def test_a_triton_launch_is_recorded_and_answered(cuda):
+    out, (x, weight, level) = linear("cuda:1")
+    want = masked_linear_reference(*(t.cpu() for t in (x, weight, level)), [0, 80], relu=True)
+    assert torch.equal(out.cpu(), want)
+    (taken,) = cuda.counts.launches
+    assert taken.kernel == "masked_linear_plain_kernel" and len(taken.grid) == 3
+    assert taken.integers["N"] == 3 and taken.integers["width"] == 32
+    assert taken.pattern["width"] == "16" and taken.pattern["N"] == "any"
+    assert taken.pointers["weight"] == ("float32", True) and taken.pointers["level"][0] == "uint8"
+    assert {"BM", "BN", "BK", "num_warps"} <= taken.constants.keys()
+    assert cuda.counts.triton.total() == 1
+
+
+def test_a_view_into_a_tensor_is_not_aligned(cuda):
+    whole, ones = torch.zeros(101, device="cuda"), torch.ones(1, 100, device="cuda")
+    score_linear(whole[None, 1:], ones, ones[:, :1])
+    (taken,) = cuda.counts.launches
+    assert taken.pattern["weight"] == "any" and taken.pattern["out"] == "16"
+    assert taken.elements["weight"] == 100
+
+
+def test_a_launch_on_another_device_than_the_current_fails(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    linear("cuda:0")
+    with pytest.raises(RuntimeError, match="is on cuda:1, launched on cuda:0"):
+        linear("cuda:1")
+
+
+def test_a_grid_over_the_limit_fails(cuda, monkeypatch):
+    monkeypatch.setattr("pretend.answers.MOST_PROGRAMS", (2**31 - 1, 0, 65535))
+    with pytest.raises(RuntimeError, match="invalid argument.*masked_linear_plain_kernel"):
+        linear("cuda:0")
+
+
+def test_a_launch_in_a_graph_is_answered_at_each_replay(cuda):
+    x, weight = torch.ones(1, 16, device="cuda"), torch.ones(1, 16, device="cuda")
+    level = torch.ones(1, 16, dtype=torch.uint8, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        scores = score_linear(weight, x, level[:, :1].float())
+    x.fill_(3)
+    graph.replay()
+    assert scores.tolist() == [[3.0] * 16] and cuda.counts.replayed == cuda.counts.captured.total()
+
+
+def test_streams_are_of_a_device(cuda):
+    side = torch.cuda.Stream("cuda:1")
+    with torch.cuda.stream(side):
+        assert torch.cuda.current_device() == 1 and torch.cuda.current_stream() is side
+        linear("cuda:1")
+    assert torch.cuda.current_device() == 0
+    with pytest.raises(RuntimeError, match="stream of cuda:1"):
+        torch.ones(2, device="cuda:0").record_stream(side)
+
+
+def test_threads_have_a_device_of_their_own(cuda):
+    torch.cuda.set_device(1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.cuda.current_device).result() == 0
+        assert pool.submit(lambda: torch.ones(2, device="cuda:1") + 1).result().tolist() == [2, 2]
+    torch.cuda.set_device(0)
+
+
+def test_batch_norm(cuda):
+    x, (mean, var) = torch.randn(2, 3, 4, 4), torch.rand(2, 3)
+    for device in ("cpu", "cuda:0"):
+        leaf = x.to(device).requires_grad_()
+        found = F.batch_norm(leaf * 1, mean.to(device), var.to(device))
+        if device == "cpu":
+            want = found
+    assert torch.equal(found.cpu(), want)
