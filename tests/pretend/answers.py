@@ -108,7 +108,7 @@ def launch(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: A
          for n, t in tensors.items()},
         {n: int(v) for n, v in numbers.items() if isinstance(v, int)},
         tuple(n for n, v in numbers.items() if isinstance(v, float)),
-        {n: v for n, v in given.items() if n in constants or n not in arguments},
+        {n: v for n, v in given.items() if n in constants or n not in arguments or v is None},
         {n: t.untyped_storage().nbytes() // t.element_size() - t.storage_offset()
          for n, t in elements_of(tensors).items()},
         site(),
