@@ -18,7 +18,7 @@ from circuitcore.kernels.levels.layer import normalised, raw_scores
 from circuitcore.kernels.levels.operation import assign_levels, assign_unit_levels
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
-from circuitcore.scoring.scores import Contribution, UnitScores, layer_scores
+from circuitcore.scoring.scores import Contribution, UnitScores, layer_scores, overflow
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,15 @@ def stage_levels(
     relevant = sum(math.prod(s.shape) for s in scores)
     targets = [round(fraction * relevant) for fraction in options.grid(stage)]
     if all(s.per_unit == 1 for s in scores):
-        assigned = assign_levels(
-            [s.layer for s in scores], targets, ties=options.ties, impl=options.impl
-        )
+        try:
+            assigned = assign_levels(
+                [s.layer for s in scores], targets, ties=options.ties, impl=options.impl
+            )
+        except ValueError:
+            for name, each in zip(names, scores, strict=True):
+                if not bool(torch.isfinite(raw_scores(each.layer)).all()):
+                    raise overflow(name) from None
+            raise
         levels = [v.view(s.shape) for v, s in zip(assigned.levels, scores, strict=True)]
         pruned, zero = assigned.counts, sum(assigned.zero)
     else:

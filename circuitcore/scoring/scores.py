@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from circuitcore.errors import InputError
 from circuitcore.kernels.levels.layer import LayerScores, raw_scores
-from circuitcore.kernels.levels.operation import score_range
+from circuitcore.kernels.levels.operation import normalised_by
 from circuitcore.kernels.score_conv.operation import score_conv
 from circuitcore.kernels.score_linear.factors import linear_factors
 from circuitcore.network.forward import forward, target_row
@@ -166,18 +166,18 @@ def _other_criterion(
 
 def _normalise(layer: LayerScores, name: str, conv: bool, options: Options) -> LayerScores:
     """Per-layer min-max to [0, 1] for fc and nothing for conv (the paper), or as asked for."""
-    try:
-        low, high, total = score_range(layer, impl=options.impl)
-    except ValueError:
-        raise InputError(
-            f"layer {name!r}: its scores are NaN or infinite; the network's activations or "
-            "gradients overflow on the scoring images"
-        ) from None
     how = options.normalise
     if how == "paper":
         how = "none" if conv else "minmax"
-    if how == "minmax":
-        return replace(layer, offset=low, scale=1 / (high - low) if high > low else 0.0)
-    if how == "l1":
-        return replace(layer, scale=1 / total if total > 0 else 0.0)
-    return layer
+    try:
+        return normalised_by(layer, how, impl=options.impl)
+    except ValueError:
+        raise overflow(name) from None
+
+
+def overflow(name: str) -> InputError:
+    """What a layer whose scores are not finite is refused with."""
+    return InputError(
+        f"layer {name!r}: its scores are NaN or infinite; the network's activations or "
+        "gradients overflow on the scoring images"
+    )

@@ -19,7 +19,7 @@ from circuitcore.kernels.levels.gpu_kernels import (
     levels_histogram_kernel,
     levels_range_kernel,
 )
-from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.layer import LayerScores, normalisation
 from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS
 from circuitcore.kernels.score_linear.factors import FORM_CODES
 from circuitcore.kernels.score_linear.gpu import NO_FUSION, LinearTile
@@ -39,13 +39,13 @@ class Prepared:
     left: torch.Tensor
     right: torch.Tensor
     layout: list[int]
-    norm: list[float]
+    norm: torch.Tensor
     shape: torch.Size
 
 
 def prepared(layer: LayerScores, tile: LinearTile | None = None) -> Prepared:
     weight = layer.weight.detach().float().contiguous()
-    norm = [float(layer.offset), float(layer.scale)]
+    norm = normalisation(layer)
     if layer.values is not None:
         tile = tile or GIVEN
         left = right = layer.values.detach().float().contiguous()
@@ -102,7 +102,7 @@ def _histogram(
     first: torch.Tensor,
     out: torch.Tensor,
     zeros: torch.Tensor,
-    norm: Sequence[float],
+    norm: torch.Tensor,
     layout: Sequence[int],
     depth: int,
 ) -> None:
@@ -111,13 +111,13 @@ def _histogram(
 
 def _launch_histogram(
     weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, table: torch.Tensor,
-    first: torch.Tensor, out: torch.Tensor, zeros: torch.Tensor, norm: Sequence[float],
+    first: torch.Tensor, out: torch.Tensor, zeros: torch.Tensor, norm: torch.Tensor,
     layout: Sequence[int], depth: int,
 ) -> None:  # fmt: skip
     """Add a layer's counts of digit ``depth`` to out int32 [nodes, 65536], its zeros to [1]."""
     launch(
         levels_histogram_kernel, _grid(layout),
-        weight, left, right, table, first, out, zeros, *norm, *layout[:4],
+        weight, left, right, table, first, out, zeros, norm, *layout[:4],
         DEPTH=depth, **_options(layout),
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def _bytes(
     right: torch.Tensor,
     table: torch.Tensor,
     first: torch.Tensor,
-    norm: Sequence[float],
+    norm: torch.Tensor,
     layout: Sequence[int],
     room: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -138,7 +138,7 @@ def _bytes(
 
 def _launch_bytes(
     weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, table: torch.Tensor,
-    first: torch.Tensor, norm: Sequence[float], layout: Sequence[int], room: int,
+    first: torch.Tensor, norm: torch.Tensor, layout: Sequence[int], room: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """A layer's level bytes, and its full ties in any order: index, node, and how many [1]."""
     level = torch.empty_like(weight, dtype=torch.uint8)
@@ -147,7 +147,7 @@ def _launch_bytes(
     count = torch.zeros(1, dtype=torch.int32, device=weight.device)
     launch(
         levels_byte_kernel, _grid(layout),
-        weight, left, right, table, first, level, index, node, count, *norm, *layout[:4],
+        weight, left, right, table, first, level, index, node, count, norm, *layout[:4],
         **_options(layout),
     )  # fmt: skip
     return level, index, node, count
@@ -160,7 +160,7 @@ def _(
     right: torch.Tensor,
     table: torch.Tensor,
     first: torch.Tensor,
-    norm: Sequence[float],
+    norm: torch.Tensor,
     layout: Sequence[int],
     room: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -169,11 +169,11 @@ def _(
     return level, weight.new_empty(room, dtype=torch.int64), node, node.new_empty(1)
 
 
-def score_range(scores: LayerScores, tile: LinearTile | None = None) -> tuple[float, float, float]:
+def score_range(scores: LayerScores, tile: LinearTile | None = None) -> torch.Tensor:
+    """Smallest and largest raw score and their absolute sum, float64 [3] on the device."""
     layer = prepared(scores, tile)
     out = _range(layer.weight, layer.left, layer.right, layer.layout)
-    low, high, total = torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()]).tolist()
-    return low, high, total
+    return torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()])
 
 
 def count_digits(

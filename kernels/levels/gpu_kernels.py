@@ -92,8 +92,7 @@ def levels_histogram_kernel(
     first,  # *i32 [4]: where each depth's nodes start in trie; below 0 where there are none
     out,  # *i32 [nodes of this depth, 65536]
     zeros,  # *i32 [1]
-    offset,
-    scale,
+    norm,  # *fp32 [2]: offset and scale of the normalised score
     R,
     C,
     N,
@@ -106,7 +105,7 @@ def levels_histogram_kernel(
     if tl.load(first + DEPTH) < 0:  # nothing is undecided
         return
     w, raw, _, inside = layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
-    key = order(raw, offset, scale)
+    key = order(raw, tl.load(norm), tl.load(norm + 1))
     magnitude = w.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     if DEPTH == 0:
         at = digit(key, magnitude, 0)
@@ -136,8 +135,7 @@ def levels_byte_kernel(
     tie_index,  # *i64 [ties]
     tie_node,  # *i32 [ties]
     tie_count,  # *i32 [1]
-    offset,
-    scale,
+    norm,  # *fp32 [2]: offset and scale of the normalised score
     R,
     C,
     N,
@@ -147,7 +145,7 @@ def levels_byte_kernel(
     BC: tl.constexpr,
 ):
     w, raw, at, inside = layer_tile(weight, left, right, R, C, N, form, GIVEN, BR, BC)
-    key = order(raw, offset, scale)
+    key = order(raw, tl.load(norm), tl.load(norm + 1))
     magnitude = w.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     entry, tied = walk(key, magnitude, inside, trie, first, 4)
     tl.store(level + at, entry.to(tl.uint8), mask=inside)

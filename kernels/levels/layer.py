@@ -20,7 +20,8 @@ class LayerScores:
 
     weight: any shape, seen as [R, C] with R its first dimension.  values: as many scores as
     weights, in the same order.  left [N, R], right [N, C]: scores = f(weight, left^T right), see
-    `score_linear.linear_factors`.  All are used as float32.
+    `score_linear.linear_factors`.  All are used as float32.  norm: float32 [2] that stands for
+    offset and scale where they are known on the device only.
     """
 
     weight: torch.Tensor
@@ -30,6 +31,7 @@ class LayerScores:
     form: Form = "abs"
     offset: float = 0.0
     scale: float = 1.0
+    norm: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values is not None:
@@ -86,6 +88,18 @@ def raw_scores(layer: LayerScores) -> torch.Tensor:
 
 def normalised(raw: torch.Tensor, layer: LayerScores) -> torch.Tensor:
     """(raw - offset) * scale, each step rounded to float32; -0.0 becomes 0.0."""
-    offset = torch.tensor(layer.offset, dtype=torch.float32, device=raw.device)
-    scale = torch.tensor(layer.scale, dtype=torch.float32, device=raw.device)
+    offset, scale = normalisation(layer)
     return (raw - offset) * scale + 0.0
+
+
+def normalisation(layer: LayerScores) -> torch.Tensor:
+    """Offset and scale, float32 [2], on the layer's device; nobody waits for them."""
+    if layer.norm is not None:
+        return layer.norm
+    return uploaded(torch.tensor([layer.offset, layer.scale]), layer.weight.device)
+
+
+def uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on ``device``; to a GPU from page-locked memory, so that nobody waits."""
+    gpu = device.type == "cuda"
+    return (values.pin_memory() if gpu else values).to(device, non_blocking=True)

@@ -21,6 +21,7 @@ factored layer's scores from its factors each time and never storing them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -50,12 +51,37 @@ def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float
     elif chosen == "triton":
         from circuitcore.kernels.levels import gpu as levels_triton
 
-        low, high, total = levels_triton.score_range(layer)
+        low, high, total = levels_triton.score_range(layer).tolist()
     else:
         low, high, total = _range_torch(layer)
     if not np.isfinite([low, high, total]).all():
         raise ValueError("scores are not finite")
     return low, high, total
+
+
+def normalised_by(layer: LayerScores, how: str, *, impl: str = "auto") -> LayerScores:
+    """The layer with the offset and scale of ``how``: ``minmax`` to [0, 1], ``l1`` or ``none``.
+
+    Raises ValueError where a score is NaN or infinite; on a GPU nothing waits to see that, and
+    `assign_levels` raises it.
+    """
+    if choose(impl, layer.weight, cpu="numba") == "triton":
+        if how == "none":
+            return layer
+        from circuitcore.kernels.levels import gpu as levels_triton
+
+        low, high, total = levels_triton.score_range(layer)
+        span = high - low if how == "minmax" else total
+        scale = torch.where(span > 0, 1 / span, 0.0)
+        offset = low if how == "minmax" else torch.zeros_like(low)
+        return replace(layer, norm=torch.stack([offset, scale]).float())
+    smallest, largest, total_abs = score_range(layer, impl=impl)
+    if how == "minmax":
+        wide = largest > smallest
+        return replace(layer, offset=smallest, scale=1 / (largest - smallest) if wide else 0.0)
+    if how == "l1":
+        return replace(layer, scale=1 / total_abs if total_abs > 0 else 0.0)
+    return layer
 
 
 def assign_levels(

@@ -44,9 +44,9 @@ def raw(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int]) -> T
     return score_from_factors(whole, left, right, FORMS[layout[3]]).flatten()
 
 
-def keys(weight: Tensor, scores: Tensor, norm: Sequence[float]) -> Tensor:
+def keys(weight: Tensor, scores: Tensor, norm: Tensor) -> Tensor:
     """Digits int64 [4, weights], most significant first."""
-    offset, scale = (torch.tensor(v, dtype=torch.float32) for v in norm)
+    offset, scale = norm
     bits = ((scores - offset) * scale + 0.0).view(torch.int32).long() & 0xFFFFFFFF
     negative = bits >= 1 << 31
     ordered = torch.where(negative, bits ^ 0xFFFFFFFF, bits ^ (1 << 31))
@@ -80,7 +80,7 @@ def range_of(weight: Tensor, left: Tensor, right: Tensor, layout: Sequence[int])
 
 def histogram(
     weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor, out: Tensor,
-    zeros: Tensor, norm: Sequence[float], layout: Sequence[int], depth: int,
+    zeros: Tensor, norm: Tensor, layout: Sequence[int], depth: int,
 ) -> None:  # fmt: skip
     """Add to ``out`` int32 [nodes, 65536] and, at depth 0, to ``zeros`` [1]."""
     own, drawn, copies = sample(weight, right)
@@ -100,7 +100,7 @@ def histogram(
 
 def level_bytes(
     weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor,
-    norm: Sequence[float], layout: Sequence[int], room: int,
+    norm: Tensor, layout: Sequence[int], room: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Level bytes; index and node of the full ties, and how many; ties come last index first."""
     own, drawn, copies = sample(weight, right)
