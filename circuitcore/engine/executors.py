@@ -70,7 +70,7 @@ class Executor:
         return self.runner.network if precise else self.runner.low_network
 
     def exact(self, precise: bool) -> bool:
-        """Whether a run is in float32 either way: one set of weights for both then."""
+        """Whether a run is in IEEE float32 either way: one set of weights for both then."""
         return precise or not self.runner.machine.low
 
     def _chunks(
@@ -81,7 +81,9 @@ class Executor:
         run: Callable[[dict[str, Tensor]], Tensor],
     ) -> Tensor:
         network = self.network(precise)
-        return self.runner.run_chunks(self.split, images, network, self.features, levels, run)
+        return self.runner.run_chunks(
+            self.split, images, network, self.features, levels, run, precise
+        )
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         raise NotImplementedError

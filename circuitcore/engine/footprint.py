@@ -221,7 +221,7 @@ def phases(
     whole = weight_bytes(network)
     largest = 4 * max(w.numel() for w in network.weights.values())
     logits = 4 * network.outputs * (counts.extraction + counts.heldout)
-    held = whole * (6 if machine.low else 4) // 4 + logits
+    held = whole * (6 if machine.dtype.itemsize < 4 else 4) // 4 + logits
     scoring = _scoring(work, held)
     curve = 60 * (work.levels("fc") + 1) * counts.extraction  # float64, and sorted for the bias
     chunk_of_one = work.conv_chunk(1, counts.extraction)

@@ -51,45 +51,65 @@ def activations(
 
 @torch.inference_mode()
 def circuit_pass(
-    runner: Runner, split: Split, unit: int, kept: Kept, tally: Tally | None = None
+    runner: Runner,
+    split: Split,
+    unit: int,
+    kept: Kept,
+    tally: Tally | None = None,
+    precise: bool = True,
 ) -> Pass:
-    """A circuit's pass over images of a split.
+    """A circuit's pass over images of a split, in float32, or else in the sweep's precision.
 
     Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no conv
     layer is masked and the split has them, else from the images.
     """
+    whole = runner.network if precise else runner.low_network
     conv = set(runner.network.layers("conv"))
     kept = {name: mask for name, mask in kept.items() if name not in conv or not bool(mask.all())}
     features = bool(split.features) and not set(kept) & conv
     if runner.machine.device.type == "cuda":
-        return _gpu_pass(runner, split, unit, kept, features, tally)
-    network, kept = shrunk(runner.network, unit, kept)
+        return _gpu_pass(runner, split, unit, kept, features, tally, precise)
+    network, kept = shrunk(whole, unit, kept)
     network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
     found = compact(network, override, blank(split, network, features)).gathered(override)
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> Tensor:
         return runner.run_chunks(
-            split, images, network, features, 1, lambda values: found.run(values, tally)[None]
+            split,
+            images,
+            network,
+            features,
+            1,
+            lambda values: found.run(values, tally)[None],
+            precise,
         )[0]
 
     return run
 
 
 def _gpu_pass(
-    runner: Runner, split: Split, unit: int, kept: Kept, features: bool, tally: Tally | None
+    runner: Runner,
+    split: Split,
+    unit: int,
+    kept: Kept,
+    features: bool,
+    tally: Tally | None,
+    precise: bool,
 ) -> Pass:
     """Nothing is compacted: a captured pass from the images, or the fc layers masked beforehand."""
     if not features:
-        replay, me = runner.replay(precise=True), object()
+        replay, me = runner.replay(precise), object()
 
         @torch.inference_mode()
         def replayed(images: np.ndarray) -> Tensor:
             replay.hold(me, unit, kept)
-            return replay.look(split, images, [lambda: None], tally)[0]
+            with runner.products(precise):
+                return replay.look(split, images, [lambda: None], tally)[0]
 
         return replayed
-    network, override = circuit_override(runner.network, unit, kept)
+    whole = runner.network if precise else runner.low_network
+    network, override = circuit_override(whole, unit, kept)
 
     def behind(values: dict[str, Tensor]) -> Tensor:
         last = [network.last]
@@ -97,7 +117,7 @@ def _gpu_pass(
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> Tensor:
-        return runner.run_chunks(split, images, network, True, 1, behind)[0]
+        return runner.run_chunks(split, images, network, True, 1, behind, precise)[0]
 
     return run
 

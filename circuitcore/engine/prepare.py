@@ -60,7 +60,9 @@ def prepare(
     image at a time is too much for the memory budget.
     """
     network = inputs.model.network.to(machine.device)
-    low = network.to(machine.device, machine.dtype) if machine.low else network
+    low = network
+    if machine.dtype != torch.float32:
+        low = network.to(machine.device, machine.dtype)
     extraction_files, heldout_files = inputs.split("extraction"), inputs.split("heldout")
     counts = Counts(len(extraction_files), len(heldout_files), len(inputs.categories))
     preprocessing = inputs.model.preprocessing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,7 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.pixels import Preprocessing, normaliser, to_device, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
+from circuitcore.machine.state import float32_products
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats
 from circuitcore.network.sizes import activation_bytes, multiply_adds
@@ -92,6 +94,11 @@ class Runner:
             )
         return self._replays[precise]
 
+    def products(self, precise: bool) -> AbstractContextManager[None]:
+        """How float32 is multiplied in a pass: as IEEE has it, or in the sweep's precision."""
+        own = self.machine.precision
+        return float32_products("ieee" if precise else own, alone=own != "ieee")
+
     def forward_chunk(self, levels: int = 1) -> int:
         """Images at once through the whole network, ``levels`` levels of each."""
         images = chunk(self.sizes.memory, levels * self.sizes.image_bytes)
@@ -116,10 +123,12 @@ class Runner:
         features: bool,
         levels: int,
         run: Callable[[dict[str, Tensor]], Tensor],
+        precise: bool = True,
     ) -> Tensor:
         """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
 
-        The chunks are as large as the memory budget allows for ``levels`` at once.
+        The chunks are as large as the memory budget allows for ``levels`` at once.  ``precise``:
+        products of float32 are IEEE's, else the machine's.
         """
         device = self.machine.device
         dtype = next(iter(network.weights.values())).dtype
@@ -141,7 +150,8 @@ class Runner:
             out[:, part] = run(chunks.take(part))
 
         size = self.feature_chunk(levels) if features else self.forward_chunk(levels)
-        with Ahead(load, len(images), device, direct=self.resident is not None) as chunks:
+        ahead = Ahead(load, len(images), device, direct=self.resident is not None)
+        with self.products(precise), ahead as chunks:
             in_chunks(len(images), size, work, fallback=self.machine.fallback, note=self.note)
         return out.cpu()
 

@@ -19,6 +19,7 @@ from circuitcore.inputs.image_files import ImageFile
 from circuitcore.inputs.pixels import to_device, to_input
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.scratch import Scratch
+from circuitcore.machine.state import float32_products
 from circuitcore.network.forward import forward
 from circuitcore.progress import Progress
 
@@ -67,7 +68,7 @@ def unpruned(
         progress.advance(part.stop - part.start)
 
     size = runner.forward_chunk()
-    with Ahead(load, len(files), machine.device) as chunks:
+    with float32_products("ieee"), Ahead(load, len(files), machine.device) as chunks:
         in_chunks(len(files), size, run, fallback=machine.fallback, note=progress.note)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the unpruned network's logits are NaN or infinite on these images")

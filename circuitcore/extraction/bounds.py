@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import betaincinv
 
 from circuitcore.extraction.accuracy import Judge, worth
+from circuitcore.kernels.best_bias.reference import csa
 from circuitcore.records import Accuracy
 
 FAR = 1e30  # stands for an unbounded step: finite, so that midpoints of intervals are too
@@ -101,19 +103,86 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     return images[np.argsort(steps[images], kind="stable")[:batch]]
 
 
-def inexact_images(judge: Judge, known: Known, found: Bounds) -> np.ndarray:
-    """Images run in low precision whose decision lies within their error, int64.
+def undecided_images(judge: Judge, known: Known, bias: str, below: float) -> np.ndarray:
+    """Images run in low precision whose error may decide whether a level holds, int64.
 
-    At the bias of any bound, and where a matched bias must end; where none lies there, all images
-    that have an error.
+    Under a matched bias a level holds iff no more than F0 others lie below the step of the last
+    target that it needs: those that may be near that one.  Else those at any bias that may do.
+    """
+    if bias != "matched":
+        return _open_images(judge, known, bias, below)
+    target = judge.is_target.numpy()
+    steps = judge.margin_max.numpy() - known.activation
+    needed = max(math.ceil(below * int(target.sum())), 1) - 1
+    if needed >= int(target.sum()):
+        return np.empty(0, np.int64)
+    low, high = steps - known.error, steps + known.error
+    first, last = np.sort(low[target])[needed], np.sort(high[target])[needed]
+    inexact = known.looked & (known.error > 0)
+    return np.flatnonzero(inexact & (low <= last) & (high >= first))
+
+
+def images_at(judge: Judge, known: Known, bias: float) -> np.ndarray:
+    """Images run whose prediction at this bias lies within their error, int64."""
+    away = np.abs(judge.margin_max.numpy() - known.activation - bias)
+    return np.flatnonzero(known.looked & (known.error > 0) & (away <= known.error))
+
+
+def unsettled_images(judge: Judge, known: Known, bias: str) -> np.ndarray:
+    """Images that the fitted bias, hits or false alarms may still depend on, int64.
+
+    All images were run at the level.  Where none is left, the fit is that of float32: it lies
+    where no other bias may do better, and no image's error reaches there.
+    """
+    return _open_images(judge, known, bias, -math.inf)
+
+
+def _open_images(judge: Judge, known: Known, bias: str, below: float) -> np.ndarray:
+    """Images with an error that meets a bias at which a level may be worth the most there is.
+
+    At least ``below`` is asked; a bias is worth at most what is counted with target images early
+    and others late, and at least what is counted the other way round.
     """
     steps = judge.margin_max.numpy() - known.activation
+    target = judge.is_target.numpy()
     inexact = known.looked & (known.error > 0)
-    close = np.zeros_like(inexact)
-    edges = [record.bias for record in (found.expected, found.low, found.high)]
-    others = np.sort(steps[~judge.is_target.numpy()])
-    if found.bias == "matched" and len(others) > judge.unpruned_alarms:
-        edges.append(others[judge.unpruned_alarms])
-    for edge in edges:
-        close |= inexact & (np.abs(steps - edge) <= known.error)
-    return np.flatnonzero(close if close.any() else inexact)
+    low, high = steps - known.error, steps + known.error
+    if bias == "none":
+        return images_at(judge, known, 0.0)
+    far = np.where(known.looked, high, FAR)  # of others not run none need lie below
+    ends = np.unique(np.concatenate([low[np.isfinite(low)], far]))
+    most = _values(judge, bias, ends, np.where(target, low, far))
+    least = _values(judge, bias, ends, np.where(target, far, low))
+    asked = max(below, float(least.max()))
+    places = np.flatnonzero((most >= asked) & (most > 0))
+    if not len(places):  # no image is said to be the category: where the first would be
+        return np.flatnonzero(inexact & (low <= far.min()))
+    # the bias just above ends[k] is worth most[k], up to the next end
+    begin, end = ends[places], np.append(ends, np.inf)[places + 1]
+    after = np.searchsorted(end, low)  # the first place that does not end below an image
+    begin = np.append(begin, np.inf)
+    return np.flatnonzero(inexact & (begin[np.minimum(after, len(end))] <= high))
+
+
+def _values(judge: Judge, bias: str, at: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """`worth` [B] with a bias just above each of ``at`` [B], sorted; inadmissible is 0."""
+    target = judge.is_target.numpy()
+    hits = np.searchsorted(np.sort(steps[target]), at, side="right")
+    alarms = np.searchsorted(np.sort(steps[~target]), at, side="right")
+    count = int(target.sum())
+    if bias == "matched":
+        return np.where(alarms <= judge.unpruned_alarms, hits / count, 0.0)
+    sizes = torch.tensor(count), torch.tensor(len(target) - count)
+    return csa(torch.from_numpy(hits), torch.from_numpy(alarms), *sizes, judge.norm).numpy()
+
+
+def false_alarm_limit(found: int, drawn: int, unseen: int, risk: float) -> int:
+    """Most false alarms among ``unseen`` images, ``drawn`` of them taken at random, ``found`` seen.
+
+    Wrong with probability at most ``risk``: the exact binomial upper limit, which is on the safe
+    side for draws without replacement.
+    """
+    if found == drawn:
+        return unseen
+    rate = float(betaincinv(found + 1, drawn - found, 1 - risk))
+    return min(unseen, math.floor(rate * unseen) + 1)

@@ -7,17 +7,19 @@ layers until circuit substitution accuracy falls below the threshold, then the c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from circuitcore.engine.executors import Executor
-from circuitcore.engine.passes import Kept, activations
+from circuitcore.engine.passes import Kept, circuit_pass
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
+from circuitcore.extraction.bounds import Known, images_at
 from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
@@ -29,6 +31,7 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
+from circuitcore.extraction.looks import Looks
 from circuitcore.extraction.stage import (
     Scored,
     Swept,
@@ -58,7 +61,8 @@ from circuitcore.scoring.seeds import unit_seed
 class Extracted:
     """A category's record and its kept-weight masks, bool by layer (none where undefined).
 
-    ``heldout``: the circuit's activation on the held-out set, float32 [N].
+    ``heldout``: the circuit's activation on the held-out set, float32 [N]; in the sweep's precision
+    where that is lower and the prediction the same.
     """
 
     record: Category
@@ -104,7 +108,7 @@ def extract_circuit(
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
-    activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
+    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally)
     heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
@@ -119,6 +123,32 @@ def extract_circuit(
         random_masks=floor,
     )
     return Extracted(record, kept, activation)
+
+
+def heldout_activation(
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, bias: float, tally: Tally
+) -> Tensor:
+    """A circuit's activation on the held-out set, float32 [N], every prediction that of float32.
+
+    In the sweep's precision; images whose prediction at ``bias`` lies within its error are run
+    again in float32.  Cost: one pass, and those.
+    """
+    runner, split = prepared.runner, prepared.heldout
+
+    @cache
+    def run(precise: bool) -> Callable[[np.ndarray], Tensor]:
+        return circuit_pass(runner, split, unit, kept, tally, precise)
+
+    low, every = runner.machine.low, np.arange(len(split))
+    looks = Looks(lambda levels, images, precise: run(precise)(images)[None], 1, len(split), low)
+    looks.see([0], every)
+
+    def unsure() -> np.ndarray:
+        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
+        return images_at(judge, known, bias)
+
+    looks.recheck(0, unsure)
+    return torch.from_numpy(looks.activation[0]).float()
 
 
 def _tested(
@@ -166,15 +196,17 @@ def _swept(
 ) -> list[Swept]:
     """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
     swept: list[Swept] = []
-    start = judge.unpruned
+    start, error = judge.unpruned, None
     for runs in stages:
         if runs.assigned.stage == "fc" and stored_fc is not None:
             result = _rechosen(runs, prepared.options, stored_fc, reference, judge)
         else:
-            result = sweep_stage(prepared, runs, judge, start=start, reference=reference)
+            result = sweep_stage(
+                prepared, runs, judge, start=start, reference=reference, start_error=error
+            )
         swept.append(result)
         kept |= runs.assigned.kept(result.level)
-        start = result.activation
+        start, error = result.activation, result.error
     return swept
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from circuitcore.engine.passes import Kept, circuit_pass
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import SLACK, Judge, worth
-from circuitcore.extraction.screening import Look, Rule, Screening
+from circuitcore.extraction.looks import Look
+from circuitcore.extraction.screening import Rule, Screening
 from circuitcore.network.forward import Tally
 from circuitcore.records import Accuracy, RandomMasks
 from circuitcore.scoring.seeds import layer_seed

@@ -7,32 +7,37 @@ accepted when nothing is left open, which makes the choice that of running every
 the dense end (``first-crossing``) an image last run at an earlier level counts as expected, within
 what images moved from level to level since: ``REACH`` times the largest movement seen, beside the
 one all have in common.  It is run again once that could matter.  The level chosen is always run
-whole, and stepped back from if it fails.
+whole, and stepped back from if it fails.  Looks may be in a lower precision: an image is run again
+in float32 where its rounding could decide, or could move the accuracy recorded of the level chosen.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from circuitcore.extraction.accuracy import Judge, worth
-from circuitcore.extraction.bounds import Bounds, Known, bounds, inexact_images, next_images
+from circuitcore.extraction.bounds import (
+    Bounds,
+    Known,
+    bounds,
+    false_alarm_limit,
+    images_at,
+    next_images,
+    undecided_images,
+    unsettled_images,
+)
+from circuitcore.extraction.looks import Look, Looks
 from circuitcore.records import Accuracy
-
-Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
-"""look(levels, images int64 [n], in float32?) -> target activations float32 [T, n]"""
 
 REACH = 2.0  # times the largest movement seen between neighbouring levels
 HARDEST = 0.01  # of the images, at least as many as target images: run at every level
 CONTROL = 1 / 128  # of the images, at least 64: run at every level, drawn at random
-PROBE = 32  # images run in both precisions at a level, to measure the lower one's error
-ROUNDING = 4.0  # times the largest error of the probe
+SAMPLE = 512  # images of a sample
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,18 @@ class Screening:
         look: Look,
         rule: Rule,
         work: Callable[[], int] = lambda: 0,
+        start_error: np.ndarray | None = None,
     ) -> None:
-        """``work``: multiply-adds of ``look`` so far; ``certifying``: those that certified."""
-        self.judge, self.look, self.rule, self.count = judge, look, rule, count
+        """``start`` float32 [N]: level 0, off by ``start_error`` float64 [N] at most (0 if None).
+
+        ``work``: multiply-adds of ``look`` so far; ``certifying``: those that certified.
+        """
+        self.judge, self.rule, self.count = judge, rule, count
         self.work, self.certifying = work, 0
         images = len(start)
-        self.activation = np.zeros((count, images))
-        self.error = np.zeros((count, images))
-        self.looked = np.zeros((count, images), bool)
-        self.activation[0], self.looked[0] = start.double().numpy(), True
+        self.looks = Looks(look, count, images, rule.low)
+        error = np.zeros(images) if start_error is None else start_error
+        self.looks.start(start.double().numpy(), error == 0, float(error.max()))
         self.first = self._first_images()
         level_0 = judge.fitted(start[None], rule.bias)[0]
         self.judged = {0: Judged(Bounds(level_0, level_0, level_0, rule.bias), images, 0)}
@@ -112,15 +120,18 @@ class Screening:
             return self._sparsest(order[::-1])
         return self._first_crossing(order)
 
-    def judge_all(self) -> None:
-        """Judge every level on every image (``--screen off``)."""
+    def judge_all(self, settled: bool = False) -> None:
+        """Judge every level on every image (``--screen off``).
+
+        ``settled``: each level's accuracy as in float32, not only whether it holds.
+        """
         levels, images = range(1, self.count), np.arange(self.looked.shape[1])
         if not levels:
             return
-        self._see(levels, images)
+        self.looks.see(levels, images)
         if self.rule.low:
             for t in levels:
-                self._decide(t)
+                (self._settle if settled else self._decide)(t)
             return
         rows = torch.from_numpy(self.activation[1:])
         for t, found in zip(levels, self.judge.fitted(rows, self.rule.bias), strict=True):
@@ -128,11 +139,11 @@ class Screening:
 
     def holds(self, t: int) -> bool:
         """Whether a level is worth the threshold, on as few images as that takes."""
-        self._see([t], self.first)
+        self.looks.see([t], self.first)
         return self._decide(t)
 
     def certified(self, t: int, below: float | None = None) -> int:
-        """The level run whole in float32, stepped back while it fails there.
+        """The level run whole, its accuracy as in float32, stepped back while it fails there.
 
         ``below``: the threshold, where it is known only after the sweep.
         """
@@ -143,17 +154,31 @@ class Screening:
         return t
 
     def at(self, t: int) -> Tensor:
-        """Activations float32 [N] of a level run whole."""
+        """Activations float32 [N] of a level run whole, off by `error` at most."""
         return torch.from_numpy(self.activation[t]).float()
+
+    def error(self, t: int) -> np.ndarray:
+        """How far off the activations of level ``t`` may be, float64 [N]; 0 in float32."""
+        return self.looks.error(t)
+
+    @property
+    def activation(self) -> np.ndarray:
+        """As run, float64 [count, N]."""
+        return self.looks.activation
+
+    @property
+    def looked(self) -> np.ndarray:
+        """Which images were run, bool [count, N]."""
+        return self.looks.looked
 
     def _sparsest(self, order: Sequence[int]) -> int:
         if self.rule.at_once:
-            self._see(order, self.first)
+            self.looks.see(order, self.first)
         return next((t for t in order if self.holds(t) and self._whole(t)), 0)
 
     def _first_crossing(self, order: Sequence[int]) -> int:
         if self.rule.at_once:
-            self._see(order, self.first)
+            self.looks.see(order, self.first)
         last = 0
         for t in order:
             if not self.holds(t):
@@ -162,25 +187,40 @@ class Screening:
         return self.certified(last)
 
     def _whole(self, t: int) -> bool:
-        """Certify: every image at level ``t`` in float32; whether the level still holds."""
+        """Certify: every image at level ``t``, settled in float32; whether it still holds."""
         before = self.work()
-        self._see([t], np.arange(self.looked.shape[1]), precise=True)
+        self.looks.see([t], np.arange(self.looked.shape[1]))
+        found = self._settle(t)
         self.certifying += self.work() - before
-        return self._decide(t)
+        return worth(found, self.rule.bias) >= self.rule.below
+
+    def _settle(self, t: int) -> Accuracy:
+        """A level run whole: its accuracy and bias as all images in float32 give them."""
+        bias = self.rule.bias
+        self.looks.recheck(t, lambda: unsettled_images(self.judge, self._known(t), bias))
+        found = self.judge.fitted(torch.from_numpy(self.activation[t : t + 1]), bias)[0]
+        repeated = int(self.looks.repeated[t])
+        self.judged[t] = Judged(Bounds(found, found, found, bias), self.looked.shape[1], repeated)
+        return found
 
     def _decide(self, t: int) -> bool:
         """Run images at ``t`` until it is decided.
 
         Cost: two bounds a round; each round looks at more images, twice as many as the last
-        where the level is expected to fail.
+        where the level is expected to fail.  Images that may decide by their error alone are run
+        in float32 before any other is looked at.
         """
-        rule, batch, recomputed, may_sample = self.rule, len(self.first), 0, True
+        rule, batch, may_sample = self.rule, len(self.first), True
         while True:
             known = self._known(t)
             found = bounds(self.judge, known, rule.bias)
             holds = found.decided(rule.below)
             if holds is not None:
                 break
+            unsure = undecided_images(self.judge, known, rule.bias, rule.below)
+            if len(unsure):
+                self.looks.see([t], unsure, precise=True)
+                continue
             if may_sample:
                 may_sample = False
                 sampled = self._sampled(t, known, found)
@@ -190,15 +230,13 @@ class Screening:
                     break
                 if sampled is not None:
                     continue
-            if known.looked.all():
-                images = inexact_images(self.judge, known, found)
-                recomputed += len(images)
-                self._see([t], images, precise=True)
-                continue
-            self._see([t], next_images(self.judge, known, found, rule.below, batch))
+            if known.looked.all():  # nothing but rounding is left: the fit itself is needed
+                return worth(self._settle(t), rule.bias) >= rule.below
+            more = next_images(self.judge, known, found, rule.below, batch)
+            self.looks.see([t], more)
             batch *= 2
-        recomputed += self.judged[t].recomputed if t in self.judged else 0
-        self.judged[t] = Judged(found, int(self.looked[t].sum()), recomputed)
+        repeated = int(self.looks.repeated[t])
+        self.judged[t] = Judged(found, int(self.looked[t].sum()), repeated)
         return holds
 
     def _sampled(self, t: int, known: Known, found: Bounds) -> Accuracy | None:
@@ -208,7 +246,7 @@ class Screening:
         """
         rule, bias = self.rule, found.expected.bias
         unseen = np.flatnonzero(~known.looked)
-        usable = self.judge.norm == "other" and rule.stop == "first-crossing" and not rule.low
+        usable = self.judge.norm == "other" and rule.stop == "first-crossing"
         fails = worth(found.expected, rule.bias) < rule.below
         if not usable or fails or len(unseen) < 2 * SAMPLE:
             return None
@@ -217,8 +255,11 @@ class Screening:
             return None  # no sample of this size could show that the bias is admissible
         random = np.random.default_rng([rule.seed, 23, t, len(unseen)])
         sample = random.choice(unseen, SAMPLE, replace=False)
-        self._see([t], sample)
-        said = bias > self.judge.margin_max.numpy() - self.activation[t]
+        self.looks.see([t], sample)
+        steps = self.judge.margin_max.numpy()
+        if rule.low:  # what is counted is what float32 would count
+            self.looks.recheck(t, lambda: images_at(self.judge, self._known(t), bias))
+        said = bias > steps - self.activation[t]
         target = self.judge.is_target.numpy()
         alarms = int((said & ~target & known.looked).sum()) + false_alarm_limit(
             int(said[sample].sum()), SAMPLE, len(unseen), rule.risk
@@ -226,33 +267,6 @@ class Screening:
         if rule.bias == "matched" and alarms > self.judge.unpruned_alarms:
             return None
         return self.judge.record(int((said & target).sum()), alarms, bias)
-
-    def _see(self, levels: Sequence[int], images: np.ndarray, precise: bool = False) -> None:
-        """Run images at levels, those not yet run there (in float32: those not yet exact)."""
-        rows = np.asarray(levels, np.int64)
-        done = self.looked[rows] & (self.error[rows] == 0) if precise else self.looked[rows]
-        images = images[~done[:, images].all(0)]
-        if not len(images) or not len(rows):
-            return
-        block = np.ix_(rows, images)
-        found = self.look(levels, images, precise or not self.rule.low).double().numpy()
-        exact = self.looked[block] & (self.error[block] == 0) & (not precise)
-        self.activation[block] = np.where(exact, self.activation[block], found)
-        error = np.zeros((len(levels), 1))
-        if self.rule.low and not precise:
-            error = self._rounding(levels, images, found)
-        self.error[block] = np.where(exact, 0.0, error)
-        self.looked[block] = True
-
-    def _rounding(self, levels: Sequence[int], images: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Error bound [T, 1] of low precision at levels: measured on images run in both."""
-        known = self.error[np.asarray(levels, np.int64)].max(1, keepdims=True)
-        if (known > 0).all():
-            return known
-        probe = np.linspace(0, len(images) - 1, min(PROBE, len(images))).astype(np.int64)
-        exact = self.look(levels, images[probe], True).double().numpy()
-        off = np.abs(exact - found[:, probe]).max(1, keepdims=True)
-        return np.maximum(np.maximum(ROUNDING * off, 1e-9), known)
 
     def _known(self, t: int) -> Known:
         """Level ``t`` as run, and otherwise as expected from the nearest level judged before."""
@@ -267,7 +281,7 @@ class Screening:
             shifts, reaches = self._movement(t)
             shift, reach = shifts[t] - shifts[near], reaches[t] - reaches[near]
         images = np.arange(len(looked))
-        rounding = self.error[near, images]
+        rounding = np.where(self.looks.exact[near, images], 0.0, self.looks.bound[near])
         error = np.where(looked, rounding, reach + rounding)
         return Known(self.activation[near, images] + shift, error, looked.copy())
 
@@ -281,18 +295,3 @@ class Screening:
             np.concatenate([zero, shift[:, 0].cumsum()]),
             np.concatenate([zero, reach.cumsum()]),
         )
-
-
-SAMPLE = 512  # images of a sample
-
-
-def false_alarm_limit(found: int, drawn: int, unseen: int, risk: float) -> int:
-    """Most false alarms among ``unseen`` images, ``drawn`` of them taken at random, ``found`` seen.
-
-    Wrong with probability at most ``risk``: the exact binomial upper limit, which is on the safe
-    side for draws without replacement.
-    """
-    if found == drawn:
-        return unseen
-    rate = float(betaincinv(found + 1, drawn - found, 1 - risk))
-    return min(unseen, math.floor(rate * unseen) + 1)

@@ -21,6 +21,7 @@ from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
 from circuitcore.extraction.judging import Reference, every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
 from circuitcore.machine.spans import span
+from circuitcore.machine.state import float32_products
 from circuitcore.network.forward import Tally
 from circuitcore.network.graph import STAGES
 from circuitcore.options import Options
@@ -35,6 +36,7 @@ ERROR_BUDGET = 0.01  # a run's probability that any level was accepted on an unl
 class Swept:
     """A stage's curve and the target activation float32 [N] at its chosen level.
 
+    ``error``: how far off that may be, float64 [N]; None where all of it is float32.
     ``certifying``: multiply-adds, of the record's, that certified the level.
     """
 
@@ -42,6 +44,7 @@ class Swept:
     level: int
     activation: Tensor
     certifying: int = 0
+    error: np.ndarray | None = None
 
     @property
     def chosen(self) -> Level:
@@ -65,7 +68,8 @@ class Scored:
 
 def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
     """Score one category.  ``share``: for several readings that differ in how levels are judged."""
-    found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
+    with float32_products("ieee"):
+        found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     return Scored(found, Tally(), {} if share else None)
 
 
@@ -130,13 +134,19 @@ def remembering(runs: Executor, images: int) -> Executor:
 
 
 def sweep_stage(
-    prepared: Prepared, runs: Executor, judge: Judge, *, start: Tensor, reference: Reference
+    prepared: Prepared,
+    runs: Executor,
+    judge: Judge,
+    *,
+    start: Tensor,
+    reference: Reference,
+    start_error: np.ndarray | None = None,
 ) -> Swept:
     """The curve of one stage and the level its stop rule chooses, certified in float32.
 
-    ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0;
-    ``reference``: what the threshold is a fraction of.  Cost: at most one pass over the extraction
-    set a level, of the fc layers (fc stage) or the whole network (conv stage).
+    ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0,
+    off by ``start_error`` at most; ``reference``: what the threshold is a fraction of.  Cost: at
+    most one pass over the extraction set a level, of the fc layers (fc stage) or the whole network (conv stage).
     """
     options, assigned, tally = prepared.options, runs.assigned, runs.tally
     images, before = len(prepared.extraction), tally.multiply_adds
@@ -145,7 +155,9 @@ def sweep_stage(
     with span("stage", assigned.stage):
         rule = _rule(prepared, runs, reference.threshold(fraction))
         count = len(assigned.pruned)
-        screening = Screening(judge, start, count, runs.look, rule, lambda: tally.multiply_adds)
+        screening = Screening(
+            judge, start, count, runs.look, rule, lambda: tally.multiply_adds, start_error
+        )
         if every_level(options, images):
             planned = runs.planned(range(1, count), images)
             reference, chosen = _every_level(screening, options, fraction, reference)
@@ -163,7 +175,8 @@ def sweep_stage(
         multiply_adds=tally.multiply_adds - before,
         recomputed=sum(each.recomputed for each in screening.judged.values()),
     )
-    return Swept(record, chosen, screening.at(chosen), screening.certifying)
+    error = screening.error(chosen) if rule.low else None
+    return Swept(record, chosen, screening.at(chosen), screening.certifying, error)
 
 
 def held_against(reference: Reference, fraction: float, bias: str) -> dict[str, float | None]:
@@ -181,7 +194,7 @@ def _every_level(
     screening: Screening, options: Options, fraction: float, reference: Reference
 ) -> tuple[Reference, int]:
     """Judge every level on every image: the reference (the peak is known only now), the level."""
-    screening.judge_all()
+    screening.judge_all(settled=options.reference == "peak")
     found = [screening.judged[t].bounds.expected for t in range(screening.count)]
     curve = [worth(each, options.bias) for each in found]
     if options.reference == "peak":
@@ -201,7 +214,8 @@ def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
         stop=options.stop,
         bias=options.bias,
         at_once=isinstance(runs, ChainExecutor),
-        low=prepared.runner.machine.low,
+        # a trained bias has no bounds that rounding could be held to
+        low=prepared.runner.machine.low and options.bias != "sgd",
         risk=ERROR_BUDGET / looks,
         seed=options.seed,
     )

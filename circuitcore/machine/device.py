@@ -28,7 +28,8 @@ class Device:
 class Machine:
     """What a run computes on and with, resolved once from its options.
 
-    ``dtype``: of sweeps (scores and what is certified are float32); ``memory``: bytes it may use at
+    ``dtype``: of sweeps (scores and what is rechecked are float32); ``precision``: of products of
+    float32 in a sweep, ``ieee`` or ``tf32``; ``memory``: bytes it may use at
     once; ``impl``: as `kernels.dispatch.choose` takes it; ``fallback``: whether chunks get smaller
     where memory runs out.
     """
@@ -38,11 +39,12 @@ class Machine:
     memory: int
     impl: str = "auto"
     fallback: bool = True
+    precision: str = "ieee"
 
     @property
     def low(self) -> bool:
-        """Whether sweeps run in a lower precision than float32."""
-        return self.dtype != torch.float32
+        """Whether sweeps run in a lower precision than IEEE float32."""
+        return self.dtype != torch.float32 or self.precision == "tf32"
 
     @property
     def masked_kernels(self) -> bool:
@@ -68,10 +70,11 @@ def machine(options: Options) -> Machine:
         raise DeviceError(f"--impl {options.impl} on {device}: {error}") from None
     return Machine(
         device,
-        DTYPES[resolve_dtype(options)],
+        DTYPES.get(resolve_dtype(options), torch.float32),
         memory_budget(options, device),
         options.impl,
         not options.no_fallback,
+        options.precision if device.type == "cuda" else "ieee",
     )
 
 
@@ -154,5 +157,9 @@ def memory_budget(options: Options, device: torch.device) -> int:
 
 
 def resolve_dtype(options: Options) -> str:
-    """The precision sweeps run in; ``auto`` is float32."""
-    return "float32" if options.dtype == "auto" else options.dtype
+    """The precision sweeps run in, as a unit's key names it; ``auto`` is float32.
+
+    Where float32 may be multiplied as TF32 that is a precision of its own.
+    """
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    return "tf32" if dtype == "float32" and options.precision == "tf32" else dtype

@@ -9,8 +9,26 @@ import torch
 
 
 @contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """How a GPU multiplies float32 in matrix products and convolutions: ``ieee`` or ``tf32``.
+
+    Put back afterwards, exception or not.  By the settings torch has had since 2.9: they decide
+    whatever the older ``allow_tf32`` says, and mixing both is an error when the older are read.
+    """
+    own = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [each.fp32_precision for each in own]
+    try:
+        for each in own:
+            each.fp32_precision = precision
+        yield
+    finally:
+        for each, value in zip(own, before, strict=True):
+            each.fp32_precision = value
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run in torch's default state: gradients, no autocast, float32, new tensors on the CPU.
+    """Run in one known state: gradients, no autocast, IEEE float32, new tensors on the CPU.
 
     Whatever the caller left on (``torch.no_grad()``, autocast, a default device or dtype) holds
     again afterwards; nothing else of the process is touched.
@@ -19,6 +37,7 @@ def undisturbed() -> Iterator[None]:
     with ExitStack() as stack:
         # the first loop that numba runs in threads resets how many torch uses
         stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.enter_context(float32_products("ieee"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(True))
         for device in ("cpu", "cuda"):

@@ -151,8 +151,13 @@ class Options:
     device: str = _engine("auto", "auto, cpu or cuda:N", "DEVICE", changes="call")
     gpu: AtLeast0 | None = _engine(None, "short for --device cuda:N", "N", changes="call")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _engine(
-        "auto", "numbers the network runs in", changes="numbers"
-    )
+        "auto", "numbers the network is swept in; auto is float32; the circuits are those of "
+        "float32 with any", changes="numbers",
+    )  # fmt: skip
+    precision: Literal["ieee", "tf32"] = _engine(
+        "ieee", "how a GPU multiplies float32 in the sweep; tf32: faster, with the same circuits; "
+        "no effect on a CPU", changes="numbers",
+    )  # fmt: skip
     impl: Literal["auto", "triton", "torch", "numba"] = _engine("auto", "which kernels")
     memory: int | None = _engine(
         None, "most memory to use, such as 8G", "SIZE", changes="call",
@@ -226,6 +231,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Options))
 # in the key by other ways: as hashes, as preprocessing, beside the method
 BESIDE = {
     "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen", "dtype",
+    "precision",
 }  # fmt: skip
 BY_STAGE = {"levels", "fc_levels", "conv_levels", "threshold", "fc_threshold", "conv_threshold"}
 

@@ -50,6 +50,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "device": ("cuda:1", "cuda:1"),
     "gpu": ("0", 0),
     "dtype": ("bfloat16", "bfloat16"),
+    "precision": ("tf32", "tf32"),
     "impl": ("torch", "torch"),
     "memory": ("1.5 GiB", 3 * 2**29),
     "no_fallback": ("yes", True),
@@ -79,7 +80,7 @@ def test_a_flag_typed_as_text_equals_the_typed_value(name, capsys):
 def test_an_option_changes_the_key_or_it_does_not(name):
     """Those that change the numbers do; the few the key holds in another way are named here."""
     beside = {"model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen",
-              "dtype"}  # fmt: skip
+              "dtype", "precision"}  # fmt: skip
     changed = Options(**{name: TYPED[name][1]}).method() != Options().method()
     assert changed == (name in changing("numbers") and name not in beside)
 
