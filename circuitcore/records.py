@@ -40,7 +40,8 @@ class Level(Accuracy):
     ``csa_lo`` = ``csa_hi`` = ``csa`` where every image was evaluated, and so for ``hit``.  Else
     ``csa`` (and what goes with it) is what is expected of the images not evaluated: ``csa_hi`` and
     ``hit_hi`` hold whatever they would do, ``csa_lo`` and ``hit_lo`` if they moved no further since
-    they were last evaluated than `screening` allows.  Under a matched bias the hits decide.
+    they were last evaluated than `screening` allows, and are no further off than the rounding
+    measured at the level.  Under a matched bias the hits decide.
     """
 
     level: int
@@ -61,7 +62,7 @@ class Stage(Record):
 
     ``planned_multiply_adds``: known before the stage ran, where every level was evaluated;
     ``multiply_adds``: executed; ``recomputed``: runs of an image at a level repeated in float32
-    because its decision lay within the error of a lower precision.
+    because its decision lay within the error of a lower precision, or to measure that error.
     """
 
     stage: Literal["fc", "conv"]

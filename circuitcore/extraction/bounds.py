@@ -103,14 +103,17 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     return images[np.argsort(steps[images], kind="stable")[:batch]]
 
 
-def undecided_images(judge: Judge, known: Known, bias: str, below: float) -> np.ndarray:
+def undecided_images(judge: Judge, known: Known, found: Bounds, below: float) -> np.ndarray:
     """Images run in low precision whose error may decide whether a level holds, int64.
 
     Under a matched bias a level holds iff no more than F0 others lie below the step of the last
-    target that it needs: those that may be near that one.  Else those at any bias that may do.
+    target that it needs: those that may be near that one.  Else one bias that does is enough, where
+    one is expected to; and all that may do are open, where none is.
     """
-    if bias != "matched":
-        return _open_images(judge, known, bias, below)
+    if found.bias != "matched" and worth(found.expected, found.bias) >= below:
+        return images_at(judge, known, found.expected.bias)
+    if found.bias != "matched":
+        return _open_images(judge, known, found.bias, below)
     target = judge.is_target.numpy()
     steps = judge.margin_max.numpy() - known.activation
     needed = max(math.ceil(below * int(target.sum())), 1) - 1

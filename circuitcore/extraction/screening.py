@@ -217,7 +217,7 @@ class Screening:
             holds = found.decided(rule.below)
             if holds is not None:
                 break
-            unsure = undecided_images(self.judge, known, rule.bias, rule.below)
+            unsure = undecided_images(self.judge, known, found, rule.below)
             if len(unsure):
                 self.looks.see([t], unsure, precise=True)
                 continue

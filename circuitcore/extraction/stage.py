@@ -146,7 +146,8 @@ def sweep_stage(
 
     ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0,
     off by ``start_error`` at most; ``reference``: what the threshold is a fraction of.  Cost: at
-    most one pass over the extraction set a level, of the fc layers (fc stage) or the whole network (conv stage).
+    most one pass over the extraction set a level, of the fc layers (fc stage) or the whole network
+    (conv stage).
     """
     options, assigned, tally = prepared.options, runs.assigned, runs.tally
     images, before = len(prepared.extraction), tally.multiply_adds
