@@ -77,8 +77,9 @@ def main() -> None:
             found[name] = extract_circuit(prepared, unit, str(unit))
             spent = time.perf_counter() - began
             seconds[name] += spent
-            print(f"{unit} {name}: {spent:.1f} s, {runs[False]} image runs in low precision, "
-                  f"{runs[True]} in float32, {found[name].record.cost.fpe:.2f} FPE", flush=True)  # fmt: skip
+            fpe = found[name].record.cost.fpe
+            print(f"{unit} {name}: {spent:.1f} s, {fpe:.2f} FPE, image runs: {runs[False]} in low "
+                  f"precision, {runs[True]} in float32", flush=True)  # fmt: skip
         print("  circuits equal:", same(found["bfloat16"], found["float32"]), flush=True)
     print(f"float32 / bfloat16 seconds: {seconds['float32'] / seconds['bfloat16']:.2f}")
 

@@ -23,6 +23,9 @@ from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 
+# an AlexNet of 64 pixels, two cores with AMX: `python bench/e2e/precision.py`
+CPU_NOTE = "on a CPU --dtype float32 is faster than any other, with the same circuits: leave it out"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -80,6 +83,8 @@ def prepare(
         extraction, heldout = taken_over(given, extraction_files, heldout_files)
         return Prepared(inputs, options, found, extraction, heldout, scratch)
     every = [*extraction_files, *heldout_files]
+    if machine.device.type == "cpu" and machine.low:
+        progress.note(CPU_NOTE)
     progress.start("decoding, unpruned network", len(every))
     with Decoding(inputs.source, every, preprocessing, scratch) as decoding:
         found = runner(decoding.pixels)

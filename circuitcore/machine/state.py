@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -15,7 +16,8 @@ def float32_products(precision: str) -> Iterator[None]:
     Put back afterwards, exception or not.  By the settings torch has had since 2.9: they decide
     whatever the older ``allow_tf32`` says, and mixing both is an error when the older are read.
     """
-    own = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    torch_has: Any = torch.backends  # its types do not name these settings
+    own = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
     before = [each.fp32_precision for each in own]
     try:
         for each in own:
