@@ -228,7 +228,7 @@ class ReplayExecutor(Executor):
         replay = self.runner.replay(precise)
         replay.hold(self, self.unit, self.fixed)
         writes = [partial(replay.level, self.flat, t) for t in levels]
-        with span("level", self.assigned.stage, levels[0]):
+        with span("level", self.assigned.stage, levels[0]), self.runner.products(precise):
             return replay.look(self.split, images, writes, self.tally)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:

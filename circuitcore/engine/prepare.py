@@ -24,7 +24,7 @@ from circuitcore.options import Options
 from circuitcore.progress import Progress
 
 # an AlexNet of 64 pixels, two cores with AMX: `python bench/e2e/precision.py`
-CPU_NOTE = "on a CPU --dtype float32 is faster than any other, with the same circuits: leave it out"
+CPU_NOTE = "on a CPU --dtype float32 is about as fast as any lower one, with the same circuits"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
 from circuitcore.extraction.judging import Reference, every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
 from circuitcore.machine.spans import span
-from circuitcore.machine.state import float32_products
 from circuitcore.network.forward import Tally
 from circuitcore.network.graph import STAGES
 from circuitcore.options import Options
@@ -68,7 +67,7 @@ class Scored:
 
 def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
     """Score one category.  ``share``: for several readings that differ in how levels are judged."""
-    with float32_products("ieee"):
+    with prepared.runner.products(precise=True):
         found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
     return Scored(found, Tally(), {} if share else None)
 

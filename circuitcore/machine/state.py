@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from threading import RLock
 from typing import Any
 
 import torch
 
+_changing = RLock()  # the settings are the process's: one thread at a time where they differ
+
 
 @contextmanager
-def float32_products(precision: str) -> Iterator[None]:
+def float32_products(precision: str, alone: bool = False) -> Iterator[None]:
     """How a GPU multiplies float32 in matrix products and convolutions: ``ieee`` or ``tf32``.
 
     Put back afterwards, exception or not.  By the settings torch has had since 2.9: they decide
     whatever the older ``allow_tf32`` says, and mixing both is an error when the older are read.
+    ``alone``: no other thread that asks for the same runs meanwhile, as is needed where threads
+    want different ones.
     """
     torch_has: Any = torch.backends  # its types do not name these settings
     own = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
-    before = [each.fp32_precision for each in own]
-    try:
-        for each in own:
-            each.fp32_precision = precision
-        yield
-    finally:
-        for each, value in zip(own, before, strict=True):
-            each.fp32_precision = value
+    with _changing if alone else nullcontext():
+        before = [each.fp32_precision for each in own]
+        try:
+            for each in own:
+                each.fp32_precision = precision
+            yield
+        finally:
+            for each, value in zip(own, before, strict=True):
+                each.fp32_precision = value
 
 
 @contextmanager
