@@ -197,6 +197,8 @@ def _swept(
     """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
     swept: list[Swept] = []
     start, error = judge.unpruned, None
+    if prepared.runner.machine.low:  # levels of a stored curve were settled at its threshold only
+        stored_fc = None
     for runs in stages:
         if runs.assigned.stage == "fc" and stored_fc is not None:
             result = _rechosen(runs, prepared.options, stored_fc, reference, judge)
