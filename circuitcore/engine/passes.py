@@ -64,9 +64,11 @@ def circuit_pass(
     layer is masked and the split has them, else from the images.
     """
     whole = runner.network if precise else runner.low_network
-    conv = set(runner.network.layers("conv"))
-    kept = {name: mask for name, mask in kept.items() if name not in conv or not bool(mask.all())}
-    features = bool(split.features) and not set(kept) & conv
+    conv = [name for name in runner.network.layers("conv") if name in kept]
+    pruned = torch.stack([~kept[name].all() for name in conv]).tolist() if conv else []
+    whole_ones = {name for name, some in zip(conv, pruned, strict=True) if not some}
+    kept = {name: mask for name, mask in kept.items() if name not in whole_ones}
+    features = bool(split.features) and not any(pruned)
     if runner.machine.device.type == "cuda":
         return _gpu_pass(runner, split, unit, kept, features, tally, precise)
     network, kept = shrunk(whole, unit, kept)

@@ -163,7 +163,7 @@ def _tested(
     """The circuit's activation on the held-out set, at its frozen bias, and its faithfulness."""
     seed, biased = unit_seed(prepared.options.seed, unit), unpruned.heldout_biased
     heldout = heldout_accuracy(judge, activation, fitted.bias, biased, seed)
-    nothing = empty_activation(prepared.runner.network, unit, len(judge))
+    nothing = empty_activation(prepared.inputs.model.network, unit, len(judge))
     said = [
         judge.predicted(activation, fitted.bias),
         judge.predicted(judge.unpruned, biased.bias),

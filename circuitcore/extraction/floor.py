@@ -18,6 +18,7 @@ from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import SLACK, Judge, worth
 from circuitcore.extraction.looks import Look
 from circuitcore.extraction.screening import Rule, Screening
+from circuitcore.inputs.pixels import to_device
 from circuitcore.network.forward import Tally
 from circuitcore.records import Accuracy, RandomMasks
 from circuitcore.scoring.seeds import layer_seed
@@ -65,12 +66,22 @@ def _look(run: Callable[[np.ndarray], Tensor]) -> Look:
 def random_mask(prepared: Prepared, unit: int, kept: Kept, draw: int = 0) -> dict[str, Tensor]:
     """The ``draw``-th mask that keeps as many weights of each layer as ``kept`` does, at random."""
     layers = prepared.runner.network.layers()
+    counts = torch.stack([mask.count_nonzero() for mask in kept.values()]).tolist()
     found = {}
-    for name, mask in kept.items():
+    for (name, mask), count in zip(kept.items(), counts, strict=True):
         seed = [layer_seed(prepared.options.seed, unit, layers.index(name)), draw]
-        drawn = at_random(mask.numel(), int(mask.count_nonzero()), np.random.default_rng(seed))
-        found[name] = torch.from_numpy(drawn).view(mask.shape).to(mask.device)
+        drawn = at_random(mask.numel(), count, np.random.default_rng(seed))
+        found[name] = on_device(drawn, mask.device).view(mask.shape)
     return found
+
+
+def on_device(drawn: np.ndarray, device: torch.device) -> Tensor:
+    """A bool array [n] on a device, where it crosses to a GPU as bits."""
+    if device.type == "cpu":
+        return torch.from_numpy(drawn)
+    bits = to_device(np.packbits(drawn), device)
+    place = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+    return ((bits[:, None] >> place) & 1).view(torch.bool).flatten()[: len(drawn)]
 
 
 def at_random(size: int, count: int, random: np.random.Generator) -> np.ndarray:

@@ -100,7 +100,7 @@ def empty_activation(network: Network, unit: int, images: int) -> Tensor:
 
 def empty_circuit(prepared: Prepared, unit: int, extraction: Judge, heldout: Judge) -> Empty:
     """The empty circuit with its own bias.  Cost: one bias fit."""
-    network, how = prepared.runner.network, prepared.options.bias
+    network, how = prepared.inputs.model.network, prepared.options.bias  # on the CPU
     fitted = extraction.fitted(empty_activation(network, unit, len(extraction))[None], how)[0]
     activation = empty_activation(network, unit, len(heldout))
     return Empty(extraction=fitted, heldout=heldout.at(activation, fitted.bias))

@@ -109,22 +109,36 @@ def _bytes(
 ) -> list[torch.Tensor]:  # fmt: skip
     """The bytes.  cuts [nodes, levels]: of a node's ``tied`` full ties, in order of their index,
     level t prunes the first cuts[node, t]."""
-    seen = torch.zeros(len(cuts), dtype=torch.int64, device=table.device)
+    seen = torch.zeros(len(cuts) + 1, dtype=torch.int64, device=table.device)
     levels = []
     for layer in layers:
         size = layer.weight.numel()
         level, index, node, count = gpu.write_bytes(layer, table, first, max(1, min(tied, size)))
         if tied and size:
             real = torch.arange(len(index), device=index.device) < count
-            index, order = torch.where(real, index, size).sort()
-            node = torch.where(real, node, -1)[order]
-            byte = torch.zeros_like(index)
-            for slot, cut in enumerate(cuts):
-                mine = node == slot
-                rank = mine.cumsum(0) - 1 + seen[slot]
-                byte = torch.where(mine, torch.searchsorted(cut.long(), rank, right=True), byte)
-                seen[slot] += mine.sum()
-            spare = torch.cat([level.flatten(), level.new_zeros(1)])  # where no tie is written
-            level = spare.scatter_(0, index, byte.to(torch.uint8))[:-1]
+            index, node = torch.where(real, index, size), torch.where(real, node, len(cuts))
+            level = _settled(level, index, node.long(), cuts, seen)
         levels.append(level.view(layer.shape))
     return levels
+
+
+def _settled(
+    level: torch.Tensor, index: torch.Tensor, node: torch.Tensor, cuts: torch.Tensor,
+    seen: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """A layer's bytes with those of its full ties: a node's in the order of their index.
+
+    Entries of the node behind the last are none, with an index behind the last.  ``seen`` int64
+    [nodes + 1]: how many of each node's lie in the layers before; this one's are added.
+    """
+    whole, levels = 1 << 32, cuts.shape[1]
+    key = (node * whole + index).sort().values
+    node, index = key // whole, key % whole
+    place = torch.arange(len(key), device=key.device)
+    rank = place - torch.searchsorted(node, node) + seen[node]
+    # all nodes' cuts as one ascending list: before a tie lie its own node's and all those before
+    steps = torch.arange(len(cuts), device=key.device)[:, None] * whole + cuts
+    byte = torch.searchsorted(steps.flatten(), node * whole + rank, right=True) - node * levels
+    seen.scatter_add_(0, node, torch.ones_like(node))
+    spare = torch.cat([level.flatten(), level.new_zeros(1)])  # where what is none is written
+    return spare.scatter_(0, index, byte.to(torch.uint8))[:-1]
