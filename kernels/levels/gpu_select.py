@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from circuitcore.kernels.levels import gpu
+from circuitcore.kernels.levels import gpu, gpu_cuts
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS, SCORE_DIGITS
 from circuitcore.kernels.masked.tiles import uploaded
@@ -35,33 +35,78 @@ def select(
     if sum(layer.weight.numel() for layer in scores) >= 2**31:
         raise ValueError("the GPU's counters hold fewer than 2^31 weights")
     layers = [gpu.prepared(layer, tile) for layer in scores]
-    device, most = layers[0].weight.device, max(1, len(counts))
-    table = torch.zeros(1 + (KEY_DIGITS - 1) * most, DIGITS, dtype=torch.int16, device=device)
-    first = uploaded([0, *(1 + most * depth for depth in range(KEY_DIGITS - 1))], device)
-    wanted = uploaded(counts, device)[None]
-    reached = wanted[0]
-    zeros = torch.zeros(len(layers), 1, dtype=torch.int32, device=device)
-    bad = zeros.sum()
-    rows = 0
-    for depth in range(KEY_DIGITS):
+    device, levels = layers[0].weight.device, len(counts)
+    # rows of one node first, then of as many as there are levels
+    table = torch.zeros(1 + (KEY_DIGITS - 1) * levels, DIGITS, dtype=torch.int16, device=device)
+    starts = [0, *(1 + levels * depth for depth in range(KEY_DIGITS - 1)), -1]
+    first = uploaded(starts, device)
+    told = uploaded([*counts, 0, 0, 0], device)
+    zeros = torch.zeros(len(layers), dtype=torch.int32, device=device)
+    wanted = told[None, :levels]
+    for depth in range(KEY_DIGITS if levels else 1):
         nodes = len(wanted)
         histogram = torch.zeros(nodes, DIGITS, dtype=torch.int32, device=device)
         for number, layer in enumerate(layers):
-            gpu.count_digits(layer, table, first, histogram, zeros[number], depth)
-        if depth == 0:  # the first digit of a finite float32 lies in 0x0080 to 0xFF7F
-            bad = histogram[0, :0x80].sum() + histogram[0, 0xFF80:].sum()
+            gpu.count_digits(layer, table, first, histogram, zeros[number : number + 1], depth)
+        rows = table[starts[depth] : starts[depth] + nodes]
         snap = ties == "snap" and depth == SCORE_DIGITS - 1
-        table[rows : rows + nodes], wanted, sizes, moved = refine(histogram, wanted, most, snap)
-        reached = reached + moved
-        rows += nodes
-        if depth + 1 < KEY_DIGITS:
-            first[depth + 1] = torch.where((sizes > 0).any(), first[depth + 1], -1)
-    facts = torch.cat([torch.stack([bad, sizes.sum(), (sizes > 0).sum()]), reached, zeros[:, 0]])
-    broken, tied, slots, *numbers = facts.tolist()  # the one wait
+        below = first[depth + 1 :]
+        wanted = _refine(histogram, wanted.clone(), rows, told, below, depth, snap)
+    numbers = torch.cat([told, zeros]).tolist()  # the one wait
+    broken, tied, slots = numbers[levels : levels + 3]
     if broken:
         raise ValueError("scores are not finite")
-    levels = _bytes(layers, table, first, wanted[:slots], tied)
-    return levels, tuple(numbers[: len(counts)]), tuple(numbers[len(counts) :])
+    made = _bytes(layers, table, first, wanted[:slots], tied if levels else 0)
+    return made, tuple(numbers[:levels]), tuple(numbers[levels + 3 :])
+
+
+@torch.library.custom_op("circuitcore::levels_refine", mutates_args=("rows", "told", "first"))
+def _refine(
+    histogram: torch.Tensor,
+    wanted: torch.Tensor,
+    rows: torch.Tensor,
+    told: torch.Tensor,
+    first: torch.Tensor,
+    depth: int,
+    snap: bool,
+) -> torch.Tensor:
+    """Write a depth's rows of the table and what follows; what levels prune of the nodes below.
+
+    ``told`` int32 [levels + 3]: counts reached, scores that are not finite, weights in the digits
+    cut through, how many those are; ``first``: where the nodes below start, -1 if there are none.
+    """
+    if histogram.device.type == "cuda" and wanted.shape[1]:
+        return gpu_cuts.launch_refine(histogram, wanted, rows, told, first, depth, snap)
+    return refine_told(histogram, wanted, rows, told, first, depth, snap)
+
+
+@_refine.register_fake
+def _(
+    histogram: torch.Tensor,
+    wanted: torch.Tensor,
+    rows: torch.Tensor,
+    told: torch.Tensor,
+    first: torch.Tensor,
+    depth: int,
+    snap: bool,
+) -> torch.Tensor:
+    return wanted.new_empty(wanted.shape[1], wanted.shape[1])
+
+
+def refine_told(
+    histogram: torch.Tensor, wanted: torch.Tensor, rows: torch.Tensor, told: torch.Tensor,
+    first: torch.Tensor, depth: int, snap: bool,
+) -> torch.Tensor:  # fmt: skip
+    """`refine` in plain torch, its results where the kernels put them."""
+    levels = wanted.shape[1]
+    row, below, sizes, moved = refine(histogram, wanted, max(1, levels), snap)
+    rows.copy_(row)
+    if depth == 0:  # the first digit of a finite float32 lies in 0x0080 to 0xFF7F
+        told[levels] = histogram[0, :0x80].sum() + histogram[0, 0xFF80:].sum()
+    told[:levels] += moved
+    told[levels + 1], told[levels + 2] = sizes.sum(), (sizes > 0).sum()
+    first[:1] = torch.where((sizes > 0).any(), first[:1], -1)
+    return below[:levels].clone()
 
 
 def refine(

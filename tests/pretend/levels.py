@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuitcore.kernels.levels.gpu_select import refine_told
 from circuitcore.kernels.score_linear.factors import FORM_CODES, score_from_factors
 
 FORMS = {code: form for form, code in FORM_CODES.items()}
@@ -115,7 +116,16 @@ def level_bytes(
     return level, index, node, torch.tensor([len(ties)], dtype=torch.int32)
 
 
+def refined(
+    histogram: Tensor, wanted: Tensor, rows: Tensor, told: Tensor, first: Tensor, depth: int,
+    snap: bool,
+) -> list[Tensor]:  # fmt: skip
+    """What is returned, and what is written in place."""
+    return [refine_told(histogram, wanted, rows, told, first, depth, snap), rows, told, first]
+
+
 ANSWERS: dict[str, Callable[..., Any]] = {
+    "levels_refine": refined,
     "levels_range": range_of,
     "levels_histogram": histogram,
     "levels_bytes": level_bytes,
