@@ -122,51 +122,38 @@ def _launch_histogram(
     )  # fmt: skip
 
 
-@torch.library.custom_op("circuitcore::levels_bytes", mutates_args=())
+@torch.library.custom_op(
+    "circuitcore::levels_bytes", mutates_args=("level", "index", "node", "count")
+)
 def _bytes(
     weight: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
     table: torch.Tensor,
     first: torch.Tensor,
+    level: torch.Tensor,
+    index: torch.Tensor,
+    node: torch.Tensor,
+    count: torch.Tensor,
     norm: torch.Tensor,
     layout: Sequence[int],
-    room: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _launch_bytes(weight, left, right, table, first, norm, layout, room)
+    start: int,
+) -> None:
+    _launch_bytes(weight, left, right, table, first, level, index, node, count, norm, layout, start)
 
 
 def _launch_bytes(
     weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, table: torch.Tensor,
-    first: torch.Tensor, norm: torch.Tensor, layout: Sequence[int], room: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """A layer's level bytes, and its full ties in any order: index, node, and how many [1]."""
-    level = torch.empty_like(weight, dtype=torch.uint8)
-    index = torch.zeros(room, dtype=torch.int64, device=weight.device)
-    node = torch.zeros(room, dtype=torch.int32, device=weight.device)
-    count = torch.zeros(1, dtype=torch.int32, device=weight.device)
+    first: torch.Tensor, level: torch.Tensor, index: torch.Tensor, node: torch.Tensor,
+    count: torch.Tensor, norm: torch.Tensor, layout: Sequence[int], start: int,
+) -> None:  # fmt: skip
+    """Write a layer's level bytes to ``level``, and add its full ties in any order: index plus
+    ``start``, node, and how many [1]."""
     launch(
         levels_byte_kernel, _grid(layout),
-        weight, left, right, table, first, level, index, node, count, norm, *layout[:4],
+        weight, left, right, table, first, level, index, node, count, norm, *layout[:4], start,
         **_options(layout),
     )  # fmt: skip
-    return level, index, node, count
-
-
-@_bytes.register_fake
-def _(
-    weight: torch.Tensor,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    table: torch.Tensor,
-    first: torch.Tensor,
-    norm: torch.Tensor,
-    layout: Sequence[int],
-    room: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    node = weight.new_empty(room, dtype=torch.int32)
-    level = torch.empty_like(weight, dtype=torch.uint8)
-    return level, weight.new_empty(room, dtype=torch.int64), node, node.new_empty(1)
 
 
 def score_range(scores: LayerScores, tile: LinearTile | None = None) -> torch.Tensor:
@@ -189,15 +176,15 @@ def count_digits(
 
 
 def write_bytes(
-    layer: Prepared, table: torch.Tensor, first: torch.Tensor, room: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`_bytes` of a layer; an empty one has no ties."""
+    layer: Prepared, table: torch.Tensor, first: torch.Tensor, level: torch.Tensor,
+    index: torch.Tensor, node: torch.Tensor, count: torch.Tensor, start: int,
+) -> None:  # fmt: skip
+    """`_bytes` of a layer; nothing where it is empty."""
     if layer.weight.numel():
-        return _bytes(
-            layer.weight, layer.left, layer.right, table, first, layer.norm, layer.layout, room
-        )
-    none = torch.zeros(1, dtype=torch.int32, device=table.device)
-    return torch.empty_like(layer.weight, dtype=torch.uint8), none.long(), none, none
+        _bytes(
+            layer.weight, layer.left, layer.right, table, first, level, index, node, count,
+            layer.norm, layer.layout, start,
+        )  # fmt: skip
 
 
 def aot_cases(arch: str) -> list[AotCase]:
@@ -217,7 +204,13 @@ def aot_cases(arch: str) -> list[AotCase]:
             layer = prepared(scores)
             factors = layer.weight, layer.left, layer.right
             _launch_range(*factors, layer.layout)
-            _launch_bytes(*factors, table, first, layer.norm, layer.layout, 1)
+            level = torch.empty(scores.weight.numel(), dtype=torch.uint8)
+            index, node = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int32)
+            for start in (0, 1, 16):
+                _launch_bytes(
+                    *factors, table, first, level, index, node, node, layer.norm, layer.layout,
+                    start,
+                )  # fmt: skip
             for depth in range(KEY_DIGITS):
                 _launch_histogram(
                     *factors, table, first, out, zeros[1:], layer.norm, layer.layout, depth

@@ -140,6 +140,7 @@ def levels_byte_kernel(
     C,
     N,
     form,
+    start,  # of this layer among all: what is added to a tie's index
     GIVEN: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
@@ -150,5 +151,5 @@ def levels_byte_kernel(
     entry, tied = walk(key, magnitude, inside, trie, first, 4)
     tl.store(level + at, entry.to(tl.uint8), mask=inside)
     slot = tl.atomic_add(tie_count + tl.zeros_like(entry), 1, mask=tied, sem="relaxed")
-    tl.store(tie_index + slot, at, mask=tied)
+    tl.store(tie_index + slot, at + start, mask=tied)
     tl.store(tie_node + slot, ~entry, mask=tied)

@@ -152,38 +152,39 @@ def _bytes(
     layers: Sequence[gpu.Prepared], table: torch.Tensor, first: torch.Tensor,
     cuts: torch.Tensor, tied: int,
 ) -> list[torch.Tensor]:  # fmt: skip
-    """The bytes.  cuts [nodes, levels]: of a node's ``tied`` full ties, in order of their index,
-    level t prunes the first cuts[node, t]."""
-    seen = torch.zeros(len(cuts) + 1, dtype=torch.int64, device=table.device)
-    levels = []
-    for layer in layers:
-        size = layer.weight.numel()
-        level, index, node, count = gpu.write_bytes(layer, table, first, max(1, min(tied, size)))
-        if tied and size:
-            real = torch.arange(len(index), device=index.device) < count
-            index, node = torch.where(real, index, size), torch.where(real, node, len(cuts))
-            level = _settled(level, index, node.long(), cuts, seen)
-        levels.append(level.view(layer.shape))
-    return levels
+    """The bytes.  cuts [nodes, levels]: of a node's ``tied`` full ties, in order of layer and
+    index, level t prunes the first cuts[node, t]."""
+    starts = [0]
+    for layer in layers:  # each on an address that 16 divides
+        starts.append(starts[-1] + -(-layer.weight.numel() // 16) * 16)
+    device = table.device
+    levels = torch.empty(starts[-1] + 1, dtype=torch.uint8, device=device)
+    index = torch.full((max(1, tied),), starts[-1], dtype=torch.int64, device=device)
+    node = torch.full((max(1, tied),), len(cuts), dtype=torch.int32, device=device)
+    count = torch.zeros(1, dtype=torch.int32, device=device)
+    for layer, start in zip(layers, starts, strict=False):
+        gpu.write_bytes(layer, table, first, levels[start:], index, node, count, start)
+    if tied:
+        _settle(levels, index, node.long(), cuts)
+    return [
+        levels[start : start + layer.weight.numel()].view(layer.shape)
+        for layer, start in zip(layers, starts, strict=False)
+    ]
 
 
-def _settled(
-    level: torch.Tensor, index: torch.Tensor, node: torch.Tensor, cuts: torch.Tensor,
-    seen: torch.Tensor,
-) -> torch.Tensor:  # fmt: skip
-    """A layer's bytes with those of its full ties: a node's in the order of their index.
+def _settle(
+    levels: torch.Tensor, index: torch.Tensor, node: torch.Tensor, cuts: torch.Tensor
+) -> None:
+    """Give full ties their bytes: those of a node in the order of their places in all layers.
 
-    Entries of the node behind the last are none, with an index behind the last.  ``seen`` int64
-    [nodes + 1]: how many of each node's lie in the layers before; this one's are added.
+    Entries of the node behind the last are none, with an index behind the last.
     """
-    whole, levels = 1 << 32, cuts.shape[1]
+    whole = 1 << 40
     key = (node * whole + index).sort().values
     node, index = key // whole, key % whole
     place = torch.arange(len(key), device=key.device)
-    rank = place - torch.searchsorted(node, node) + seen[node]
     # all nodes' cuts as one ascending list: before a tie lie its own node's and all those before
     steps = torch.arange(len(cuts), device=key.device)[:, None] * whole + cuts
-    byte = torch.searchsorted(steps.flatten(), node * whole + rank, right=True) - node * levels
-    seen.scatter_add_(0, node, torch.ones_like(node))
-    spare = torch.cat([level.flatten(), level.new_zeros(1)])  # where what is none is written
-    return spare.scatter_(0, index, byte.to(torch.uint8))[:-1]
+    at = node * whole + (place - torch.searchsorted(node, node))
+    byte = torch.searchsorted(steps.flatten(), at, right=True) - node * cuts.shape[1]
+    levels.scatter_(0, index, byte.to(torch.uint8))

@@ -100,20 +100,17 @@ def histogram(
 
 
 def level_bytes(
-    weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor,
-    norm: Tensor, layout: Sequence[int], room: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    weight: Tensor, left: Tensor, right: Tensor, table: Tensor, first: Tensor, level: Tensor,
+    index: Tensor, node: Tensor, count: Tensor, norm: Tensor, layout: Sequence[int], start: int,
+) -> None:  # fmt: skip
     """Level bytes; index and node of the full ties, and how many; ties come last index first."""
-    own, drawn, copies = sample(weight, right)
-    scores = raw(weight, left, right, layout) if copies is None else drawn
-    entry = walked(keys(own, scores, norm), table, first, 4)
-    if copies is not None:
-        entry = entry.short().repeat_interleave(copies)
-    level = (entry & 0xFF).to(torch.uint8).view(weight.shape)
+    digits = keys(weight, raw(weight, left, right, layout), norm)
+    entry = walked(digits, table, first, 4)
+    level[: weight.numel()] = (entry & 0xFF).to(torch.uint8)
     ties = (entry < 0).nonzero()[:, 0].flip(0)
-    index, node = torch.zeros(room, dtype=torch.int64), torch.zeros(room, dtype=torch.int32)
-    index[: len(ties)], node[: len(ties)] = ties, ~entry[ties].int()
-    return level, index, node, torch.tensor([len(ties)], dtype=torch.int32)
+    at = slice(int(count), int(count) + len(ties))
+    index[at], node[at] = ties + start, ~entry[ties].int()
+    count += len(ties)
 
 
 def refined(
