@@ -226,7 +226,7 @@ class ReplayExecutor(Executor):
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         replay = self.runner.replay(precise)
-        replay.hold(self, self.unit, self.fixed)
+        replay.hold(self, self.unit, self.fixed, levels=True)
         writes = [partial(replay.level, self.flat, t) for t in levels]
         with span("level", self.assigned.stage, levels[0]), self.runner.products(precise):
             return replay.look(self.split, images, writes, self.tally)

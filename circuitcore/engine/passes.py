@@ -65,10 +65,10 @@ def circuit_pass(
     """
     whole = runner.network if precise else runner.low_network
     conv = [name for name in runner.network.layers("conv") if name in kept]
-    pruned = torch.stack([~kept[name].all() for name in conv]).tolist() if conv else []
-    whole_ones = {name for name, some in zip(conv, pruned, strict=True) if not some}
-    kept = {name: mask for name, mask in kept.items() if name not in whole_ones}
-    features = bool(split.features) and not any(pruned)
+    whole_ones = torch.stack([kept[name].all() for name in conv]).tolist() if conv else []
+    left = {name for name, is_whole in zip(conv, whole_ones, strict=True) if is_whole}
+    kept = {name: mask for name, mask in kept.items() if name not in left}
+    features = bool(split.features) and all(whole_ones)
     if runner.machine.device.type == "cuda":
         return _gpu_pass(runner, split, unit, kept, features, tally, precise)
     network, kept = shrunk(whole, unit, kept)

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from circuitcore.engine.splits import Split
-from circuitcore.inputs.pixels import to_device
+from circuitcore.inputs.pixels import Normaliser, to_device
+from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.machine.chunks import smaller
 from circuitcore.network.forward import Override, Tally, forward
-from circuitcore.network.graph import Network
+from circuitcore.network.graph import Network, Step
 
 STEP = 64  # batches are whole multiples of it: few different graphs, little filled up
 ROOM = 32  # whole batches of results that wait on the device at most
@@ -36,22 +37,24 @@ class Replay:
     ``network``: in the precision of the passes; ``resident`` [M, C, H, W]: the pixels of a run's
     images on the device, None where they do not fit: chunks of them are copied then;
     ``normalise``: from pixels to network input; ``batch``: most images a replay; ``multiply_adds``:
-    of one image and one target unit; ``fallback``: whether batches get smaller where memory runs
-    out, and ``note`` is told.
+    of one image and target unit; ``impl`` as in `dispatch.choose`; ``fallback``: whether batches
+    get smaller where memory runs out, and ``note`` is told.
     """
 
     def __init__(
         self,
         network: Network,
         resident: Tensor | None,
-        normalise: Callable[[Tensor], Tensor],
+        normalise: Normaliser,
         batch: int,
         multiply_adds: int,
         *,
+        impl: str = "auto",
         fallback: bool = True,
         note: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.network, self.resident, self.normalise = network, resident, normalise
+        self.impl, self.first = impl, _first(network)
         self.multiply_adds, self.fallback, self.note = multiply_adds, fallback, note
         some = network.weights[network.last]
         self.device, self.nothing = some.device, some.new_zeros(())
@@ -82,22 +85,27 @@ class Replay:
         images = batch if self.resident is None else len(self.resident)
         self.batch, self.capacity = batch, images + ROOM * batch
         self.order = torch.zeros(images + batch, **numbers)
-        self.at, self.to = torch.zeros(1, **numbers), torch.zeros(1, **numbers)
+        self.counters = torch.zeros(2, **numbers)
+        self.at, self.to = self.counters[:1], self.counters[1:]
         self.steps = torch.arange(batch, **numbers)
         self.found = torch.zeros(self.capacity, device=self.device)
         self.source = self.resident
         self.graphs: dict[int, Any] = {}
         self.pool: Any = None
 
-    def hold(self, holder: object, unit: int, kept: Mapping[str, Tensor]) -> None:
+    def hold(
+        self, holder: object, unit: int, kept: Mapping[str, Tensor], levels: bool = False
+    ) -> None:
         """Write a circuit for ``unit``, layers not in ``kept`` whole; nothing while it is held.
 
-        Cost: at most two launches a layer.
+        ``levels``: the convolutions are left to `level`.  Cost: a launch a layer.
         """
         if self.holder is holder:
             return
         network, last = self.network, self.network.last
         for name, buffer in self.circuit.weights.items():
+            if levels and name in self.convolutions:
+                continue
             weight = network.weights[name]
             weight = weight[unit : unit + 1] if name == last and network.outputs > 1 else weight
             if name in kept:
@@ -137,10 +145,9 @@ class Replay:
         """All images at a circuit, then the next."""
         sizes = self.batches(len(images))
         self.order[: len(images)].copy_(to_device(images + split.first, self.device))
-        self.to.zero_()
-        for write in writes:
+        for place, write in enumerate(writes):
             write()
-            self.at.zero_()
+            (self.at if place else self.counters).zero_()
             for size in sizes:
                 self._graph(size).replay()
             self._count(tally, sum(sizes))
@@ -160,10 +167,9 @@ class Replay:
             part = images[start : start + self.batch]
             (size,) = self.batches(len(part))
             self.source[: len(part)].copy_(to_device(split.pixels[part], self.device))
-            self.to.zero_()
-            for write in writes:
+            for place, write in enumerate(writes):
                 write()
-                self.at.zero_()
+                (self.at if place else self.counters).zero_()
                 self._graph(size).replay()
                 self._count(tally, size)
             rows = self.found[: len(writes) * size].view(-1, size)
@@ -187,7 +193,7 @@ class Replay:
     def _graph(self, size: int) -> Any:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""
         if size not in self.graphs:
-            at, to = self.at.clone(), self.to.clone()
+            before = self.counters.clone()
             current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
             with torch.cuda.device(self.device):
                 side.wait_stream(current)
@@ -197,8 +203,7 @@ class Replay:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=self.pool):
                     self._pass(size)
-            self.at.copy_(at)
-            self.to.copy_(to)
+            self.counters.copy_(before)
             self.pool = self.pool or graph.pool()
             self.graphs[size] = graph
         return self.graphs[size]
@@ -208,12 +213,40 @@ class Replay:
         assert self.source is not None
         steps = self.steps[:size]
         rows = self.order.index_select(0, self.at + steps)
-        images = self.normalise(self.source.index_select(0, rows)).to(self.nothing.dtype)
-        last = [self.network.last]
-        out = forward(self.network, {"input": images}, last, override=self.circuit)[0]
+        values, last = self._begun(self.source, rows), [self.network.last]
+        out = forward(self.network, values, last, override=self.circuit)[0]
         self.found.index_copy_(0, self.to + steps, out[:, 0].float())
-        self.at += size
-        self.to += size
+        self.counters += size
+
+    def _begun(self, source: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """The network's input of images ``rows``, or straight from bytes its first convolution."""
+        if self.first is None or source.dtype != torch.uint8:
+            images = self.normalise(source.index_select(0, rows))
+            return {"input": images.to(self.nothing.dtype)}
+        step, value = self.first
+        out = first_conv(
+            source, self.circuit.weights[step.name], self.network.biases.get(step.name),
+            mean=self.normalise.mean, std=self.normalise.std, index=rows,
+            stride=step.settings["stride"], padding=step.settings["padding"],
+            relu=value != step.name, impl=self.impl,
+        )  # fmt: skip
+        return {value: out}
+
+
+def _first(network: Network) -> tuple[Step, str] | None:
+    """The convolution that alone reads the images, and the value its kernel gives.
+
+    That of the rectifier behind it where only that reads it.  None where it is not so simple.
+    """
+    readers = [step for step in network.steps if "input" in step.inputs]
+    if [step.op for step in readers] != ["conv"]:
+        return None
+    (step,) = readers
+    if step.settings["groups"] != 1 or tuple(step.settings["dilation"]) != (1, 1):
+        return None
+    behind = [each for each in network.steps if step.name in each.inputs]
+    fused = [each.op for each in behind] == ["relu"]
+    return step, behind[0].name if fused else step.name
 
 
 def _flat(weight: Tensor) -> Tensor:

@@ -24,7 +24,13 @@ from circuitcore.engine.replay import Replay
 from circuitcore.engine.resident import Resident, resident_bytes
 from circuitcore.engine.splits import Split
 from circuitcore.errors import InputError
-from circuitcore.inputs.pixels import Preprocessing, normaliser, to_device, to_input
+from circuitcore.inputs.pixels import (
+    Normaliser,
+    Preprocessing,
+    normaliser,
+    to_device,
+    to_input,
+)
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
 from circuitcore.machine.state import float32_products
@@ -70,7 +76,7 @@ class Runner:
     resident: Resident | None = None
 
     @cached_property
-    def normalise(self) -> Callable[[Tensor], Tensor]:
+    def normalise(self) -> Normaliser:
         """From pixels on the device to network input."""
         return normaliser(self.preprocessing, self.machine.device)
 
@@ -89,6 +95,7 @@ class Runner:
                 self.normalise,
                 min(images, REPLAY_CHUNK),
                 self.sizes.multiply_adds_of_one,
+                impl=self.machine.impl,
                 fallback=self.machine.fallback,
                 note=self.note,
             )

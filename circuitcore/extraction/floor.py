@@ -7,7 +7,7 @@ only where that bound is not below the circuit's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -67,21 +67,22 @@ def random_mask(prepared: Prepared, unit: int, kept: Kept, draw: int = 0) -> dic
     """The ``draw``-th mask that keeps as many weights of each layer as ``kept`` does, at random."""
     layers = prepared.runner.network.layers()
     counts = torch.stack([mask.count_nonzero() for mask in kept.values()]).tolist()
-    found = {}
+    drawn = {}
     for (name, mask), count in zip(kept.items(), counts, strict=True):
         seed = [layer_seed(prepared.options.seed, unit, layers.index(name)), draw]
-        drawn = at_random(mask.numel(), count, np.random.default_rng(seed))
-        found[name] = on_device(drawn, mask.device).view(mask.shape)
-    return found
+        drawn[name] = at_random(mask.numel(), count, np.random.default_rng(seed))
+    there = on_device(list(drawn.values()), prepared.runner.machine.device)
+    return {name: mask.view(kept[name].shape) for name, mask in zip(drawn, there, strict=True)}
 
 
-def on_device(drawn: np.ndarray, device: torch.device) -> Tensor:
-    """A bool array [n] on a device, where it crosses to a GPU as bits."""
+def on_device(drawn: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Bool arrays [n] on a device; to a GPU they cross as bits, all in one copy."""
     if device.type == "cpu":
-        return torch.from_numpy(drawn)
-    bits = to_device(np.packbits(drawn), device)
+        return [torch.from_numpy(mask) for mask in drawn]
+    bits = to_device(np.packbits(np.concatenate(drawn)), device)
     place = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
-    return ((bits[:, None] >> place) & 1).view(torch.bool).flatten()[: len(drawn)]
+    whole = ((bits[:, None] >> place) & 1).view(torch.bool).flatten()
+    return list(whole[: sum(map(len, drawn))].split([len(mask) for mask in drawn]))
 
 
 def at_random(size: int, count: int, random: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,7 @@ Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
 
 PROBE = 8  # images run in both precisions where a level is first run, to measure the lower's error
 ROUNDING = 4.0  # times the largest error seen
-NEAR = 2  # levels to either side whose errors count too, where they are measured together
+NEAR = 4  # where levels run together, each so-manieth is measured, and counts that far either way
 LEAST = 1e-9  # a bound is never 0: what was run in low precision is never taken for exact
 
 
@@ -88,11 +88,17 @@ class Looks:
         new = rows[self.bound[rows] == 0]
         if not len(new):
             return
-        count = max(PROBE // len(new), 2) if len(new) > 1 else PROBE
-        probe = images[np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)]
-        before = self.activation[np.ix_(new, probe)]
-        self.see(new.tolist(), probe, precise=True)
-        off = np.abs(before - self.activation[np.ix_(new, probe)])
+        known = np.flatnonzero(self.bound > 0)
+        known = known[(known > 0) & (known <= new[0]) & (known >= new[0] - NEAR)]
+        if len(new) == 1 and len(known):
+            self.bound[new] = self.bound[known].max()
+            return
+        tried = np.unique([*new[::NEAR], new[-1]])  # of levels run together every other few
+        probe = images[np.linspace(0, len(images) - 1, min(PROBE, len(images))).astype(np.int64)]
+        before = self.activation[np.ix_(tried, probe)]
+        self.see(tried.tolist(), probe, precise=True)
+        off = np.abs(before - self.activation[np.ix_(tried, probe)])
         largest = np.where(np.isfinite(off), off, 0.0).max(1)
         for t in new:
-            self.bound[t] = max(ROUNDING * largest[np.abs(new - t) <= NEAR].max(), LEAST)
+            near = np.abs(tried - t) <= NEAR
+            self.bound[t] = max(ROUNDING * largest[near].max(), LEAST)

@@ -154,17 +154,27 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
 
 
-def normaliser(preprocessing: Preprocessing, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What makes pixels on a device network input, as `to_input` does; its constants lie there."""
+@dataclass(frozen=True)
+class Normaliser:
+    """Makes pixels on a device network input, as `to_input` does; ``mean``, ``std``: [channels]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        # channels-last: convolutions run faster on it; in place: new memory costs more than sums
+        images = torch.empty(batch.shape, device=batch.device, memory_format=torch.channels_last)
+        images.copy_(batch)
+        if batch.dtype != torch.uint8:
+            return images
+        mean, std = (each.view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return images.div_(255).sub_(mean).div_(std)
+
+
+def normaliser(preprocessing: Preprocessing, device: torch.device) -> Normaliser:
+    """Of a preprocessing, its constants on a device."""
     mean, std = (
-        to_device(np.array(values, np.float32), device).view(1, -1, 1, 1)
+        to_device(np.array(values, np.float32), device)
         for values in (preprocessing.mean, preprocessing.std)
     )
-
-    def normalise(batch: Tensor) -> Tensor:
-        # channels-last: convolutions run faster on it; in place: new memory costs more than sums
-        images = torch.empty(batch.shape, device=device, memory_format=torch.channels_last)
-        images.copy_(batch)
-        return images.div_(255).sub_(mean).div_(std) if batch.dtype == torch.uint8 else images
-
-    return normalise
+    return Normaliser(mean, std)

@@ -70,7 +70,7 @@ def machine(options: Options) -> Machine:
         raise DeviceError(f"--impl {options.impl} on {device}: {error}") from None
     return Machine(
         device,
-        DTYPES.get(resolve_dtype(options), torch.float32),
+        _dtype(options, device),
         memory_budget(options, device),
         options.impl,
         not options.no_fallback,
@@ -157,9 +157,22 @@ def memory_budget(options: Options, device: torch.device) -> int:
 
 
 def resolve_dtype(options: Options) -> str:
-    """The precision sweeps run in, as a unit's key names it; ``auto`` is float32.
+    """The precision sweeps run in, as a unit's key names it.
 
-    Where float32 may be multiplied as TF32 that is a precision of its own.
+    Where float32 may be multiplied as TF32 that is a precision of its own.  ``auto`` is float32:
+    whatever runs, each decision, and what is recorded of the chosen levels, is that of float32.
     """
     dtype = "float32" if options.dtype == "auto" else options.dtype
     return "tf32" if dtype == "float32" and options.precision == "tf32" else dtype
+
+
+def _dtype(options: Options, device: torch.device) -> torch.dtype:
+    """What sweeps compute in; ``auto`` is bfloat16 on a GPU that has it, unless TF32 is asked for.
+
+    Not on a CPU: there it has not been seen to gain (``python bench/e2e/precision.py``).
+    """
+    if options.dtype != "auto" or device.type != "cuda" or options.precision != "ieee":
+        return DTYPES.get(resolve_dtype(options), torch.float32)
+    own = torch.cuda.get_device_properties(device)
+    has = torch.version.hip is not None or own.major >= 8
+    return torch.bfloat16 if has and options.bias != "sgd" else torch.float32

@@ -151,8 +151,9 @@ class Options:
     device: str = _engine("auto", "auto, cpu or cuda:N", "DEVICE", changes="call")
     gpu: AtLeast0 | None = _engine(None, "short for --device cuda:N", "N", changes="call")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _engine(
-        "auto", "numbers the network is swept in; auto is float32, on a CPU no slower; the "
-        "circuits are those of float32 with any", changes="numbers",
+        "auto", "numbers the network is swept in; auto: bfloat16 on a GPU that has it, float32 "
+        "on a CPU, where it is no slower; the circuits are those of float32 with any",
+        changes="numbers",
     )  # fmt: skip
     precision: Literal["ieee", "tf32"] = _engine(
         "ieee", "how a GPU multiplies float32 in the sweep; tf32: faster, with the same circuits; "

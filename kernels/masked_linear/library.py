@@ -8,7 +8,7 @@ import torch
 
 from circuitcore.kernels.masked.tiles import uploaded
 
-TOGETHER = 2**24  # masked weights at a time: small layers take all their levels in one product
+TOGETHER = 2**26  # masked weights at a time: small layers take all their levels in one product
 
 
 def masked_linear_library(

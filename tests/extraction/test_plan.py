@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 
@@ -119,10 +118,10 @@ def test_the_levels_of_one_category_fill_a_gpu():
 
     At ImageNet's proportions a level is judged on 220 images at least; 60 are enough for this.
     """
-    from circuitcore.kernels.masked_linear.gpu import tile
+    from circuitcore.kernels.masked.tiles import masked_tile
 
     multiprocessors, levels, images, rows = 148, 31, 60, 4096
-    for variant, dtype, shared in product(("plain", "packed"), ("fp32", "bf16"), (True, False)):
-        form = tile(variant, dtype, "ieee", shared=shared, arch="sm_100")
-        programs = -(-rows // form.rows) * -(-images // form.batch) * -(-levels // form.levels)
-        assert programs > multiprocessors, (variant, dtype, shared, programs)
+    for dtype in ("fp32", "bf16"):
+        tile = masked_tile(dtype, images, "sm_100")
+        programs = levels * -(-rows // tile.rows) * -(-images // tile.batch)
+        assert programs > multiprocessors, (dtype, programs)

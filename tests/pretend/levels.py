@@ -104,8 +104,11 @@ def level_bytes(
     index: Tensor, node: Tensor, count: Tensor, norm: Tensor, layout: Sequence[int], start: int,
 ) -> None:  # fmt: skip
     """Level bytes; index and node of the full ties, and how many; ties come last index first."""
-    digits = keys(weight, raw(weight, left, right, layout), norm)
-    entry = walked(digits, table, first, 4)
+    own, drawn, copies = sample(weight, right)
+    scores = raw(weight, left, right, layout) if copies is None else drawn
+    entry = walked(keys(own, scores, norm), table, first, 4)
+    if copies is not None:
+        entry = entry.short().repeat_interleave(copies)
     level[: weight.numel()] = (entry & 0xFF).to(torch.uint8)
     ties = (entry < 0).nonzero()[:, 0].flip(0)
     at = slice(int(count), int(count) + len(ties))

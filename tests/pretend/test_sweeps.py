@@ -13,10 +13,11 @@ FEW = {"scoring_images": 4, "extraction_images": 20, "heldout_images": 20}
 LEVELS = {"fc_levels": "0,0.5,0.9,0.99", "conv_levels": "0,0.5,0.9"}
 
 
-def swept(out, device, categories=("Trouser",), **options):
+def swept(out, device, categories=("Trouser",), dtype="float32", **options):
     return circuitcore.sweep(
-        out=out, device=device, categories=list(categories), **{**FEW, **LEVELS, **options}
-    )
+        out=out, device=device, categories=list(categories), dtype=dtype,
+        **{**FEW, **LEVELS, **options},
+    )  # fmt: skip
 
 
 def same(one, other, bias=1e-5):
@@ -52,6 +53,31 @@ def test_a_bundled_sweep(device, on_cpu, tmp_path):
     assert {"levels_byte_kernel", "score_conv_wgrad_kernel"} <= kernels
     assert cuda.touched == {int(device[-1])}, "no other device is asked, or computes, anything"
     assert cuda.memory.now.total() == 0, "the run is over: nothing of it is on a device"
+
+
+@pytest.mark.parametrize("screen", ["on", "off"])
+def test_what_auto_runs_gives_the_circuits_of_float32(screen, tmp_path):
+    """bfloat16, where what is recorded of the chosen levels is float32's."""
+    with pretended():
+        run = swept(tmp_path / "run", "cuda:0", ("Trouser", "Bag"), dtype="auto", screen=screen)
+    other = swept(tmp_path / "cpu", "cpu", ("Trouser", "Bag"), impl="torch", screen=screen)
+    for name in other:
+        here, there = run[name].record, other[name].record
+        for one, two in zip(here.stages, there.stages, strict=True):
+            a, b = one.levels[one.chosen], two.levels[two.chosen]
+            assert (a.level, a.kept_weights, a.hit, a.false_alarms) == (
+                b.level, b.kept_weights, b.hit, b.false_alarms,
+            )  # fmt: skip
+            assert a.bias == pytest.approx(b.bias, abs=1e-5)
+        for one, two in zip(here.circuit.heldout, there.circuit.heldout, strict=True):
+            assert one == two or one[0] in ("bias", "csa_ratio_ci95", "csa_ratio_biased_ci95")
+        assert here.circuit.heldout.false_alarms == there.circuit.heldout.false_alarms
+    assert {u: p.name for u, p in run._run.units().items()} == {
+        u: p.name for u, p in other._run.units().items()
+    }, "the key is one: the same circuits"
+    found, wanted = masks(run.folder), masks(other.folder)
+    for key in wanted:
+        assert np.array_equal(found[key], wanted[key]), key
 
 
 def same_decisions(run, other):

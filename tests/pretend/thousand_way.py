@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ sys.path.append(str(Path(__file__).parents[2] / "bench" / "e2e"))
 CATEGORIES, EXTRACTION, HELDOUT = 1000, 20_000, 30_000
 PIXELS = 3, 224, 224
 UNIT = 7
+FIXED = 3  # the fc level that the made-up conv stage begins at
 
 
 def alexnet():
@@ -43,6 +45,16 @@ def alexnet():
     for tensor in module.parameters():
         tensor.data.fill_(0.01)
     return trace(module)
+
+
+def made_up(seed):
+    """The category's images of the extraction and of the held-out set."""
+    import thousand
+
+    random = np.random.default_rng([seed, 1000])
+    found = thousand.category(random)
+    with mock.patch.multiple(thousand, IMAGES=HELDOUT, TARGETS=30):
+        return found, thousand.category(random)
 
 
 def split_of(found, first):
@@ -98,9 +110,8 @@ def answered(patch, category, seed):
     def executed(*given):
         runs = executor(*given)
         if runs.assigned.stage == "conv":
-            fixed = int(runs.fixed_level) if hasattr(runs, "fixed_level") else 3
-            level = nearest(list(real.conv), fixed)
-            start = rows["fc"][fixed].double().numpy()
+            level = nearest(list(real.conv), FIXED)
+            start = rows["fc"][FIXED].double().numpy()
             rows["conv"] = moved(random, start, category.target, real.conv[level], real.target)
         look, mine = runs.look, rows[runs.assigned.stage]
 

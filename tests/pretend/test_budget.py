@@ -1,0 +1,51 @@
+"""One category of a thousand, AlexNet at 224 pixels: launches, waits and bytes within a budget.
+
+Counted on the second category of a run, when every graph is captured; nothing is computed.
+"""
+
+import numpy as np
+import pytest
+import torch
+from pretend import thousand_way
+from pretend.device import pretended
+
+from circuitcore.extraction.circuit import extract_circuit
+from circuitcore.extraction.stage import ranked
+from circuitcore.runs.circuitfile import packed_bits
+
+MB = 10**6
+# most of a category: of launches outside graphs, waits, bytes either way, replays
+BUDGET = {
+    "float32": {"launches": 800, "syncs": 20, "bytes": 20 * MB, "replays": 150},
+    "bfloat16": {"launches": 650, "syncs": 32, "bytes": 20 * MB, "replays": 150},
+}
+
+
+@pytest.mark.parametrize("dtype", BUDGET)
+def test_a_category_of_a_thousand(dtype, monkeypatch):
+    found, heldout = thousand_way.made_up(seed=0)
+    network = thousand_way.alexnet()
+    with pretended(host=lambda site, ghost: torch.zeros(ghost.shape, dtype=ghost.dtype)) as cuda:
+        run = thousand_way.prepared(found, heldout, network, dtype=dtype)
+        thousand_way.answered(monkeypatch, found, seed=0)
+        for _ in range(2):
+            cuda.counts.clear()
+            work = ranked(run, thousand_way.UNIT)
+            circuit = extract_circuit(run, thousand_way.UNIT, "made up", None, work)
+            packed_bits(circuit.kept)
+        totals, table = cuda.counts.totals(), cuda.counts.table(30)
+    counted = {
+        "launches": totals["torch launches"] + totals["triton launches"],
+        "syncs": totals["syncs"],
+        "bytes": totals["bytes to device"] + totals["bytes to host"],
+        "replays": totals["replays"],
+    }
+    assert not totals["captures"], table
+    over = {name: count for name, count in counted.items() if count > BUDGET[dtype][name]}
+    assert not over, f"{counted}\n{table}"
+    assert [stage.chosen for stage in circuit.record.stages] == [4, 4]
+    # no image crosses: numbers of images up, activations down, masks as bits
+    images = 8 * (thousand_way.EXTRACTION + thousand_way.HELDOUT)
+    bits = sum(-(-mask.numel() // 8) for mask in circuit.kept.values())
+    assert totals["bytes to device"] <= bits + 2 * images + MB
+    assert np.isclose(circuit.record.cost.fpe_heldout, 1.5, rtol=0.05)
