@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from circuitcore.progress import Progress
+
 SMALL_MEMORY = 4e9
 SMALL_DISK = 2e9
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
@@ -26,14 +28,14 @@ class Check:
     found: str
 
 
-def examine() -> list[Check]:
-    """Run every check; one that raises is a failed line, not the end."""
+def examine(shown: Progress | None = None) -> list[Check]:
+    """Run every check; one that raises is a failed line, not the end.  GPUs come last."""
     checks = []
     for check in (
         _python, _torch, _triton, _numba, _devices, _instructions, _memory, _disk, _caches, _example
     ):  # fmt: skip
         checks.append(_guarded(check))
-    return checks
+    return checks + _kernels(shown)
 
 
 def _guarded(check: Callable[[], Check]) -> Check:
@@ -148,3 +150,31 @@ def _example() -> Check:
     return Check(
         "ok", "example", f"{len(inputs.categories)} categories, {len(inputs.images)} images"
     )
+
+
+SAID = {"passed": "ok", "failed": "failed", "not tested": "warning"}
+
+
+def _kernels(shown: Progress | None) -> list[Check]:
+    """A line for each call of the self-test, on one GPU of each name; none without a GPU."""
+    import torch
+
+    from circuitcore.kernels import selftest
+    from circuitcore.kernels.compilers import missing
+
+    if missing() or not torch.cuda.is_available():  # what is missing has a line of its own
+        return []
+
+    devices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    checks = []
+    for device in {torch.cuda.get_device_name(d): d for d in reversed(list(devices))}.values():
+        outcomes = selftest.run(device, selftest.collect(), shown)
+        checks += [
+            Check(SAID[o.state], f"kernel {o.operation}", f"{o.what}, {o.dtype}: {o.found}")
+            for o in outcomes
+        ]
+        try:
+            selftest.keep(device, outcomes)
+        except OSError as error:
+            checks.append(Check("warning", "kernels", f"the result cannot be kept: {error}"))
+    return checks

@@ -70,15 +70,18 @@ def ls(
 def doctor(*, given: Given) -> None:
     """Is this machine fit?
 
-    Lines of ok, warning and failed; exit 5 if something is unusable.
+    Lines of ok, warning and failed; exit 5 if something is unusable. On a GPU every Triton kernel
+    is run against plain torch, and what fails is not used from then on.
     """
     from dataclasses import asdict
 
     from circuitcore.cli.doctor import examine
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    checks = examine()
+    with progress(given.quiet) as shown:
+        checks = examine(shown)
     if form == "table":
         emit("".join(f"{c.state:8} {c.what}: {c.found}\n" for c in checks))
     else:
@@ -142,10 +145,12 @@ def kernels(
 def tune(*, given: Given) -> None:
     """Measure on this GPU which way each masked layer runs fastest, and remember it.
 
-    Writes the table that later sweeps on this machine follow instead of the cost model.
+    Writes the table that later sweeps on this machine follow instead of the cost model. The
+    kernels are tested first, as doctor does: one that fails is never chosen.
     """
     import torch
 
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
     from circuitcore.errors import DeviceError
     from circuitcore.kernels.masked.paths import table_path
@@ -153,7 +158,9 @@ def tune(*, given: Given) -> None:
 
     if not torch.cuda.is_available():
         raise DeviceError("tune measures a GPU, and there is none here; 'circuitcore ls devices'")
-    rows = [{"layer": key, "path": path} for key, path in measured().items()]
+    with progress(given.quiet) as shown:
+        found = measured(shown=shown)
+    rows = [{"layer": key, "path": path} for key, path in found.items()]
     emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))
 
 

@@ -69,8 +69,8 @@ def missing() -> str:
 
 @functools.cache
 def warn_of(what: str) -> None:
-    """Say once a process that GPUs run without Triton, and why."""
-    warnings.warn(f"Triton cannot run, so a GPU runs plain torch, slower: {what}", stacklevel=2)
+    """Say once a process that a GPU runs without Triton, and why."""
+    warnings.warn(f"A GPU runs plain torch instead of Triton, slower: {what}", stacklevel=2)
 
 
 def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import torch
 
+from circuitcore.kernels import verdicts
 from circuitcore.kernels.compilers import HAS_TRITON, interpreted, missing, warn_of
 
 IMPLS = ("auto", "torch", "triton", "numba")
 
 
-def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch") -> str:
+def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch", operation: str = "") -> str:
     """`choose_on` the tensor's device."""
-    return choose_on(impl, tensor.device, cpu)
+    return choose_on(impl, tensor.device, cpu, operation)
 
 
-def choose_on(impl: str, device: torch.device, cpu: str = "torch") -> str:
+def choose_on(impl: str, device: torch.device, cpu: str = "torch", operation: str = "") -> str:
     """Name the implementation: ``triton`` on a GPU, the operation's own ``cpu`` choice elsewhere.
 
     ``impl`` other than ``auto`` forces one.  Where Triton cannot launch for want of a C compiler or
-    Python's headers ``auto`` is ``torch`` on a GPU, with one warning.  Raises ValueError where the
-    forced one cannot run.
+    Python's headers, or the kernels of ``operation`` failed the self-test there, ``auto`` is
+    ``torch`` on a GPU, with one warning.  Raises ValueError where the forced one cannot run.
     """
     if impl not in IMPLS:
         raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLS)}")
     if impl == "auto":
-        return _on_gpu() if device.type == "cuda" else cpu
+        return _on_gpu(device, operation) if device.type == "cuda" else cpu
     if impl == "triton" and (not HAS_TRITON or device.type == "cuda") and (lacks := missing()):
         raise ValueError(f"impl='triton': {lacks}")
     if impl == "triton" and device.type != "cuda" and not interpreted():
@@ -34,8 +35,11 @@ def choose_on(impl: str, device: torch.device, cpu: str = "torch") -> str:
     return impl
 
 
-def _on_gpu() -> str:
-    if not (lacks := missing()):
+def _on_gpu(device: torch.device, operation: str) -> str:
+    lacks = missing()
+    if not lacks and operation and operation in verdicts.failed(device):
+        lacks = f"{operation} failed the self-test on {device}: 'circuitcore doctor' says where"
+    if not lacks:
         return "triton"
     if HAS_TRITON:  # where it exists it is expected
         warn_of(lacks)

@@ -7,17 +7,18 @@ compared by the median of event timings.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 
+from circuitcore.kernels import cache, selftest
 from circuitcore.kernels.dispatch import architecture
 from circuitcore.kernels.masked import paths
 from circuitcore.kernels.masked.gpu_cost import MaskedShape
 from circuitcore.kernels.masked_linear.operation import masked_linear, sweep_shapes
+from circuitcore.kernels.trial import float32_products
+from circuitcore.kernels.verdicts import FAILED
+from circuitcore.progress import Progress
 
 ROUNDS = 7
 
@@ -39,8 +40,12 @@ def swept() -> list[MaskedShape]:
     return list({paths.table_key(shape, ""): shape for shape in shapes}.values())
 
 
-def tune(shapes: Iterable[MaskedShape] | None = None) -> dict[str, str]:
+def tune(
+    shapes: Iterable[MaskedShape] | None = None, shown: Progress | None = None
+) -> dict[str, str]:
     """Time every path of every shape on the current GPU and add the fastest to the table.
+
+    The self-test comes first: a kernel that fails it is not measured, and never chosen.
 
     Returns what was measured, key -> path.  Raises RuntimeError without a GPU, OSError where
     the table cannot be written.
@@ -49,17 +54,19 @@ def tune(shapes: Iterable[MaskedShape] | None = None) -> dict[str, str]:
         raise RuntimeError("tuning measures a GPU, and torch finds none")
     device = torch.device("cuda", torch.cuda.current_device())
     arch = architecture(device)
+    states = selftest.judged(selftest.check(device, shown))
+    wrong = states["masked_linear"] == FAILED
     found = {}
     for shape in shapes if shapes is not None else swept():
-        with _precision(shape.dtype):
-            found[paths.table_key(shape, arch)] = fastest(_linear(shape, device))
-    path = paths.table_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+        key = paths.table_key(shape, arch)
+        if wrong:
+            found[key] = "library"
+            continue
+        with float32_products(shape.dtype):
+            found[key] = fastest(_linear(shape, device))
     paths.tuned.cache_clear()
     table = {"device": torch.cuda.get_device_name(device), "paths": paths.tuned() | found}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(table, indent=1, sort_keys=True))
-    os.replace(temporary, path)
+    cache.write(paths.TABLE, table)
     paths.tuned.cache_clear()
     return found
 
@@ -77,20 +84,6 @@ def fastest(contenders: dict[str, Callable[[], object]]) -> str:
             if round_number:
                 times[name].append(start.elapsed_time(end))
     return min(times, key=lambda name: sorted(times[name])[ROUNDS // 2])
-
-
-@contextmanager
-def _precision(dtype: str) -> Iterator[None]:
-    """Products of float32 as TF32 where ``dtype`` says so; put back afterwards."""
-    matmul = torch.backends.cuda.matmul
-    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
-    before = getattr(matmul, name)
-    if dtype == "tf32":
-        setattr(matmul, name, "tf32" if name == "fp32_precision" else True)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)
 
 
 IMPL_OF = {"fused": "triton", "library": "torch"}

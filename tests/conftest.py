@@ -50,3 +50,29 @@ def small(tmp_path_factory):
     arguments = ["sweep", "Trouser", "Bag", *levels]
     document = json.loads(call(*arguments, "--out", folder, "--format", "json").stdout)
     return SimpleNamespace(arguments=arguments, levels=levels, document=document, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def layer_masks():
+    """layer_masks(network, conv): half of each fc layer, the fraction ``conv`` of a convolution."""
+
+    def made(network, conv):
+        import torch
+
+        random = torch.Generator().manual_seed(0)
+        fc = set(network.layers("fc"))
+        return {
+            name: torch.rand(network.relevant_shape(name), generator=random)
+            < (0.5 if name in fc else conv)
+            for name in network.layers()
+        }
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def on_cpu(tmp_path_factory):
+    """`sweeps.swept` in plain torch on the CPU: what a run on a device is held against."""
+    from sweeps import swept
+
+    return swept(tmp_path_factory.mktemp("cpu") / "run", "cpu", impl="torch")

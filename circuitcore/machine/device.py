@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
 
 from circuitcore.errors import DeviceError, UsageError
+from circuitcore.kernels import verdicts
 from circuitcore.kernels.dispatch import choose_on
 from circuitcore.options import Options
 
@@ -49,7 +51,7 @@ class Machine:
     @property
     def masked_kernels(self) -> bool:
         """Whether stages run in masked kernels: all levels in one pass, nothing is compacted."""
-        return choose_on(self.impl, self.device) == "triton"
+        return choose_on(self.impl, self.device, operation="masked_linear") == "triton"
 
     @property
     def compacts(self) -> bool:
@@ -68,6 +70,9 @@ def machine(options: Options) -> Machine:
         choose_on(options.impl, device)
     except ValueError as error:
         raise DeviceError(f"--impl {options.impl} on {device}: {error}") from None
+    if options.impl == "triton" and (wrong := verdicts.failed(device)):
+        names = ", ".join(sorted(wrong))
+        warnings.warn(f"--impl triton uses what failed the self-test: {names}", stacklevel=2)
     return Machine(
         device,
         _dtype(options, device),

@@ -26,6 +26,7 @@ from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.categories import finder
 from circuitcore.inputs.pixels import DECODER
 from circuitcore.inputs.read import Inputs
+from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
 from circuitcore.options import Options, changing, options_of
@@ -208,6 +209,7 @@ def _manifest(
         "configuration": config,
         "options": options.as_json(exclude=NOT_KEPT),
         "device": str(device),
+        "kernels": verdicts.states(device),
         "shared_fpe": 1.0,
         "versions": {
             "circuitcore": circuitcore.__version__,

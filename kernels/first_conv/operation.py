@@ -72,7 +72,7 @@ def _first_conv(
 ) -> torch.Tensor:
     """``options``: stride and padding, two each."""
     stride, padding = (options[0], options[1]), (options[2], options[3])
-    if choose(impl, pixels) == "triton" and weight.dtype != torch.float64:
+    if choose(impl, pixels, operation="first_conv") == "triton" and weight.dtype != torch.float64:
         from circuitcore.kernels.first_conv.gpu import first_conv_gpu
 
         size = _size(pixels, weight, options)

@@ -43,7 +43,7 @@ def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float
     """
     if layer.weight.numel() == 0:
         raise ValueError("a layer without weights has no score range")
-    chosen = choose(impl, layer.weight, cpu="numba")
+    chosen = choose(impl, layer.weight, cpu="numba", operation="levels")
     if chosen == "numba":
         from circuitcore.kernels.levels import cpu as levels_cpu
 
@@ -65,7 +65,7 @@ def normalised_by(layer: LayerScores, how: str, *, impl: str = "auto") -> LayerS
     Raises ValueError where a score is NaN or infinite; on a GPU nothing waits to see that, and
     `assign_levels` raises it.
     """
-    if choose(impl, layer.weight, cpu="numba") == "triton":
+    if choose(impl, layer.weight, cpu="numba", operation="levels") == "triton":
         if how == "none":
             return layer
         from circuitcore.kernels.levels import gpu as levels_triton
@@ -103,7 +103,7 @@ def assign_levels(
         raise ValueError(f"ties={ties!r}: weight or snap")
     if not layers:
         return Assignment([], tuple(int(count) for count in counts), ())
-    chosen = choose(impl, layers[0].weight, cpu="numba")
+    chosen = choose(impl, layers[0].weight, cpu="numba", operation="levels")
     if chosen == "torch":
         return assign_levels_reference(layers, counts, ties=ties)
     if chosen == "triton":

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
 from pathlib import Path
 
+from circuitcore.kernels import cache as files
 from circuitcore.kernels.masked.gpu_cost import KINDS, MaskedShape, cheapest
 
 PATHS = ("fused", "library")
+TABLE = "tuned.json"
 
 
 def masked_path(shape: MaskedShape, arch: str, impl: str = "auto") -> str:
@@ -37,18 +37,13 @@ def table_key(shape: MaskedShape, arch: str) -> str:
 
 
 def table_path() -> Path:
-    """``tuned.json`` in ``CIRCUITCORE_CACHE``, else in the user's cache folder."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CIRCUITCORE_CACHE") or Path(cache_home) / "circuitcore") / (
-        "tuned.json"
-    )
+    """Where the table is."""
+    return files.folder() / TABLE
 
 
 @cache
 def tuned() -> dict[str, str]:
     """The table `circuitcore.kernels.tune.tune` wrote; empty where it is missing or unreadable."""
-    try:
-        table = json.loads(table_path().read_text())
-        return {key: path for key, path in table["paths"].items() if path in PATHS}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError):
-        return {}
+    kept = files.read(TABLE).get("paths")
+    kept = kept if isinstance(kept, dict) else {}
+    return {key: path for key, path in kept.items() if path in PATHS}

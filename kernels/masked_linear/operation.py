@@ -87,7 +87,7 @@ def masked_chain(
         empty = x.new_empty(0, width)
         check_masked(empty, weight, level, ts, bias, axes="O, I", inputs="N, I")
         width = weight.shape[0]
-    chosen = choose(impl, x, cpu=_cpu_path(x))
+    chosen = choose(impl, x, cpu=_cpu_path(x), operation="masked_linear")
     if chosen == "numba":
         out = _chain_cpu(x, layers, ts, survey, source, count)
         return out[..., 0] if out.shape[-1] == 1 else out
@@ -112,7 +112,7 @@ def chain_survey(
     source: torch.Tensor | None = None,
 ) -> Survey | None:
     """What `masked_chain` needs to know of the level bytes; None where it does not compact."""
-    if choose(impl, x, cpu=_cpu_path(x)) != "numba":
+    if choose(impl, x, cpu=_cpu_path(x), operation="masked_linear") != "numba":
         return None
     from circuitcore.kernels.masked_linear.cpu import survey_chain
 
@@ -181,7 +181,7 @@ def _masked_linear(
     impl: str,
     check: bool,
 ) -> torch.Tensor:
-    chosen = choose(impl, x, cpu=_cpu_path(x))
+    chosen = choose(impl, x, cpu=_cpu_path(x), operation="masked_linear")
     if chosen == "numba":
         return _linear_cpu(x, (weight, level, bias, relu), ts)
     if chosen == "triton" and x.dtype != torch.float64:

@@ -38,7 +38,7 @@ def overlap_counts(packed: torch.Tensor, impl: str = "auto") -> tuple[torch.Tens
     """
     if packed.ndim != 2 or packed.dtype != torch.uint8:
         raise ValueError(f"packed must be uint8 [K, B], got {packed.dtype} {list(packed.shape)}")
-    intersection = _overlap(packed, choose(impl, packed, cpu="numba"))
+    intersection = _overlap(packed, choose(impl, packed, cpu="numba", operation="overlap"))
     return intersection, intersection.diagonal().clone()
 
 

@@ -81,7 +81,7 @@ def _score_conv(
 ) -> torch.Tensor:
     """``options``: stride, padding, dilation (two each) and groups."""
     geometry = _geometry(options[:2], options[2:4], options[4:6], options[6])
-    chosen = choose(impl, weight, cpu="numba")
+    chosen = choose(impl, weight, cpu="numba", operation="score_conv")
     if chosen == "triton" and weight.dtype == torch.float64:
         chosen = "torch"  # the Triton kernels are float32
     wgrad: library.Wgrad = library.wgrad

@@ -58,7 +58,7 @@ def score_linear(
 def _score_linear(
     weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, form: str, impl: str
 ) -> torch.Tensor:
-    if choose(impl, weight) == "triton":
+    if choose(impl, weight, operation="score_linear") == "triton":
         return _launch(weight, left, right, form)
     return score_from_factors(weight, left, right, form)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitcore.kernels import dispatch, tune
+from circuitcore.kernels import dispatch, selftest, tune
 from circuitcore.kernels.dispatch import choose
 from circuitcore.kernels.masked import cost
 from circuitcore.kernels.masked.gpu_cost import DEVICES, MaskedShape, cheapest, gpu_seconds
@@ -111,6 +111,8 @@ def test_tuning_covers_every_launch_of_a_sweep(cache_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made up")
     monkeypatch.setattr(tune, "architecture", lambda device: "sm_90")
+    passed = selftest.Outcome("masked_linear", "", "", "passed", "")
+    monkeypatch.setattr(selftest, "check", lambda device, shown: [passed])
     monkeypatch.setattr(tune, "_linear", lambda shape, device: shape)
     other = {"fused": "library", "library": "fused"}
     monkeypatch.setattr(tune, "fastest", lambda shape: other[cheapest(shape, "sm_90")])
@@ -132,7 +134,7 @@ def test_a_chain_launches_the_shapes_a_sweep_is_said_to(cache_folder, monkeypatc
         asked.append(shape)
         return "library"
 
-    monkeypatch.setattr(operation, "choose", lambda impl, x, cpu="torch": "triton")
+    monkeypatch.setattr(operation, "choose", lambda impl, x, **_: "triton")
     monkeypatch.setattr(operation, "masked_path", path)
     x, layers = torch.zeros(7, 12), []
     for rows, columns in ((10, 12), (9, 10), (1, 9)):

@@ -154,6 +154,17 @@ def reset_peak(device: Any = None) -> None:
     memory.peak[index] = memory.now[index]
 
 
+def set_sync_debug_mode(mode: str | int) -> None:
+    """Whether a wait of the host is an error."""
+    state().strict = mode in ("error", 2)
+
+
+def limit_memory(fraction: float, device: Any = None) -> None:
+    """So much of the memory can be allocated; what is said to be free stays as it was."""
+    memory = state().memory
+    memory.limit[index_of(device)] = int(fraction * memory.total)
+
+
 def to_pinned(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
     """`Tensor.pin_memory`: a copy on the host."""
     return pin(tensor.clone(memory_format=torch.preserve_format))
@@ -254,6 +265,8 @@ def replacements() -> list[tuple[Any, str, Any]]:
         "max_memory_allocated": lambda device=None: memory.peak[index_of(device)],
         "max_memory_reserved": lambda device=None: memory.peak[index_of(device)],
         "reset_peak_memory_stats": reset_peak, "manual_seed": lambda seed: None,
+        "set_sync_debug_mode": set_sync_debug_mode,
+        "set_per_process_memory_fraction": limit_memory,
         "manual_seed_all": lambda seed: None, "is_bf16_supported": lambda *_, **__: True,
     }  # fmt: skip
     found: list[tuple[Any, str, Any]] = [(torch.cuda, name, it) for name, it in cuda.items()]

@@ -22,6 +22,7 @@ class Memory:
 
     def __init__(self, total: int) -> None:
         self.total = total
+        self.limit: dict[int, int] = {}  # lower ones, by device
         self.now: Counter[int] = Counter()
         self.peak: Counter[int] = Counter()
 
@@ -30,7 +31,7 @@ class Block:
     """A storage on a device: its bytes count while a tensor or a view of it is alive."""
 
     def __init__(self, memory: Memory, index: int, size: int) -> None:
-        if memory.now[index] + size > memory.total:
+        if memory.now[index] + size > memory.limit.get(index, memory.total):
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {size} bytes. GPU {index} is pretended."
             )
