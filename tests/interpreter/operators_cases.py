@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuitcore.kernels.levels import gpu as levels_triton
+from circuitcore.kernels.levels import gpu_select  # noqa: F401 - registers an operator
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.score_linear.gpu import LinearTile
 
@@ -22,7 +23,7 @@ def passes():
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 20, generator=random)
     factored = LayerScores(weight, left=weight[:, :3], right=weight[:, :], form="signed")
-    calls = {"levels_range": [], "levels_histogram": [], "levels_bytes": []}
+    calls = {"levels_range": [], "levels_histogram": [], "levels_bytes": [], "levels_refine": []}
     for scores in (factored, LayerScores(weight, values=weight**3)):
         layer = levels_triton.prepared(scores, LinearTile(2, 16))
         factors = layer.weight, layer.left, layer.right
@@ -32,7 +33,15 @@ def passes():
         calls["levels_histogram"].append(
             (*factors, table, first, *counts, layer.norm, layer.layout, 0)
         )
-        calls["levels_bytes"].append((*factors, table, first, layer.norm, layer.layout, 4))
+        ties = torch.zeros(4, dtype=torch.int64), *torch.zeros(2, 4, dtype=torch.int32)
+        level = torch.zeros(weight.numel(), dtype=torch.uint8)
+        calls["levels_bytes"].append(
+            (*factors, table, first, level, *ties, layer.norm, layer.layout, 16)
+        )
+    wanted, rows = torch.tensor([[0, 7]], dtype=torch.int32), torch.zeros(1, 65536).short()
+    told, below = torch.zeros(5, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
+    histogram = torch.ones(1, 65536, dtype=torch.int32)
+    calls["levels_refine"].append((histogram, wanted, rows, told, below, 1, False))
     return calls
 
 
