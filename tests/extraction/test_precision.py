@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rounding import Tf32, rounded
+from rounding import TF32, Tf32, perturbed, rounded
 
 from circuitcore.engine.prepare import prepare
 from circuitcore.engine.runner import Runner
+from circuitcore.extraction.accuracy import SLACK, worth
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.screening import Rule, Screening
 from circuitcore.inputs.read import read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.machine.state import float32_products, undisturbed
@@ -98,6 +102,91 @@ def test_every_category_in_low_precision(inputs, how, screen, stop, bias, monkey
     if (screen, bias) == ("off", "matched"):
         assert runs.total() <= 1.05 * plain[True]
         assert runs[True] <= 0.1 * runs.total()
+
+
+BITS = {"tf32": TF32, "bfloat16": 7}
+CASES = [
+    pytest.param(how, stop, id=f"{how}-{stop}")
+    for how in BITS
+    for stop in ("first-crossing", "sparsest-above")
+]
+
+
+@pytest.fixture(scope="module")
+def thousand():
+    """A made-up category of 1,000 by its seed, 20 target images in 20,000: its judge, and its
+    activations [L, N] at the levels of a stage that begins where the last one left off.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "e2e"))
+    from margins import load
+    from thousand import category, moved
+
+    recorded = load()
+
+    def made(seed, norm):
+        random = np.random.default_rng([seed, 1000])
+        found, real = category(random), recorded[seed % len(recorded)]
+
+        def rows(stage, start):
+            real_rows = real.fc if stage == "fc" else real.conv[min(real.conv)]
+            out = moved(random, start.double().numpy(), found.target, real_rows, real.target)
+            out[0] = start
+            return out
+
+        return found.judge(norm), rows
+
+    return made
+
+
+def screened(sweep, exact):
+    """The level chosen and its accuracy.  No image may be further off than its bound."""
+    chosen = sweep.run()
+    for t in sweep.judged:
+        off = np.abs(sweep.activation[t] - exact[t].double().numpy())
+        assert (off <= sweep.error(t) + 1e-9)[sweep.looked[t]].all()
+    return chosen, sweep.judged[chosen].bounds.expected
+
+
+def compare_made_up(judge, rows, how, seed, stop):
+    """Both stages of a category, in float32 and in low precision: the same levels, hits, false
+    alarms and biases; every bound holds; hardly more image runs, few of them in float32.
+    """
+    reference = worth(judge.fitted(judge.unpruned[None], "matched")[0], "matched")
+    runs, start = Counter(), {low: (judge.unpruned, None) for low in (False, True)}
+    for stage in ("fc", "conv"):
+        exact = rows(stage, start[False][0])
+        inexact = perturbed(exact, BITS[how], seed)
+        found = {}
+        for low in (False, True):
+
+            def look(levels, images, precise, low=low, exact=exact, inexact=inexact):
+                runs[low, precise] += len(levels) * len(images)
+                return (exact if precise else inexact)[list(levels)][:, torch.from_numpy(images)]
+
+            below = 0.9 * reference - SLACK
+            rule = Rule(below, stop, "matched", stage == "fc", low=low, risk=1e-7)
+            begin, error = start[low]
+            sweep = Screening(judge, begin, len(exact), look, rule, start_error=error)
+            found[low] = screened(sweep, exact)
+            start[low] = sweep.at(found[low][0]), sweep.error(found[low][0]) if low else None
+        assert found[True] == found[False]
+    print(f"{how} {stop}: {runs}")
+    assert runs[True, False] + runs[True, True] <= 1.05 * runs[False, True]
+    assert runs[True, True] <= 0.1 * runs[True, False]
+
+
+@pytest.mark.parametrize(("how", "stop"), CASES)
+def test_made_up_categories_of_a_thousand(thousand, how, stop):
+    for seed in range(2):
+        compare_made_up(*thousand(seed, "other"), how, seed, stop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["other", "target"])
+@pytest.mark.parametrize(("how", "stop"), CASES)
+def test_all_made_up_categories_of_a_thousand(thousand, how, stop, norm):
+    for seed in range(24):
+        compare_made_up(*thousand(seed, norm), how, seed, stop)
 
 
 def test_a_bound_that_an_image_breaks_is_widened():

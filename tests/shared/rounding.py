@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -46,3 +47,13 @@ class Tf32(TorchFunctionMode):
             args = (*args[:first], *operands, *args[first + 2 :])
             self.products += 1
         return function(*args, **kwargs)
+
+
+def perturbed(rows: Tensor, bits: int, seed: int) -> Tensor:
+    """Activations [T, N] as some layers in low precision give them.
+
+    Errors are normal, their standard deviation ``2 ** -bits`` of the level's root mean square.
+    """
+    size = rows.double().square().mean(1, keepdim=True).sqrt()
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(0, 1, rows.shape))
+    return (rows.double() + noise * size * 2.0**-bits).float()
