@@ -16,18 +16,21 @@ _changing = RLock()  # the settings are the process's: one thread at a time wher
 def float32_products(precision: str, alone: bool = False) -> Iterator[None]:
     """How a GPU multiplies float32 in matrix products and convolutions: ``ieee`` or ``tf32``.
 
-    Put back afterwards, exception or not.  By the settings torch has had since 2.9: they decide
-    whatever the older ``allow_tf32`` says, and mixing both is an error when the older are read.
+    A CPU's library does as IEEE has it either way: a caller may have allowed it bfloat16
+    (``torch.set_float32_matmul_precision("medium")``).  Put back afterwards, exception or not.  By
+    the settings torch has had since 2.9: they decide whatever the older ``allow_tf32`` says, and
+    mixing both is an error when the older are read.
     ``alone``: no other thread that asks for the same runs meanwhile, as is needed where threads
     want different ones.
     """
     torch_has: Any = torch.backends  # its types do not name these settings
-    own = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
+    gpu = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
+    own = *gpu, torch_has.mkldnn.matmul, torch_has.mkldnn.conv
     with _changing if alone else nullcontext():
         before = [each.fp32_precision for each in own]
         try:
             for each in own:
-                each.fp32_precision = precision
+                each.fp32_precision = precision if each in gpu else "ieee"
             yield
         finally:
             for each, value in zip(own, before, strict=True):

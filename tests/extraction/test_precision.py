@@ -227,6 +227,26 @@ def test_products_are_as_stated_and_the_settings_are_put_back():
     assert torch.backends.cudnn.allow_tf32 in (True, False)  # the older settings can be read
 
 
+def test_a_cpu_multiplies_float32_in_full_whatever_its_caller_allows():
+    """`set_float32_matmul_precision("medium")` allows a CPU that has it bfloat16."""
+    own = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before = [each.fp32_precision for each in own]
+    random = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(128, 512, generator=random) for _ in range(2))
+    exact = torch.nn.functional.linear(x, weight)
+    try:
+        for each in own:
+            each.fp32_precision = "bf16"
+        with undisturbed():
+            assert torch.equal(torch.nn.functional.linear(x, weight), exact)
+            with float32_products("tf32"):
+                assert [each.fp32_precision for each in own] == ["ieee"] * 2
+        assert [each.fp32_precision for each in own] == ["bf16"] * 2
+    finally:
+        for each, value in zip(own, before, strict=True):
+            each.fp32_precision = value
+
+
 def test_a_cpu_has_no_tf32_and_the_key_names_it():
     from circuitcore.machine.device import resolve_dtype
 
