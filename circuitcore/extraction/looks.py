@@ -98,8 +98,9 @@ class Looks:
             left = images[~self.exact[np.ix_(short, images)].any(0)]
             if not len(left):
                 break
-            count = -(-int(self._short(short).max()) // min(len(short), 2 * NEAR + 1))
-            self.see(short.tolist(), left[_spread(len(left), count)], precise=True)
+            some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
+            count = -(-int(self._short(short).max()) // min(len(some), 2))
+            self.see(some.tolist(), left[_spread(len(left), count)], precise=True)
         for t in rows:
             near = [u for u in range(len(self.tried))[_near(t)] if self.tried[u]]
             seen = max(
