@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.accuracy import worth
-from circuitcore.extraction.floor import at_random, random_mask, random_masks
+from circuitcore.extraction.floor import at_random, hashed, random_mask, random_masks
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import read_inputs
 from circuitcore.machine.device import machine
@@ -18,19 +18,28 @@ from circuitcore.options import Options
 from circuitcore.progress import Silent
 
 
+def on_cpu(size, count, seed):
+    return at_random(size, count, np.random.default_rng(seed))
+
+
+def as_on_gpu(size, count, seed):
+    return hashed(size, count, [seed, 3], torch.device("cpu")).numpy()
+
+
+@pytest.mark.parametrize("how", [on_cpu, as_on_gpu])
 @given(st.integers(0, 3000), st.floats(0, 1), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
-def test_exactly_so_many_are_kept(size, part, seed):
+def test_exactly_so_many_are_kept(how, size, part, seed):
     count = round(part * size)
-    mask = at_random(size, count, np.random.default_rng(seed))
+    mask = how(size, count, seed)
     assert mask.dtype == bool and mask.shape == (size,) and mask.sum() == count
 
 
+@pytest.mark.parametrize("how", [on_cpu, as_on_gpu])
 @pytest.mark.parametrize(("size", "count"), [(7, 3), (7, 1), (7, 6), (40, 13)])
-def test_every_place_is_as_likely_and_pairs_are_too(size, count):
-    drawn = 20_000
-    random = np.random.default_rng(5)
-    masks = np.stack([at_random(size, count, random) for _ in range(drawn)]).astype(float)
+def test_every_place_is_as_likely_and_pairs_are_too(how, size, count):
+    drawn = 10_000
+    masks = np.stack([how(size, count, seed) for seed in range(drawn)]).astype(float)
     p, q = count / size, count * (count - 1) / (size * (size - 1))
     both = masks.T @ masks / drawn
     off = 5 * np.sqrt(max(q, p / size) / drawn)
