@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +54,15 @@ def plan(
             "--exact", help="score the categories: every level's exact plan", rich_help_panel="Plan"
         ),
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="seconds on a100, h100, h200, l40s or rtx4090, from counts; none need be here",
+            rich_help_panel="Plan",
+        ),
+    ] = None,
     *,
     given: Given,
 ) -> None:
@@ -64,20 +74,15 @@ def plan(
 
     with progress(call["quiet"]) as shown:
         planned = circuitcore.plan(
-            categories=wanted or (), probe=not no_probe, exact=exact, progress=shown, **call
-        )
+            categories=wanted or (), probe=not no_probe, exact=exact, target=target,
+            progress=shown, **call,
+        )  # fmt: skip
     if call["format"] == "json":
         emit(planned.model_dump_json(indent=2) + "\n")
     elif call["format"] == "table":
         emit(_plan_table(planned))
     else:
-        rows = [
-            {"category": each.category, "stage": stage.stage, **layer.model_dump()}
-            for each in planned.exact
-            for stage in each.stages
-            for layer in stage.layers
-        ]
-        emit(rows_text(rows or [step.model_dump() for step in planned.steps], call["format"]))
+        emit(rows_text(_plan_rows(planned), call["format"]))
 
 
 @takes(ALL)
@@ -213,7 +218,23 @@ def _emit(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) 
     emit(rows_text(rows.nested, form, left=left, columns=columns))
 
 
+def _plan_rows(planned: Plan) -> list[dict[str, Any]]:
+    """A row a layer and level of exact plans, a part where seconds are predicted, else a step."""
+    rows = [
+        {"category": each.category, "stage": stage.stage, **layer.model_dump()}
+        for each in planned.exact
+        for stage in each.stages
+        for layer in stage.layers
+    ]
+    if rows:
+        return rows
+    there = planned.target
+    parts = planned.steps if there is None else [*there.category, *there.run]
+    return [part.model_dump() for part in parts]
+
+
 def _plan_table(planned: Plan) -> str:
+    from circuitcore.cli.prediction import prediction_text
     from circuitcore.cli.tables import size, table
 
     rows = [
@@ -223,12 +244,16 @@ def _plan_table(planned: Plan) -> str:
     text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
     text += "".join(_exact_table(each) for each in planned.exact)
     seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
-    return (
-        f"{text}\n{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
+    said = (
+        f"{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
         f"{planned.fpe_upper:.1f}), {planned.multiply_adds:.3g} multiply-adds each; "
-        f"{planned.shared_fpe:.1f} FPE shared\n"
+        f"{planned.shared_fpe:.1f} FPE shared"
+    )
+    return (
+        f"{text}\n{textwrap.fill(said, 80)}\n"
         f"{planned.device}: {size(planned.memory_bytes)} memory, "
         f"{size(planned.disk_bytes)} disk, {seconds}\n"
+        f"{'' if planned.target is None else prediction_text(planned.target)}"
     )
 
 

@@ -68,6 +68,7 @@ def plan(
     categories: Sequence[str | int] | str = (),
     probe: bool = True,
     exact: bool = False,
+    target: str | None = None,
     progress: Progress | Told | None = None,
     **options: Any,
 ) -> Plan:
@@ -75,11 +76,25 @@ def plan(
 
     ``fpe`` and ``multiply_adds`` are of one category, ``memory_bytes``, ``disk_bytes`` and
     ``seconds`` (None without ``probe``, a second of timing) of the run.  ``exact``: score the
-    categories and plan every level of each.
+    categories and plan every level of each.  ``target``: a device that need not be here, such as
+    ``h100``; the plan's ``target`` then has seconds by part, predicted from counts alone.  The
+    model ``tv:alexnet-shapes`` is AlexNet and ImageNet's proportions without either.
     """
     from circuitcore.extraction.plan import plan as planned
+    from circuitcore.extraction.plan import target_machine
+    from circuitcore.inputs.shapes import SHAPES, shapes_inputs
+    from circuitcore.machine.target import target_of
 
     chosen, given = asked(model, images, options)
+    if target is not None:
+        if exact:
+            raise UsageError("--exact runs the fc stage on this machine: not with --target")
+        there = target_of(target)
+        with undisturbed():
+            inputs = shapes_inputs(chosen) if model == SHAPES else read_inputs(chosen, given)
+            wanted, told = wanted_of(categories), progress_of(progress)
+            on = target_machine(there, chosen)
+            return planned(inputs, chosen, on, wanted, told, target=there)
     with undisturbed():
         inputs, on = read_inputs(chosen, given), machine(chosen)
         wanted, told = wanted_of(categories), progress_of(progress)

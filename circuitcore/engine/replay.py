@@ -54,7 +54,7 @@ class Replay:
         note: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.network, self.resident, self.normalise = network, resident, normalise
-        self.impl, self.first = impl, _first(network)
+        self.impl, self.first = impl, first_step(network)
         self.multiply_adds, self.fallback, self.note = multiply_adds, fallback, note
         some = network.weights[network.last]
         self.device, self.nothing = some.device, some.new_zeros(())
@@ -186,9 +186,7 @@ class Replay:
 
     def batches(self, count: int) -> list[int]:
         """Batches of ``count`` images: whole ones, and one just large enough for the rest."""
-        whole, rest = divmod(count, self.batch)
-        last = [min(-(-rest // STEP) * STEP, self.batch)] if rest else []
-        return [self.batch] * whole + last
+        return batches(count, self.batch)
 
     def _graph(self, size: int) -> Any:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""
@@ -233,7 +231,7 @@ class Replay:
         return {value: out}
 
 
-def _first(network: Network) -> tuple[Step, str] | None:
+def first_step(network: Network) -> tuple[Step, str] | None:
     """The convolution that alone reads the images, and the value its kernel gives.
 
     That of the rectifier behind it where only that reads it.  None where it is not so simple.
@@ -247,6 +245,13 @@ def _first(network: Network) -> tuple[Step, str] | None:
     behind = [each for each in network.steps if step.name in each.inputs]
     fused = [each.op for each in behind] == ["relu"]
     return step, behind[0].name if fused else step.name
+
+
+def batches(count: int, batch: int) -> list[int]:
+    """Batches of at most ``batch`` that ``count`` images fill: whole ones, and one for the rest."""
+    whole, rest = divmod(count, batch)
+    last = [min(-(-rest // STEP) * STEP, batch)] if rest else []
+    return [batch] * whole + last
 
 
 def _flat(weight: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ def load_model(options: Options) -> Model:
     kind, _, rest = name.partition(":")
     if name == "bundled":
         model = _bundled()
+    elif rest == "alexnet-shapes":
+        raise UsageError(f"--model {name}: shapes without weights, for `plan --target` alone")
     elif kind == "tv" and rest:
         model = _torchvision(rest)
     elif kind == "timm" and rest:

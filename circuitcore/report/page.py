@@ -116,6 +116,8 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
     """What the categories took, each beside what was planned before the run."""
     costs = [c.cost for c in document.categories]
     planned = (document.run.get("plan") or {}).get("predicted", {})
+    predicted = planned.get("target") or {}
+    timed = f"seconds ({predicted['mark']})" if predicted else "seconds"
     if not costs:
         return []
     config = document.run.get("configuration", {})
@@ -138,7 +140,7 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
             for name in ("sweep", "certify", "heldout", "floor")
             if (values := [v for c in costs if (v := getattr(c, f"fpe_{name}")) is not None])
         ),
-        row("seconds", [c.seconds for c in costs], "{:.1f}", None),
+        row(timed, [c.seconds for c in costs], "{:.1f}", predicted.get("seconds_per_category")),
         row("memory, MB", [c.memory_bytes / 1e6 for c in costs], "{:.0f}",
             planned.get("memory_bytes", 0) / 1e6 or None),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ was not measured here.  ``tune`` measures a GPU and overrides the choice (`maske
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from circuitcore.kernels.masked.tiles import masked_tile
 
@@ -40,6 +40,16 @@ DEVICES = {
     "sm_100": Device(8e12, 2.25e15, 1.125e15, 75e12, 148),
     "sm_120": Device(1.792e12, 209.5e12, 104.8e12, 104.8e12, 170),
     "gfx942": Device(5.3e12, 1307.4e12, 653.7e12, 163.4e12, 304),
+}
+
+# Devices by name, for a prediction without one.  H200: the H100's rates, its own data sheet's
+# bandwidth; RTX 4090: NVIDIA Ada GPU Architecture, appendix A
+NAMED = {
+    "a100": ("sm_80", DEVICES["sm_80"]),
+    "l40s": ("sm_89", DEVICES["sm_89"]),
+    "rtx4090": ("sm_89", Device(1.008e12, 165.2e12, 82.6e12, 82.6e12, 128)),
+    "h100": ("sm_90", DEVICES["sm_90"]),
+    "h200": ("sm_90", replace(DEVICES["sm_90"], bandwidth=4.8e12)),
 }
 
 
@@ -84,24 +94,30 @@ def gpu_seconds(path: str, shape: MaskedShape, arch: str) -> float:
     device = DEVICES.get(arch, DEVICES["sm_80"])
     rates = {"float64": device.ieee / 2, "float32": device.ieee, "tf32": device.tf32}
     rate = rates.get(shape.dtype, device.half) * REACHED[path]
-    item = ITEM_BYTES[shape.dtype]
+    if path == "fused" and shape.dtype not in KINDS:
+        return float("inf")
     work = 2 * shape.executed(path, arch) / rate
+    masking, moved = (each / device.bandwidth for each in traffic(path, shape, arch, device))
+    if path == "library":
+        return masking + max(moved, work) + 3 * shape.levels * LAUNCH
+    return max(moved, work) + 2 * LAUNCH
+
+
+def traffic(path: str, shape: MaskedShape, arch: str, device: Device) -> tuple[int, int]:
+    """Bytes of device memory: of masking beforehand (``library``), and of the product itself."""
+    item = ITEM_BYTES[shape.dtype]
     outputs = shape.levels * shape.batch * shape.rows * item
     inputs = shape.batch * shape.columns * item
     if path == "library":  # weights and levels read, masked ones written, then read by the product
-        masking = shape.levels * shape.weights * (2 * item + 1) / device.bandwidth
         moved = shape.levels * (shape.weights * item + inputs) + outputs
-        return masking + max(moved / device.bandwidth, work) + 3 * shape.levels * LAUNCH
-    if shape.dtype not in KINDS:
-        return float("inf")
+        return shape.levels * shape.weights * (2 * item + 1), moved
     reads = shape.levels  # of the weights; levels that share an input run side by side
     if shape.shared:
         tile = masked_tile(KINDS[shape.dtype], shape.batch, arch)
         reads = -(-shape.levels * -(-shape.batch // tile.batch) // device.processors)
     else:
         inputs *= shape.levels
-    moved = reads * shape.weights * (item + 1) + inputs + outputs
-    return max(moved / device.bandwidth, work) + 2 * LAUNCH
+    return 0, reads * shape.weights * (item + 1) + inputs + outputs
 
 
 def cheapest(shape: MaskedShape, arch: str) -> str:

@@ -160,7 +160,7 @@ def test_plan_in_words_and_as_json(monkeypatch, capsys):
     planned = SimpleNamespace(
         device="cpu", categories=10, fpe=3.0, fpe_upper=9.0, shared_fpe=1.0,
         multiply_adds=10**10, memory_bytes=10**8,
-        disk_bytes=10**6, seconds=None, steps=[step], exact=[],
+        disk_bytes=10**6, seconds=None, steps=[step], exact=[], target=None,
         model_dump_json=lambda indent=None: json.dumps({"fpe": 3.0}),
     )  # fmt: skip
     monkeypatch.setattr(circuitcore, "plan", lambda **asked: planned, raising=False)

@@ -1,0 +1,169 @@
+"""What the host does for a category of 1,000: looks at the device, and seconds of its own.
+
+The made-up categories of ``test_fpe.py``, in bfloat16 and with the default options, their looks
+counted and not run: `circuitcore.extraction.predict.TYPICAL`.  The rest is host work on
+20,000 and 30,000 images: `Screening` without its looks, judging beside it, and a random mask drawn
+for AlexNet's 57 million relevant weights.
+``python bench/e2e/looks.py``; ``BENCH_FPE_CATEGORIES`` made-up ones (default 24).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import product
+from statistics import mean
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from margins import STOPS
+from test_fpe import CATEGORIES, THRESHOLD
+from test_fpe_precision import ERROR, look_at, made_up
+
+from circuitcore.engine.splits import Split
+from circuitcore.extraction.accuracy import SLACK, worth
+from circuitcore.extraction.bounds import Known, images_at
+from circuitcore.extraction.circuit import _tested
+from circuitcore.extraction.floor import at_random
+from circuitcore.extraction.judging import empty_circuit, judges, unpruned_baseline
+from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.screening import Rule, Screening
+from circuitcore.options import Options
+
+HELDOUT, WEIGHTS, KEPT = 30_000, 56_998_720, 0.05
+
+
+class Counted(Screening):
+    """Counts its looks: (part, levels, images, in float32?); ``own``: seconds beside them."""
+
+    def __init__(self, judge, start, count, look, rule, **more) -> None:
+        self.part, self.looking, self.log = "sweep", 0.0, []
+
+        def counting(levels, images, precise):
+            began = time.thread_time()
+            found = look(levels, images, precise)
+            self.looking += time.thread_time() - began
+            self.log.append((self.part, len(levels), len(images), precise))
+            return found
+
+        began = time.thread_time()
+        super().__init__(judge, start, count, counting, rule, **more)
+        self.own = time.thread_time() - began
+
+    def run(self) -> int:
+        began = time.thread_time()
+        chosen = super().run()
+        self.own += time.thread_time() - began - self.looking
+        return chosen
+
+    def _whole(self, t: int) -> bool:
+        self.part = "certify"
+        held = super()._whole(t)
+        self.part = "sweep"
+        return held
+
+
+def swept(seed: int, how: str, stop: str) -> dict[str, Counted] | None:
+    """Both stages of one category, None where the unpruned network does not get it right."""
+    judge, stages = made_up(seed)
+    reference = worth(judge.fitted(judge.unpruned[None], "matched")[0], "matched")
+    if reference <= 0:
+        return None
+    random, start, error = np.random.default_rng([seed, 7]), judge.unpruned, None
+    found: dict[str, Counted] = {}
+    rows = next(stages)
+    for stage in ("fc", "conv"):
+        rule = Rule(THRESHOLD * reference - SLACK, stop, "matched", stage == "fc",
+                    low=how != "float32", risk=1e-7)  # fmt: skip
+        look = look_at(rows, ERROR[how], random, Counter())
+        screening = found[stage] = Counted(
+            judge, start, len(rows), look, rule, start_error=error
+        )  # fmt: skip
+        chosen = screening.run()
+        if stage == "fc":
+            start, error = screening.at(chosen), screening.error(chosen)
+            rows = stages.send(chosen)
+    return found
+
+
+def held_out(seed: int, how: str) -> int:
+    """Images run again in float32 on 20,000 at a frozen bias."""
+    judge, stages = made_up(seed)
+    rows, runs = next(stages)[5:6], Counter[bool]()
+    look = look_at(rows, ERROR[how], np.random.default_rng([seed, 3]), runs)
+    looks = Looks(look, 1, rows.shape[1], low=how != "float32")
+    looks.see([0], np.arange(rows.shape[1]))
+
+    def unsure() -> np.ndarray:
+        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
+        return images_at(judge, known, float(seed % 7 - 3))
+
+    looks.recheck(0, unsure)
+    return runs[True] if how != "float32" else 0
+
+
+def judging() -> float:
+    """Seconds of judging a category beside its screening: baselines, intervals, held out."""
+    random = torch.Generator().manual_seed(0)
+
+    def split(images: int, each: int) -> Split:
+        labels = torch.arange(images) // each
+        logits = torch.randn(images, 1000, generator=random)
+        logits[torch.arange(images), labels] += 3
+        return Split(np.zeros((images, 0)), labels, logits, {})
+
+    network = SimpleNamespace(biases={}, last="last")
+    prepared: SimpleNamespace = SimpleNamespace(
+        extraction=split(20_000, 20), heldout=split(HELDOUT, 30), options=Options(),
+        runner=SimpleNamespace(network=network),
+    )  # fmt: skip
+    prepared.extraction.largest, prepared.heldout.largest  # noqa: B018  once a run
+    began = time.thread_time()
+    for unit in range(CATEGORIES):
+        judge, heldout = judges(prepared, unit)
+        unpruned = unpruned_baseline(judge, heldout, "matched")
+        empty = empty_circuit(prepared, unit, judge, heldout)
+        fitted = unpruned.extraction_biased
+        _tested(prepared, unit, heldout, heldout.unpruned, fitted, unpruned, empty)
+    return (time.thread_time() - began) / CATEGORIES
+
+
+def table(found: list[dict[str, Counted]]) -> Iterator[str]:
+    """Looks and image runs a category, by part, stage and precision."""
+    runs: dict[tuple[str, str, str, bool], list[int]] = defaultdict(lambda: [0, 0])
+    for stages in found:
+        for stage, screening in stages.items():
+            for part, levels, images, precise in screening.log:
+                where = runs[part, stage, "many" if levels > 1 else "one", precise]
+                where[0] += 1
+                where[1] += levels * images
+    for (part, stage, levels, precise), (looks, images) in sorted(runs.items()):
+        what = f"{part:8} {stage:5} {levels:5} {'float32' if precise else 'low':8}"
+        yield f"{what}{looks / len(found):8.2f} looks {images / len(found):8.0f} images a category"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for stop, how in product(STOPS, ("bfloat16", "tf32", "float32")):
+        found: list[dict[str, Counted]] = []
+        seed = 0
+        while len(found) < CATEGORIES:
+            if (made := swept(seed, how, stop)) is not None:
+                found.append(made)
+            seed += 1
+        print(f"{stop}, {how}: {CATEGORIES} categories")
+        print("\n".join(table(found)))
+        again = mean(held_out(k, how) for k in range(CATEGORIES))
+        print(f"held out: {again:.0f} of 20,000 images again in float32")
+        own = mean(sum(each.own for each in stages.values()) for stages in found)
+        print(f"host, screening: {1000 * own:.1f} ms a category")
+    print(f"host, judging: {1000 * judging():.1f} ms a category")
+    began = time.thread_time()
+    at_random(WEIGHTS, round(KEPT * WEIGHTS), np.random.default_rng(0))
+    print(f"host, a random mask: {1000 * (time.thread_time() - began):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

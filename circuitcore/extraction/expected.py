@@ -1,0 +1,143 @@
+"""What a sweep is expected to do, counted from shapes and options: multiply-adds by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from circuitcore.engine.footprint import as_run
+from circuitcore.extraction.judging import every_level
+from circuitcore.extraction.screening import run_at_every_level
+from circuitcore.inputs.image_files import ImageFile
+from circuitcore.inputs.read import Inputs
+from circuitcore.machine.device import Machine
+from circuitcore.network.sizes import multiply_adds
+from circuitcore.options import Options
+
+STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may stop
+# Part of the multiply-adds that compaction leaves, over a default grid, as counted on the bundled
+# network (0.25, 0.33) and on an AlexNet trained on Fashion-MNIST (0.09, 0.33).
+LEFT = {"fc": 0.2, "conv": 0.33}
+# Screened to the first crossing, as counted on the thousand characters of `bench/e2e`: passes over
+# all images at the dense levels of the fc stage, what these leave, and how often a convolution is
+# pruned at all behind an fc circuit that stands at the same threshold.
+CROSSED = 3.0
+DENSE_LEFT = 0.7
+PRUNED = 0.2
+
+
+class PlanStep(BaseModel):
+    """One kind of work: ``count`` passes of ``multiply_adds`` each; ``fpe`` of all of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    what: str
+    count: int
+    multiply_adds: int
+    bytes: int
+    fpe: float
+
+
+class Expected(NamedTuple):
+    """Multiply-adds, by kind: ``once``, a forward pass of one image, and its ``conv`` and ``fc``
+    layers as they run, what a pooling copies counted once; ``shared`` by all categories;
+    of one category, its ``stages`` and the ``heldout`` test (``expected`` of both, in convolutions
+    and in fc layers; at most ``upper``), and what FPE leaves out: ``scoring``, and ``apart`` the
+    random masks.
+    """
+
+    once: int
+    conv: int
+    fc: int
+    shared: PlanStep
+    stages: dict[str, PlanStep]
+    heldout: PlanStep
+    scoring: PlanStep
+    apart: list[PlanStep]
+    expected: dict[str, float]
+    upper: int
+
+
+def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray) -> Expected:
+    """What there is to do, counted from shapes and options for images like ``pixels``."""
+    network, files = inputs.model.network, inputs.split("extraction")
+    once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
+    lean, _ = as_run(network, pixels.shape, machine)
+    per_layer = multiply_adds(lean, pixels.shape)
+    per_layer[network.last] //= network.outputs  # only the target row
+    conv, fc = (sum(per_layer[n] for n in network.layers(s)) for s in ("conv", "fc"))
+    passes = _passes(options, count, len(files_of_one(files)))
+    tests = len(inputs.split("heldout"))
+    likely = {
+        "conv": conv * (count * passes.conv + tests * passes.tested_conv),
+        "fc": fc * (count * (passes.fc + passes.conv) + tests * passes.tested_fc),
+    }
+    upper, stages = 0, {}
+    for stage, each in (("fc", fc), ("conv", conv + fc)):
+        if not network.layers(stage):
+            continue
+        levels = len(options.grid(stage)) - 1
+        upper += levels * each * count
+        stages[stage] = PlanStep(
+            what=f"{stage} stage, {levels} levels",
+            count=levels,
+            multiply_adds=each * count,
+            bytes=network.relevant(stage) * 5,
+            fpe=levels * each / once,
+        )
+
+    tested = (conv + fc) * tests
+    heldout = PlanStep(what="held-out test", count=1, multiply_adds=tested, bytes=0,
+                       fpe=tested / (once * count))  # fmt: skip
+    scoring = PlanStep(
+        what="scoring (not counted in FPE)",
+        count=1,
+        multiply_adds=3 * once * options.scoring_images,  # forward, backward at twice its cost
+        bytes=network.relevant() * 5,
+        fpe=0.0,
+    )
+    looked = len(files_of_one(files))
+    looked += sum(run_at_every_level(count, looked, "sparsest-above"))
+    apart = [
+        PlanStep(what="random masks (not counted in FPE)", count=options.random_masks,
+                 multiply_adds=min(looked, count) * sum(per_layer.values()), bytes=0, fpe=0.0)
+    ] if options.random_masks else []  # fmt: skip
+    upper += tested
+    shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
+                      bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
+    return Expected(once, conv, fc, shared, stages, heldout, scoring, apart, likely, upper)
+
+
+def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """The images of the first category among ``files``."""
+    return [file for file in files if file.category == files[0].category]
+
+
+class _Passes(NamedTuple):
+    """Expected of one category, in passes over a whole set with nothing compacted: of the fc layers
+    in the fc stage, of all in the conv stage, and of conv and fc layers in the held-out test.
+    """
+
+    fc: float
+    conv: float
+    tested_conv: float
+    tested_fc: float
+
+
+def _passes(options: Options, images: int, targets: int) -> _Passes:
+    """What a sweep over so many images, ``targets`` of them the category's, is expected to run."""
+    levels = {stage: len(options.grid(stage)) - 1 for stage in ("fc", "conv")}
+    left = LEFT["conv"]
+    if every_level(options, images):
+        return _Passes(LEFT["fc"] * levels["fc"], left * levels["conv"], left, left)
+    part = (targets + sum(run_at_every_level(images, targets, options.stop))) / images
+    if options.stop == "first-crossing":
+        looks = part * levels["fc"] * LEFT["fc"]
+        fc = min(looks + DENSE_LEFT * CROSSED, LEFT["fc"] * levels["fc"])
+        return _Passes(fc, DENSE_LEFT * (part + PRUNED), DENSE_LEFT * PRUNED, DENSE_LEFT)
+    looked = {stage: max(1, round(STOPPED_EARLY * count)) for stage, count in levels.items()}
+    fc, conv = (min(looked[s], 2 * looked[s] * part + 1) * LEFT[s] for s in ("fc", "conv"))
+    return _Passes(fc, conv, left, left)
