@@ -41,6 +41,11 @@ class Judge:
         return len(self.is_target)
 
     @cached_property
+    def targets(self) -> int:
+        """How many target images there are."""
+        return int(self.is_target.sum())
+
+    @cached_property
     def unpruned_alarms(self) -> int:
         """The unpruned network's own false alarms at b = 0: what a matched bias may not exceed."""
         return self.at(self.unpruned, 0.0).false_alarms
@@ -78,7 +83,7 @@ class Judge:
 
     def record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
         """Accuracy of so many hits and false alarms, at a bias."""
-        targets = int(self.is_target.sum())
+        targets = self.targets
         others = self.is_target.numel() - targets
         hit, false, target, other = map(torch.tensor, (hits, false_alarms, targets, others))
         value = csa(hit, false, target, other, self.norm)

@@ -16,8 +16,8 @@ from circuitcore.runs.circuitfile import packed_bits
 MB = 10**6
 # most of a category: of launches outside graphs, waits, bytes either way, replays
 BUDGET = {
-    "float32": {"launches": 800, "syncs": 20, "bytes": 20 * MB, "replays": 150},
-    "bfloat16": {"launches": 650, "syncs": 32, "bytes": 20 * MB, "replays": 150},
+    "float32": {"launches": 880, "syncs": 20, "bytes": 9 * MB, "replays": 120},
+    "bfloat16": {"launches": 860, "syncs": 32, "bytes": 9 * MB, "replays": 120},
 }
 
 
@@ -45,7 +45,5 @@ def test_a_category_of_a_thousand(dtype, monkeypatch):
     assert not over, f"{counted}\n{table}"
     assert [stage.chosen for stage in circuit.record.stages] == [4, 4]
     # no image crosses: numbers of images up, activations down, masks as bits
-    images = 8 * (thousand_way.EXTRACTION + thousand_way.HELDOUT)
-    bits = sum(-(-mask.numel() // 8) for mask in circuit.kept.values())
-    assert totals["bytes to device"] <= bits + 2 * images + MB
+    assert totals["bytes to device"] <= MB
     assert np.isclose(circuit.record.cost.fpe_heldout, 1.5, rtol=0.05)
