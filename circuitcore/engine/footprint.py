@@ -33,6 +33,7 @@ CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
 LOADING = "loading of the model"
+HASHED = 28  # bytes a weight of a layer whose random mask is drawn on a GPU
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,9 @@ def _conv_stage(work: _Work, held: int) -> Phase:
 
 def _heldout(work: _Work, held: int) -> Phase:
     most = held + (9 if work.gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
+    if work.gpu and work.options.random_masks:  # drawn there, a layer at a time
+        shapes = [work.network.relevant_shape(name) for name in work.network.layers()]
+        most += HASHED * max(math.prod(shape) for shape in shapes)
     fixed = most - int((1 - CHOSEN) * 4 * work.size["fc"])
     count = work.conv_chunk(1, work.counts.heldout)
     return Phase(fixed, most, work.image, 2 * work.image, count)

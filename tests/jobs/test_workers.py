@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,6 +191,9 @@ def test_devices_go_round_and_memory_is_shared(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    ampere = SimpleNamespace(major=8, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: ampere)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
     monkeypatch.setattr("circuitcore.machine.device.free_host_memory", lambda: 5000)
 
     def devices(count, **given):

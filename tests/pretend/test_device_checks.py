@@ -16,13 +16,13 @@ def test_twice_the_same_masks(tmp_path):
         checks.twice_the_same("cuda:0", tmp_path)
 
 
-@pytest.mark.parametrize("megabytes", [8, 18])
+@pytest.mark.parametrize("megabytes", [8, 24])
 def test_memory_that_runs_out(megabytes, on_cpu, tmp_path):
     with pretended():
         enough = checks.a_full_memory_is_no_wrong_circuit(
             "cuda:0", on_cpu, tmp_path / "run", megabytes * 10**6
         )
-    assert enough == (megabytes == 18)
+    assert enough == (megabytes > 8)
 
 
 def test_captured_passes(layer_masks):
