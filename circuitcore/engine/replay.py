@@ -199,7 +199,8 @@ class Replay:
                     self._pass(size)  # so that what libraries make on first use is not captured
                 current.wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=self.pool):
+                # another thread may score the next category, and ask for memory, meanwhile
+                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                     self._pass(size)
             self.counters.copy_(before)
             self.pool = self.pool or graph.pool()

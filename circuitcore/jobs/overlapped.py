@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.stage import Scored, ranked
@@ -41,8 +42,10 @@ def scored_ahead(prepared: Prepared, units: Sequence[int]) -> Iterator[Work]:
             return ranked(prepared, unit)
 
     def waited(future: Future[Scored]) -> Scored:
-        found = future.result()
-        torch.cuda.current_stream(device).wait_stream(side)
+        found, current = future.result(), torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in _made(found):
+            tensor.record_stream(current)  # its memory is not given away before this is done
         return found
 
     with ThreadPoolExecutor(1, "score") as pool:
@@ -54,6 +57,14 @@ def scored_ahead(prepared: Prepared, units: Sequence[int]) -> Iterator[Work]:
             if place + 1 < len(units):
                 following = begun(units[place + 1])
             yield lambda mine=mine: waited(mine)  # type: ignore[misc]
+
+
+def _made(work: Scored) -> Iterator[Tensor]:
+    """What scoring and ranking a category leave on the device."""
+    for each in work.found.values():
+        yield from (each.x, each.g)
+    for assigned in work.assigned.values():
+        yield from assigned.levels.values()
 
 
 @contextmanager
