@@ -47,13 +47,18 @@ def summarise(records: Sequence[Category]) -> Summary:
         mean_heldout_hit=mean([c.heldout.hit for c in circuits]),
         mean_unpruned_heldout_hit=mean([r.unpruned.heldout.hit for r, _ in found]),
         mean_csa_ratio=mean([r for r in ratios if r is not None]),
-        ratio_of_means=csa / own if csa is not None and own else None,
-        ratio_of_means_unbiased=csa / unpruned if csa is not None and unpruned else None,
+        ratio_of_means=_ratio(csa, own),
+        ratio_of_means_unbiased=_ratio(csa, unpruned),
         mean_faithfulness=mean([f for f in faithful if f is not None]),
         no_better_than_random=[
             r.category for r, _ in found if r.random_masks is not None and r.random_masks.as_good
         ],
     )
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    """None where the reference is not positive, as of a single category."""
+    return None if value is None or reference is None or reference <= 0 else value / reference
 
 
 def interval(

@@ -45,7 +45,7 @@ class Circuit:
     def record(self) -> Category:
         """All that was found out about the category (`circuitcore.records.Category`).
 
-        ``record.circuit`` is None where the unpruned network's CSA is not positive: NA.  Raises
+        ``record.circuit`` is None where there is none, ``record.undefined`` says why: NA.  Raises
         InputError where the file is damaged.
         """
         return self._stored.record
@@ -67,10 +67,8 @@ class Circuit:
     def bias(self) -> float:
         """The circuit's one bias, in units of the logit.  Raises InputError without a circuit."""
         if self.record.circuit is None:
-            raise InputError(
-                f"{self._run.folder}: {self.name!r} has no circuit: the unpruned network's CSA "
-                "is not positive"
-            )
+            why = self.record.undefined or "it is not defined"
+            raise InputError(f"{self._run.folder}: {self.name!r} has no circuit: {why}")
         return self.record.circuit.bias
 
     def apply(self, module: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ FILE = "report.html"
 BOUNDS = {
     "Pruned": (0.0, 1.0),
     "CSA, held-out": (-math.inf, 1.0),
+    "CSA of the empty circuit": (-math.inf, 1.0),
     "Hit rate, held-out": (0.0, 1.0),
     "False alarms, held-out": (0.0, 1.0),
 }

@@ -28,10 +28,8 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     """
     stored = read_circuit(run.circuit_path(unit))
     if stored.record.circuit is None:
-        raise InputError(
-            f"{run.folder}: {stored.record.category!r} has no circuit: the unpruned network's CSA "
-            "is not positive"
-        )
+        why = stored.record.undefined or "it is not defined"
+        raise InputError(f"{run.folder}: {stored.record.category!r} has no circuit: {why}")
     if model.sha256 != run.manifest["model"]["weights_sha256"]:
         raise InputError(
             f"{run.folder}: the model's weights are not those of the run (sha256 differs)"
