@@ -40,7 +40,7 @@ class ControlRow(BaseModel):
     """One control (or the ``circuit`` itself) of one category.
 
     ``extraction``: with the bias fitted there; ``heldout``: with that bias; ``csa_ratio``: held-out
-    CSA over the unpruned network's at bias 0; ``overlap``: Jaccard with the circuit.
+    CSA over the unpruned network's at its own, fitted alike; ``overlap``: Jaccard with the circuit.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,7 +114,8 @@ def _row(
     extraction = judge.fitted(on_extraction[None], prepared.options.bias)[0]
     on_heldout = activations(prepared.runner, prepared.heldout, unit, mask)
     heldout = heldout_judge.at(on_heldout, extraction.bias)
-    unpruned = heldout_judge.at(heldout_judge.unpruned, 0.0)
+    own = judge.fitted(judge.unpruned[None], prepared.options.bias)[0].bias
+    unpruned = heldout_judge.at(heldout_judge.unpruned, own)
     both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
     either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
     return ControlRow(

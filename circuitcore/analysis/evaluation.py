@@ -26,7 +26,10 @@ from circuitcore.scoring.seeds import unit_seed
 
 
 class EvaluateRow(BaseModel):
-    """One circuit with its frozen bias on a held-out set, beside the unpruned network at bias 0."""
+    """One circuit with its frozen bias on a held-out set, beside the unpruned network with its own.
+
+    ``unpruned``: at the bias fitted to it on the extraction set, as the sweep's ratio has it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,27 +61,29 @@ def evaluate(
     for unit, path in units.items():
         stored = read_circuit(path)
         if stored.record.circuit is not None:
+            own = stored.record.unpruned.extraction_biased
             rows.append(_row(prepared, unit, stored.record.category, stored.kept,
-                             stored.record.circuit.bias))  # fmt: skip
+                             stored.record.circuit.bias, own.bias))  # fmt: skip
         progress.advance(1, stored.record.category)
     return rows
 
 
 def _row(
-    prepared: Prepared, unit: int, name: str, kept: dict[str, Any], bias: float
+    prepared: Prepared, unit: int, name: str, kept: dict[str, Any], bias: float, own: float
 ) -> EvaluateRow:
     judge = judge_of(prepared.heldout, unit, prepared.options.false_alarm_norm)
     kept = {layer: mask.to(prepared.runner.machine.device) for layer, mask in kept.items()}
     activation = activations(prepared.runner, prepared.heldout, unit, kept)
     seed = unit_seed(prepared.options.seed, unit)
-    found = heldout_accuracy(judge, activation, bias, None, seed)
+    biased = judge.at(judge.unpruned, own)
+    found = heldout_accuracy(judge, activation, bias, biased, seed)
     return EvaluateRow(
         category=name,
         images=len(prepared.heldout),
         circuit=found.alone(),
-        unpruned=judge.at(judge.unpruned, 0.0),
-        csa_ratio=found.csa_ratio,
-        csa_ratio_ci95=found.csa_ratio_ci95,
+        unpruned=biased,
+        csa_ratio=found.csa_ratio_biased,
+        csa_ratio_ci95=found.csa_ratio_biased_ci95,
     )
 
 
