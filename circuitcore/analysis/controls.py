@@ -30,7 +30,7 @@ from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
-from circuitcore.records import Accuracy
+from circuitcore.records import Accuracy, Category
 from circuitcore.runs.circuitfile import read_circuit
 
 CONTROLS = "controls.json"
@@ -75,8 +75,7 @@ def controls(
             other = stored[(position + 1) % len(stored)].kept
             masks["other-category"] = {n: m.to(device) for n, m in other.items()}
         rows += [
-            _row(prepared, unit, each.record.category, control, mask, kept)
-            for control, mask in masks.items()
+            _row(prepared, each.record, control, mask, kept) for control, mask in masks.items()
         ]
         progress.advance(1, each.record.category)
     return rows
@@ -103,23 +102,22 @@ def _highest(values: Tensor, like: Tensor) -> Tensor:
 
 def _row(
     prepared: Prepared,
-    unit: int,
-    name: str,
+    record: Category,
     control: str,
     mask: Mapping[str, Tensor],
     circuit: Mapping[str, Tensor],
 ) -> ControlRow:
+    unit, own = record.index, record.unpruned.extraction_biased.bias
     judge, heldout_judge = judges(prepared, unit)
     on_extraction = activations(prepared.runner, prepared.extraction, unit, mask)
     extraction = judge.fitted(on_extraction[None], prepared.options.bias)[0]
     on_heldout = activations(prepared.runner, prepared.heldout, unit, mask)
     heldout = heldout_judge.at(on_heldout, extraction.bias)
-    own = judge.fitted(judge.unpruned[None], prepared.options.bias)[0].bias
     unpruned = heldout_judge.at(heldout_judge.unpruned, own)
     both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
     either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
     return ControlRow(
-        category=name,
+        category=record.category,
         control=control,
         kept_weights=sum(int(m.sum()) for m in mask.values()),
         overlap=both / either if either else 0.0,

@@ -219,8 +219,6 @@ class ReplayExecutor(Executor):
     memory traffic as one image's activations, so nothing is gained by masking inside a product.
     """
 
-    levels_at_once = 8  # a look costs one wait for the device, whatever is looked at
-
     def _ready(self) -> None:
         self.flat = flat_levels(self.assigned.levels, self.runner.network.layers("conv"))
 

@@ -21,7 +21,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.machine.chunks import smaller
-from circuitcore.network.forward import Override, Tally, forward
+from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
 from circuitcore.network.graph import Network, Step
 
 STEP = 64  # batches are whole multiples of it: few different graphs, little filled up
@@ -102,19 +102,17 @@ class Replay:
         """
         if self.holder is holder:
             return
-        network, last = self.network, self.network.last
+        network, target = self.network, target_row(self.network, unit)
         for name, buffer in self.circuit.weights.items():
             if levels and name in self.convolutions:
                 continue
-            weight = network.weights[name]
-            weight = weight[unit : unit + 1] if name == last and network.outputs > 1 else weight
+            weight = target.weights.get(name, network.weights[name])
             if name in kept:
                 torch.where(kept[name], weight, self.nothing, out=buffer)
             else:
                 buffer.copy_(weight)
         for name, buffer in self.circuit.biases.items():
-            bias = network.biases[name]
-            buffer.copy_(bias[unit : unit + 1] if network.outputs > 1 else bias)
+            buffer.copy_(target.biases[name])
         self.holder = holder
 
     def level(self, levels: Tensor, t: int) -> None:
@@ -243,9 +241,7 @@ def first_step(network: Network) -> tuple[Step, str] | None:
     (step,) = readers
     if step.settings["groups"] != 1 or tuple(step.settings["dilation"]) != (1, 1):
         return None
-    behind = [each for each in network.steps if step.name in each.inputs]
-    fused = [each.op for each in behind] == ["relu"]
-    return step, behind[0].name if fused else step.name
+    return step, only_relu(network.steps, step, ()) or step.name
 
 
 def batches(count: int, batch: int) -> list[int]:

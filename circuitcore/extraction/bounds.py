@@ -60,7 +60,7 @@ class Bounds:
         """CSA at the least and at the most; under a matched bias from hits, F from 0 to F0."""
         if self.bias != "matched" or self.low == self.high:
             return self.low.csa, self.high.csa
-        targets = int(judge.is_target.sum())
+        targets = judge.targets
         hits = round(self.low.hit * targets)
         return judge.record(hits, judge.unpruned_alarms, 0.0).csa, self.high.hit
 
@@ -89,14 +89,14 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     if worth(found.expected, found.bias) >= below:
         bias = found.expected.bias
         if found.bias == "matched":
-            enough = math.ceil(below * int(judge.is_target.sum()))  # hits
+            enough = math.ceil(below * judge.targets)  # hits
             own = np.sort((steps + known.error)[judge.is_target.numpy()])
             bias = np.nextafter(own[max(enough, 1) - 1], np.inf)
         may_alarm = unseen & (steps - known.error < bias)
         if may_alarm.any() and np.isfinite(known.error[may_alarm]).all():
             return np.flatnonzero(may_alarm)
     images = np.flatnonzero(unseen)
-    targets = int(judge.is_target.sum())
+    targets = judge.targets
     norm = {"target": targets, "other": len(unseen) - targets, "predicted": 0}[judge.norm]
     most = judge.unpruned_alarms if found.bias == "matched" else (found.high.csa - below) * norm
     batch = max(batch, int(most) + 1)
@@ -116,8 +116,8 @@ def undecided_images(judge: Judge, known: Known, found: Bounds, below: float) ->
         return _open_images(judge, known, found.bias, below)
     target = judge.is_target.numpy()
     steps = judge.margin_max.numpy() - known.activation
-    needed = max(math.ceil(below * int(target.sum())), 1) - 1
-    if needed >= int(target.sum()):
+    needed = max(math.ceil(below * judge.targets), 1) - 1
+    if needed >= judge.targets:
         return np.empty(0, np.int64)
     low, high = steps - known.error, steps + known.error
     first, last = np.sort(low[target])[needed], np.sort(high[target])[needed]
@@ -172,7 +172,7 @@ def _values(judge: Judge, bias: str, at: np.ndarray, steps: np.ndarray) -> np.nd
     target = judge.is_target.numpy()
     hits = np.searchsorted(np.sort(steps[target]), at, side="right")
     alarms = np.searchsorted(np.sort(steps[~target]), at, side="right")
-    count = int(target.sum())
+    count = judge.targets
     if bias == "matched":
         return np.where(alarms <= judge.unpruned_alarms, hits / count, 0.0)
     sizes = torch.tensor(count), torch.tensor(len(target) - count)

@@ -34,7 +34,7 @@ from circuitcore.extraction.stage import scored, stage_executors, sweep_stage
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import Inputs
 from circuitcore.inputs.shapes import SHAPES
-from circuitcore.machine.device import DTYPES, Machine, resolve_dtype
+from circuitcore.machine.device import DTYPES, Machine, swept_in
 from circuitcore.machine.target import Target, machine_of, target_named
 from circuitcore.network.graph import Network
 from circuitcore.network.sizes import value_sizes
@@ -147,14 +147,8 @@ def _here(machine: Machine) -> Target | None:
 
 def target_machine(target: Target, options: Options) -> Machine:
     """What a sweep on a target computes with."""
-    dtype = DTYPES.get(_swept_in(options), torch.float32)
+    dtype = DTYPES.get(swept_in(options), torch.float32)
     return machine_of(target, dtype, options.precision, options.memory)
-
-
-def _swept_in(options: Options) -> str:
-    """The precision of a sweep on a GPU; ``auto`` is bfloat16 there, as `machine.device` has it."""
-    auto = options.dtype == "auto" and options.precision == "ieee" and options.bias != "sgd"
-    return "bfloat16" if auto else resolve_dtype(options)
 
 
 def _predicted(
@@ -166,7 +160,7 @@ def _predicted(
     shape: tuple[int, ...],
 ) -> Prediction:
     """Seconds on a target, in the precision asked for and, of a category, in others."""
-    network, own = inputs.model.network, _swept_in(options)
+    network, own = inputs.model.network, swept_in(options)
     images = counts.extraction + counts.heldout
     found = []
     for precision in dict.fromkeys((own, "float32", "tf32", "bfloat16")):

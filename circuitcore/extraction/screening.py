@@ -106,7 +106,7 @@ class Screening:
         target = self.judge.is_target.numpy()
         others = np.flatnonzero(~target)
         steps = self.judge.margin_max.numpy() - self.activation[0]
-        hardest, control = run_at_every_level(len(target), int(target.sum()), self.rule.stop)
+        hardest, control = run_at_every_level(len(target), self.judge.targets, self.rule.stop)
         chosen = target.copy()
         chosen[others[np.argsort(steps[others], kind="stable")[:hardest]]] = True
         random = np.random.default_rng([self.rule.seed, 17])

@@ -171,13 +171,26 @@ def resolve_dtype(options: Options) -> str:
     return "tf32" if dtype == "float32" and options.precision == "tf32" else dtype
 
 
+def swept_in(options: Options) -> str:
+    """The precision of a sweep on a GPU that has bfloat16, which is ``auto`` there.
+
+    Unless TF32 is asked for, or a trained bias, which has no bounds that rounding could be held to.
+    """
+    auto = options.dtype == "auto" and options.precision == "ieee" and options.bias != "sgd"
+    return "bfloat16" if auto else resolve_dtype(options)
+
+
 def _dtype(options: Options, device: torch.device) -> torch.dtype:
-    """What sweeps compute in; ``auto`` is bfloat16 on a GPU that has it, unless TF32 is asked for.
+    """What sweeps compute in: `swept_in` on a GPU that has bfloat16.
 
     Not on a CPU: there it has not been seen to gain (``python bench/e2e/precision.py``).
     """
-    if options.dtype != "auto" or device.type != "cuda" or options.precision != "ieee":
-        return DTYPES.get(resolve_dtype(options), torch.float32)
+    name = swept_in(options) if _has_bfloat16(device) else resolve_dtype(options)
+    return DTYPES.get(name, torch.float32)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
     own = torch.cuda.get_device_properties(device)
-    has = torch.version.hip is not None or own.major >= 8
-    return torch.bfloat16 if has and options.bias != "sgd" else torch.float32
+    return torch.version.hip is not None or own.major >= 8

@@ -87,7 +87,7 @@ def forward(
             if fused[step.name] in spread:
                 spread.add(step.name)
         elif step.op in ("conv", "linear"):
-            relu = None if record is not None else _only_relu(plan, step, outputs)
+            relu = None if record is not None else only_relu(plan, step, outputs)
             out, told_apart = _weighted(
                 network, step, inputs[0], told_apart, override, masks, relu is not None, impl
             )
@@ -162,7 +162,7 @@ def _fan_in(network: Network, step: Step) -> int:
     return int(shape[1:].numel())
 
 
-def _only_relu(plan: Sequence[Step], step: Step, outputs: Sequence[str]) -> str | None:
+def only_relu(plan: Sequence[Step], step: Step, outputs: Sequence[str]) -> str | None:
     """The rectifier that alone reads this layer, if its output is wanted nowhere else."""
     readers = [s for s in plan if step.name in s.inputs]
     if len(readers) == 1 and readers[0].op == "relu" and step.name not in outputs:

@@ -16,14 +16,13 @@ import torch
 
 from circuitcore.kernels.compilers import tl, triton
 from circuitcore.kernels.launch import launch, recorded
-from circuitcore.kernels.levels.trie import DIGITS
+from circuitcore.kernels.levels.trie import DIGITS, FINITE
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot.case import AotCase
 
 BLOCK = 256  # digits a step
 WARPS = 8
-FINITE = 0x80, 0xFF80  # the first digits of finite scores
 
 
 @triton.jit

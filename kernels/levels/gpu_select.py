@@ -15,7 +15,7 @@ import torch
 
 from circuitcore.kernels.levels import gpu, gpu_cuts
 from circuitcore.kernels.levels.layer import LayerScores
-from circuitcore.kernels.levels.trie import DIGITS, KEY_DIGITS, SCORE_DIGITS
+from circuitcore.kernels.levels.trie import DIGITS, FINITE, KEY_DIGITS, SCORE_DIGITS
 from circuitcore.kernels.masked.tiles import uploaded
 from circuitcore.kernels.score_linear.gpu import LinearTile
 
@@ -101,8 +101,8 @@ def refine_told(
     levels = wanted.shape[1]
     row, below, sizes, moved = refine(histogram, wanted, max(1, levels), snap)
     rows.copy_(row)
-    if depth == 0:  # the first digit of a finite float32 lies in 0x0080 to 0xFF7F
-        told[levels] = histogram[0, :0x80].sum() + histogram[0, 0xFF80:].sum()
+    if depth == 0:
+        told[levels] = histogram[0, : FINITE[0]].sum() + histogram[0, FINITE[1] :].sum()
     told[:levels] += moved
     told[levels + 1], told[levels + 2] = sizes.sum(), (sizes > 0).sum()
     first[:1] = torch.where((sizes > 0).any(), first[:1], -1)

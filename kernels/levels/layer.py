@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from circuitcore.kernels.masked.tiles import uploaded
 from circuitcore.kernels.score_linear.factors import Form, score_from_factors
 
 MAX_LEVELS = 255
@@ -96,10 +97,4 @@ def normalisation(layer: LayerScores) -> torch.Tensor:
     """Offset and scale, float32 [2], on the layer's device; nobody waits for them."""
     if layer.norm is not None:
         return layer.norm
-    return uploaded(torch.tensor([layer.offset, layer.scale]), layer.weight.device)
-
-
-def uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A CPU tensor on ``device``; to a GPU from page-locked memory, so that nobody waits."""
-    gpu = device.type == "cuda"
-    return (values.pin_memory() if gpu else values).to(device, non_blocking=True)
+    return uploaded([layer.offset, layer.scale], layer.weight.device, torch.float32)

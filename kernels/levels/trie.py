@@ -18,6 +18,7 @@ import torch
 DIGITS = 1 << 16
 KEY_DIGITS = 4  # 16-bit digits of (score, |weight|)
 SCORE_DIGITS = 2
+FINITE = 0x80, 0xFF80  # between these lies the first digit of a finite float32
 
 
 class Trie:
@@ -114,5 +115,5 @@ def _refine(
 
 def _refuse_nonfinite(histogram: np.ndarray) -> None:
     """The first digit of a finite float32 lies in 0x0080 to 0xFF7F."""
-    if histogram[:0x80].any() or histogram[0xFF80:].any():
+    if histogram[: FINITE[0]].any() or histogram[FINITE[1] :].any():
         raise ValueError("scores are not finite")

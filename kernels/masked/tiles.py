@@ -40,7 +40,9 @@ def masked_tile(dtype: str, batch: int, arch: str) -> Tile:
     return Tile(128, 128, 32, 8, 3)
 
 
-def uploaded(values: Sequence[int], device: torch.device) -> torch.Tensor:
-    """int32 values on ``device``; from page-locked memory, so that nobody waits for the copy."""
-    host = torch.tensor(list(values), dtype=torch.int32, pin_memory=device.type == "cuda")
+def uploaded(
+    values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.int32
+) -> torch.Tensor:
+    """Numbers on ``device``; from page-locked memory, so that nobody waits for the copy."""
+    host = torch.tensor(list(values), dtype=dtype, pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
