@@ -100,6 +100,17 @@ class Executor:
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         raise NotImplementedError
 
+    def _masked(self, count: int, ran: Sequence[tuple[int, str]]) -> tuple[LayerPlan, ...]:
+        """Plans of (level, layer) pairs where nothing is compacted; of the last layer one row."""
+        network = self.runner.network
+        each = multiply_adds(network, self.split.pixels.shape[1:])
+        each[network.last] //= network.outputs
+        return tuple(
+            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
+                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
+            for t, n in ran
+        )  # fmt: skip
+
 
 class ChainExecutor(Executor):
     """Fully connected layers that form one masked chain: all levels in one pass."""
@@ -230,15 +241,8 @@ class ReplayExecutor(Executor):
             return replay.look(self.split, images, writes, self.tally)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
-        network, count = self.runner.network, sum(self.runner.replay(False).batches(count))
-        each = multiply_adds(network, self.split.pixels.shape[1:])
-        each[network.last] //= network.outputs
-        return tuple(
-            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
-                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
-            for t in levels
-            for n in network.layers()
-        )  # fmt: skip
+        count = sum(self.runner.replay(False).batches(count))
+        return self._masked(count, [(t, n) for t in levels for n in self.runner.network.layers()])
 
 
 class MaskedExecutor(Executor):
@@ -258,17 +262,10 @@ class MaskedExecutor(Executor):
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         network = self.runner.network
-        each = multiply_adds(network, self.split.pixels.shape[1:])
-        each[network.last] //= network.outputs
         run = network.layers("fc") if self.features else network.layers()
         apart = network.behind(set(self.assigned.levels))
-        return tuple(
-            LayerPlan(level=t, layer=n, path="masked", rows=network.relevant_shape(n)[0],
-                      columns=network.weights[n].shape[1], multiply_adds=count * each[n])
-            for t in levels
-            for n in run
-            if n in apart or t == levels[0]
-        )  # fmt: skip
+        ran = [(t, n) for t in levels for n in run if n in apart or t == levels[0]]
+        return self._masked(count, ran)
 
 
 def executor(

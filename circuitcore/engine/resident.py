@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcore.engine.splits import LOGITS, Arrays
+from circuitcore.engine.splits import Arrays, boundary_values
 from circuitcore.inputs.decoding import PIXELS
 from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
@@ -63,9 +63,7 @@ def room(pixels: np.ndarray, machine: Machine) -> Resident:
 def uploaded(given: Arrays, machine: Machine) -> Resident:
     """The arrays of another process, copied to this one's device."""
     pixels = torch.from_numpy(given[PIXELS]).to(machine.device)
-    features = {
-        name: torch.from_numpy(array).to(machine.device)
-        for name, array in given.items()
-        if name not in (PIXELS, LOGITS)
-    }
-    return Resident(pixels, features)
+    features = boundary_values(given)
+    return Resident(
+        pixels, {n: torch.from_numpy(a).to(machine.device) for n, a in features.items()}
+    )

@@ -72,13 +72,18 @@ def give_on(scratch: Scratch, splits: Sequence[Split]) -> None:
     scratch.array(LOGITS, logits.shape, logits.dtype)[:] = logits
 
 
+def boundary_values(given: Arrays) -> dict[str, np.ndarray]:
+    """Those of a scratch's arrays that are values at the boundary, by name."""
+    return {name: array for name, array in given.items() if name not in (PIXELS, LOGITS)}
+
+
 def taken_over(
     given: Arrays, extraction: Sequence[ImageFile], heldout: Sequence[ImageFile]
 ) -> tuple[Split, Split]:
     """The extraction and held-out set of another process, from the arrays of its scratch."""
     pixels, count = given[PIXELS], len(extraction)
     logits = torch.from_numpy(given[LOGITS].copy())
-    features = {name: array for name, array in given.items() if name not in (PIXELS, LOGITS)}
+    features = boundary_values(given)
 
     def part(rows: slice, files: Sequence[ImageFile]) -> Split:
         mine = {name: array[rows] for name, array in features.items()}
