@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 
 SCHEMA: Final = "circuitcore.sweep/2"
+TARGETS: Final = "circuitcore.targets/1"
 
 
 class Record(BaseModel):
@@ -186,6 +188,89 @@ class Category(Record):
     undefined: str | None = None
 
 
+class TargetLevel(Record):
+    """One level of a target's stage: ``value`` of the judge on all ``images`` extraction images.
+
+    The values of the pruned network against those of the unpruned one; None where either are all
+    equal and the judge is a correlation.
+    """
+
+    level: int
+    pruned: float
+    kept_weights: int
+    images: int
+    value: float | None
+
+
+class TargetStage(Record):
+    """One stage's curve; ``chosen`` is a position in ``levels``; see `Stage` for the rest."""
+
+    stage: str
+    relevant_weights: int
+    tied_zero: float
+    threshold: float
+    chosen: int
+    levels: list[TargetLevel]
+    planned_multiply_adds: int | None = None
+    multiply_adds: int = 0
+
+
+class Agreement(Record):
+    """The judge's value on both sets, held-out with its bootstrap 95 % interval.
+
+    None where it is undefined: all values equal.
+    """
+
+    extraction: float | None
+    heldout: float | None
+    heldout_ci95: tuple[float, float] | None
+
+
+class TargetMasks(Agreement):
+    """Random masks of the circuit's own per-layer densities.
+
+    ``as_good``: how many of ``masks`` agree on the extraction set as well as the circuit does; the
+    values are those of the best of them there.
+    """
+
+    masks: int
+    as_good: int
+
+
+class TargetCircuit(Agreement):
+    """The circuit of a target; ``pruned`` is a fraction of all relevant weights."""
+
+    pruned: float
+    pruned_by_stage: dict[str, float]
+    kept_weights: int
+    file: str
+
+
+class Target(Record):
+    """Everything found out about one unit or direction; ``circuit`` is None if it is undefined.
+
+    ``category``: its name, ``LAYER:UNIT`` or ``LAYER:FILE``; ``index``: the unit, or the place of
+    the direction; ``judge`` and ``pool`` as in the options; ``scoring_images``: names of the images
+    that scored, the most active ones first; ``spread``: standard deviation of the unpruned values
+    on the extraction set; ``undefined``: why there is no circuit.
+    """
+
+    category: str
+    index: int
+    judge: str
+    pool: str | None
+    scoring_images: list[str]
+    spread: float
+    stages: list[TargetStage]
+    circuit: TargetCircuit | None
+    cost: Cost
+    random_masks: TargetMasks | None = None
+    undefined: str | None = None
+
+
+Found = Category | Target
+
+
 class Overlap(Record):
     """Jaccard overlap over all pairs of circuits, with the mean expected of independent masks."""
 
@@ -236,7 +321,47 @@ class Sweep(Record):
         return self.model_dump_json(by_alias=True, indent=indent)
 
 
+class TargetSummary(Record):
+    """Means over the targets that have a circuit; ``undefined`` counts the others by reason.
+
+    ``no_better_than_random``: targets where a random mask agrees as well as the circuit.
+    """
+
+    targets: int
+    undefined: dict[str, int]
+    mean_pruned: float | None
+    sd_pruned: float | None
+    mean_extraction: float | None
+    mean_heldout: float | None
+    mean_random_heldout: float | None
+    no_better_than_random: list[str] = []
+
+
+class TargetSweep(Record):
+    """The document of a sweep with ``--target``."""
+
+    schema_: Literal["circuitcore.targets/1"] = Field(TARGETS, alias="schema")
+    run: dict[str, Any]
+    targets: list[Target]
+    overlap: Overlap
+    summary: TargetSummary
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The document as JSON text."""
+        return self.model_dump_json(by_alias=True, indent=indent)
+
+
 def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of the document, as shipped in ``schemas/sweep.json``."""
-    schema = Sweep.model_json_schema(by_alias=True, mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    """JSON schema (draft 2020-12) of both documents, as shipped in ``schemas/sweep.json``."""
+    both: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+        (Sweep, "serialization"),
+        (TargetSweep, "serialization"),
+    ]
+    _, schema = models_json_schema(both, by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"properties": {"schema": {"const": TARGETS}}},
+        "then": {"$ref": "#/$defs/TargetSweep"},
+        "else": {"$ref": "#/$defs/Sweep"},
+        **schema,
+    }

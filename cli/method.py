@@ -42,7 +42,7 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
     emit(sweep_text(run.document, call["format"]))
 
 
-@takes(ALL)
+@takes(name for name in ALL if name != "target")
 def plan(
     wanted: Wanted = None,
     no_probe: Annotated[
@@ -55,11 +55,12 @@ def plan(
         ),
     ] = False,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--target",
             metavar="NAME",
-            help="seconds on a100, h100, h200, l40s or rtx4090, from counts; none need be here",
+            help="seconds on a100, h100, h200, l40s or rtx4090, from counts; none need be here. "
+            "With a colon, LAYER:UNIT: a target of the sweep",
             rich_help_panel="Plan",
         ),
     ] = None,
@@ -67,14 +68,17 @@ def plan(
     given: Given,
 ) -> None:
     """What a sweep with these arguments will cost. Changes nothing."""
-    call = given.call()
+    devices = [name for name in target or () if ":" not in name]
+    targets = [name for name in target or () if ":" in name]
+    call = given.but(target=targets).call()
+    targets = [*call.pop("target", ()), *devices]
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     with progress(call["quiet"]) as shown:
         planned = circuitcore.plan(
-            categories=wanted or (), probe=not no_probe, exact=exact, target=target,
+            categories=wanted or (), probe=not no_probe, exact=exact, target=targets,
             progress=shown, **call,
         )  # fmt: skip
     if call["format"] == "json":

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from circuitcore.errors import spelled
-from circuitcore.options import NAMES, PRESETS, Options
+from circuitcore.options import PRESETS, Options
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     short: str = ""
     switch: bool = False
+    several: bool = False
 
     @property
     def spelled(self) -> str:
@@ -49,10 +50,13 @@ class Flag:
             show_default=False,
             rich_help_panel=self.group,
         )
-        kind = bool if self.switch else str
+        kind: Any = bool if self.switch else list[str] if self.several else str
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
         )
+
+
+SEVERAL = {"target"}  # flags that may be given again
 
 
 def _flag(field: dataclasses.Field[Any]) -> Flag:
@@ -68,6 +72,7 @@ def _flag(field: dataclasses.Field[Any]) -> Flag:
         get_args(field.type) if get_origin(field.type) is Literal else (),
         about["short"],
         switch,
+        field.name in SEVERAL,
     )
 
 
@@ -126,9 +131,14 @@ class Given:
     def call(self) -> dict[str, Any]:
         """`options` as arguments of the Python API's functions."""
         options = self.options()
-        given = {name: getattr(options, name) for name in NAMES}
-        given["category_file"] = given.pop("categories")
+        given = {name: getattr(options, name) for name in options.applying()}
+        given["category_file"] = given.pop("categories", None)
         return given
+
+    def but(self, **flags: Any) -> Given:
+        """The same with other flags; those that are None or empty not given."""
+        merged = {**self.flags, **flags}
+        return Given({name: value for name, value in merged.items() if value not in (None, [])})
 
     def changes(self, run: Any) -> dict[str, Any]:
         """What the flags change in a run's own options, checked together with them.
@@ -172,7 +182,7 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(verb)
         def called(**values: Any) -> Any:
             flags = {p.name: values.pop(p.name) for p in shared}
-            given = Given({name: v for name, v in flags.items() if v is not None})
+            given = Given({}).but(**flags)
             return verb(given=given, **values)
 
         called.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]

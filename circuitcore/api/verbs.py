@@ -68,7 +68,7 @@ def plan(
     categories: Sequence[str | int] | str = (),
     probe: bool = True,
     exact: bool = False,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     progress: Progress | Told | None = None,
     **options: Any,
 ) -> Plan:
@@ -77,19 +77,25 @@ def plan(
     ``fpe`` and ``multiply_adds`` are of one category, ``memory_bytes``, ``disk_bytes`` and
     ``seconds`` (None without ``probe``, a second of timing) of the run.  ``exact``: score the
     categories and plan every level of each.  ``target``: a device that need not be here, such as
-    ``h100``; the plan's ``target`` then has seconds by part, predicted from counts alone.  The
-    model ``tv:alexnet-shapes`` is AlexNet and ImageNet's proportions without either.
+    ``h100``; the plan's ``target`` then has seconds by part, predicted from counts alone.  Names
+    with a colon are targets of the sweep, as its own ``target``.  The model ``tv:alexnet-shapes``
+    is AlexNet and ImageNet's proportions without either.
     """
     from circuitcore.extraction.plan import plan as planned
     from circuitcore.extraction.plan import target_machine
     from circuitcore.inputs.shapes import SHAPES, shapes_inputs
     from circuitcore.machine.target import target_of
 
-    chosen, given = asked(model, images, options)
-    if target is not None:
+    named = [target] if isinstance(target, str) else list(target or ())
+    devices = [name for name in named if ":" not in name]
+    if len(devices) > 1:
+        raise UsageError(f"--target {devices[1]}: one device a plan, {devices[0]} is given too")
+    aims = [name for name in named if ":" in name]
+    chosen, given = asked(model, images, {**options, "target": aims or None})
+    if devices:
         if exact:
             raise UsageError("--exact runs the fc stage on this machine: not with --target")
-        there = target_of(target)
+        there = target_of(devices[0])
         with undisturbed():
             inputs = shapes_inputs(chosen) if model == SHAPES else read_inputs(chosen, given)
             wanted, told = wanted_of(categories), progress_of(progress)

@@ -174,9 +174,11 @@ def resolve_dtype(options: Options) -> str:
 def swept_in(options: Options) -> str:
     """The precision of a sweep on a GPU that has bfloat16, which is ``auto`` there.
 
-    Unless TF32 is asked for, or a trained bias, which has no bounds that rounding could be held to.
+    Unless TF32 is asked for, or what has no bounds that rounding could be held to: a trained bias,
+    a correlation.
     """
     auto = options.dtype == "auto" and options.precision == "ieee" and options.bias != "sgd"
+    auto = auto and not options.target
     return "bfloat16" if auto else resolve_dtype(options)
 
 

@@ -18,10 +18,12 @@ from circuitcore.options.values import (
     as_channels,
     as_levels,
     as_size,
+    as_targets,
     check_memory,
     check_pixels,
     converted,
     parse_levels,
+    read_targets,
 )
 
 Whole = int | Literal["none"] | None
@@ -79,14 +81,27 @@ class Options:
         None, "torchvision architecture of a file: model, such as alexnet", "NAME"
     )
     images: str = _what(
-        "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*", "DIR"
-    )
+        "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*; for other "
+        "targets any folder of images", "DIR",
+    )  # fmt: skip
     categories: Path | None = _what(
         None, "names of the output units in their order, one a line", "FILE"
     )
+    target: tuple[str, ...] | None = _what(
+        None, "instead of categories: LAYER:UNIT, :0-9 or :0,3,7, a convolution's channels or a "
+        "Linear's units, before or after the ReLU by the module named; or LAYER:FILE, a direction "
+        "(.npy, .safetensors); may be given again", "TARGET", read=as_targets,
+    )  # fmt: skip
+    pool_target: Literal["max", "mean", "centre"] = _what(
+        "max", "a target channel's value over positions"
+    )
     scoring_images: AtLeast1 = _what(4, "images a category that make the scores", "N")
-    extraction_images: AtLeast1 = _what(20, "images a category that choose level and bias", "N")
-    heldout_images: AtLeast1 = _what(30, "other images a category that judge the circuit", "N")
+    extraction_images: AtLeast1 = _what(20, "images a category that choose level and bias", "N",
+        words="20; with --target 200 in all",
+    )  # fmt: skip
+    heldout_images: AtLeast1 = _what(30, "other images a category that judge the circuit", "N",
+        words="30; with --target 300 in all",
+    )  # fmt: skip
     resize: Whole = _what(
         None, "shorter side in pixels, or none", "PX", words=_own, check=check_pixels
     )
@@ -140,6 +155,9 @@ class Options:
         "matched", "how the circuit's one bias is found; matched: the most hits at no more false "
         "alarms than the unpruned network's"
     )  # fmt: skip
+    judge: Literal["correlation", "spearman", "error"] = _method(
+        "correlation", "what a level of a --target is judged by, against the unpruned values"
+    )
     random_masks: AtLeast0 = _method(
         1, "random masks of the circuit's own densities that it is held against", "N"
     )
@@ -200,6 +218,16 @@ class Options:
             yield f"--gpu {self.gpu} and --device {self.device} disagree: give one"
         if self.std is not None and any(s <= 0 for s in self.std):
             yield "--std: standard deviations are positive"
+        if self.target and self.screen == "on":
+            yield "--screen on: every image has its say in a --target's value, none can be left out"
+        if self.target and self.dtype not in ("auto", "float32"):
+            yield f"--dtype {self.dtype}: a --target's values are compared in float32"
+        if self.target and self.precision != "ieee":
+            yield f"--precision {self.precision}: a --target's values are compared in float32"
+        try:
+            read_targets(self.target or ())
+        except ValueError as error:
+            yield f"--target: {error}"
 
     def grid(self, stage: str) -> tuple[float, ...]:
         """Pruned fractions of one stage (``fc`` or ``conv``), from 0, increasing."""
@@ -216,16 +244,22 @@ class Options:
 
         Without what is in the key by other ways.
         """
-        names = [name for name in changing("numbers") if name not in BESIDE]
+        mine = self.applying()
+        names = [name for name in changing("numbers") if name not in BESIDE and name in mine]
         record = {name: getattr(self, name) for name in names if name not in BY_STAGE}
         for stage in ("fc", "conv"):
             record[f"{stage}_levels"] = list(self.grid(stage))
             record[f"{stage}_threshold"] = self.stage_threshold(stage)
         return record
 
+    def applying(self) -> tuple[str, ...]:
+        """Names of the options that mean anything here: of categories, or of other targets."""
+        other = NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET
+        return tuple(name for name in NAMES if name not in other)
+
     def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """The options as JSON holds them, without those of ``exclude``."""
-        return {n: _plain(getattr(self, n)) for n in NAMES if n not in exclude}
+        """The options that apply as JSON holds them, without those of ``exclude``."""
+        return {n: _plain(getattr(self, n)) for n in self.applying() if n not in exclude}
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
@@ -234,6 +268,16 @@ BESIDE = {
     "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen", "dtype",
     "precision",
 }  # fmt: skip
+# of other targets than categories: what is meaningless, and why; what is theirs alone
+NOT_WITH_TARGET = {
+    "categories": "there are no categories",
+    "bias": "a unit's value is compared with its own, not with other outputs: no shift matters",
+    "false_alarm_norm": "there are no false alarms",
+    "reference": "the unpruned network agrees with itself: 1",
+}
+ONLY_WITH_TARGET = ("target", "pool_target", "judge")
+# all images together, where without labels there are no categories to count them by
+TARGET_DEFAULTS = {"extraction_images": 200, "heldout_images": 300}
 BY_STAGE = {"levels", "fc_levels", "conv_levels", "threshold", "fc_threshold", "conv_threshold"}
 
 
@@ -254,6 +298,19 @@ def options_of(values: Mapping[str, Any]) -> Options:
         for name, value in values.items()
         if name not in known
     ]
+    if known.get("target"):
+        problems += [
+            (name, f"not with --target: {why}", known.pop(name))
+            for name, why in NOT_WITH_TARGET.items()
+            if name in known
+        ]
+        known = {**TARGET_DEFAULTS, **known}
+    else:
+        problems += [
+            (name, "only with --target", known.pop(name))
+            for name in ONLY_WITH_TARGET[1:]
+            if name in known
+        ]
     try:
         options = Options(**known)
     except OptionsError as error:

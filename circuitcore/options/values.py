@@ -4,6 +4,7 @@ What reads or checks a value raises ValueError where it does not fit.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import Field, dataclass
 from typing import Any
 
@@ -92,6 +93,61 @@ def as_channels(value: Any) -> Any:
     if len(value) not in (1, 3):
         raise ValueError("one number, or three for red, green and blue")
     return value
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets as asked for: ``units`` of a layer, or ``files`` of directions over its channels."""
+
+    layer: str
+    units: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def as_targets(value: Any) -> Any:
+    """One target or several, from text or a list; none of them is none at all."""
+    return (value,) if isinstance(value, str) else (tuple(value) or None)
+
+
+def read_targets(texts: Sequence[str]) -> Targets | None:
+    """Read ``LAYER:3``, ``LAYER:0-9``, ``LAYER:0,3,7-9`` and ``LAYER:FILE``; None for none.
+
+    Raises ValueError where one is none of these, or they are not all units, or all directions, of
+    one layer.
+    """
+    layers: dict[str, None] = {}
+    units: dict[int, None] = {}
+    files: dict[str, None] = {}
+    for text in texts:
+        layer, colon, which = text.partition(":")
+        if not (layer and colon and which):
+            raise ValueError(f"{text!r}: LAYER:UNIT, LAYER:FIRST-LAST or LAYER:FILE")
+        layers[layer] = None
+        if which.endswith((".npy", ".safetensors")):
+            files[which] = None
+        else:
+            units |= dict.fromkeys(_numbers(which, text))
+    if len(layers) > 1:
+        raise ValueError(
+            f"{', '.join(layers)}: one layer a run, at which the network is cut; sweep the others "
+            "into runs of their own"
+        )
+    if units and files:
+        raise ValueError("units or directions, not both: other weights can reach them")
+    return Targets(next(iter(layers)), tuple(units), tuple(files)) if layers else None
+
+
+def _numbers(which: str, text: str) -> list[int]:
+    found: list[int] = []
+    for part in which.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{text!r}: a unit's number, 0-9, 0,3,7, or a .npy or .safetensors")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span:
+            raise ValueError(f"{text!r}: from {last} to {first}, the smaller first")
+        found += span
+    return found
 
 
 def as_size(value: Any) -> Any:

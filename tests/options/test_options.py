@@ -13,7 +13,16 @@ from circuitcore.cli.config import as_toml, resolve
 from circuitcore.cli.main import run
 from circuitcore.cli.options import BY_NAME, ENGINE_ONLY, NOT_FIELDS, RECHOOSE
 from circuitcore.errors import OptionsError, UsageError
-from circuitcore.options import NAMES, PRESETS, Options, changing, options_of
+from circuitcore.options import (
+    NAMES,
+    NOT_WITH_TARGET,
+    ONLY_WITH_TARGET,
+    PRESETS,
+    Options,
+    changing,
+    options_of,
+)
+from circuitcore.options.values import Targets, read_targets
 from circuitcore.runs.folder import NOT_KEPT
 
 TYPED = {  # another value than the default: as text, and in its type
@@ -21,6 +30,8 @@ TYPED = {  # another value than the default: as text, and in its type
     "arch": ("alexnet", "alexnet"),
     "images": (" photos ", "photos"),
     "categories": ("names.txt", Path("names.txt")),
+    "target": ("features.8:0-3", ("features.8:0-3",)),
+    "pool_target": ("mean", "mean"),
     "scoring_images": ("2", 2),
     "extraction_images": ("7", 7),
     "heldout_images": ("8", 8),
@@ -44,6 +55,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "reference": ("unpruned", "unpruned"),
     "false_alarm_norm": ("target", "target"),
     "bias": ("sgd", "sgd"),
+    "judge": ("error", "error"),
     "random_masks": ("2", 2),
     "seed": ("3", 3),
     "screen": ("off", "off"),
@@ -61,18 +73,26 @@ TYPED = {  # another value than the default: as text, and in its type
     "format": ("csv", "csv"),
     "quiet": ("1", True),
 }
+COUNTS = {"extraction_images": 20, "heldout_images": 30}  # else --target has counts of its own
+WITH = {"target": COUNTS} | {
+    name: {"target": ("features.8:3",), **COUNTS} for name in ONLY_WITH_TARGET[1:]
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flag_typed_as_text_equals_the_typed_value(name, capsys):
     text, typed = TYPED[name]
-    options = Options(**{name: typed})
-    assert getattr(options, name) == typed and options != Options()
-    assert resolve({name: text}, environment={}) == options
-    assert resolve({}, environment={f"CIRCUITCORE_{name.upper()}": text}) == options
+    beside = WITH.get(name, {})
+    options = Options(**{name: typed}, **beside)
+    assert getattr(options, name) == typed and options != Options(**beside)
+    assert resolve({name: text, **beside}, environment={}) == options
+    assert resolve(beside, environment={f"CIRCUITCORE_{name.upper()}": text}) == options
     assert dataclasses.replace(options) == options_of(options.as_json()) == options
     spelled = BY_NAME[name].spelled
-    assert run(["sweep", *([spelled] if typed is True else [spelled, text]), "--print-config"]) == 0
+    typed_beside = [w for k, v in beside.items() for w in (BY_NAME[k].spelled,
+                    *([str(v)] if isinstance(v, int) else v))]  # fmt: skip
+    words = [spelled] if typed is True else [spelled, text]
+    assert run(["sweep", *words, *typed_beside, "--print-config"]) == 0
     assert tomllib.loads(capsys.readouterr().out) == tomllib.loads(as_toml(options))
 
 
@@ -81,7 +101,8 @@ def test_an_option_changes_the_key_or_it_does_not(name):
     """Those that change the numbers do; the few the key holds in another way are named here."""
     beside = {"model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen",
               "dtype", "precision"}  # fmt: skip
-    changed = Options(**{name: TYPED[name][1]}).method() != Options().method()
+    with_it = WITH.get(name, {})
+    changed = Options(**{name: TYPED[name][1]}, **with_it).method() != Options(**with_it).method()
     assert changed == (name in changing("numbers") and name not in beside)
 
 
@@ -89,7 +110,9 @@ def test_every_option_changes_something_that_is_said():
     said = [changing("numbers"), changing("engine"), changing("call")]
     assert sorted(sum(said, ())) == sorted(NAMES)
     assert {"out", "format", "quiet", "device", "gpu", "memory", "workers"} == NOT_KEPT
-    assert set(Options().as_json(exclude=NOT_KEPT)) == set(NAMES) - NOT_KEPT
+    of_categories, of_target = Options(), Options(target=("features.8:3",))
+    assert set(of_categories.as_json(NOT_KEPT)) == set(NAMES) - NOT_KEPT - set(ONLY_WITH_TARGET)
+    assert set(of_target.as_json(NOT_KEPT)) == set(NAMES) - NOT_KEPT - set(NOT_WITH_TARGET)
     assert not set(ENGINE_ONLY) & set(changing("numbers"))
     assert set(RECHOOSE) <= set(NAMES)
 
@@ -205,6 +228,41 @@ def test_default_levels_are_geometric_in_the_kept_fraction():
     kept = [1 - g for g in grid]
     assert len(grid) == 32 and kept[0] == 1 and kept[-1] == pytest.approx(0.001)
     assert kept[1] / kept[0] == pytest.approx(kept[20] / kept[19])
+
+
+def test_targets_as_they_are_written():
+    assert read_targets(["features.8:0-3,7", "features.8:9"]) == Targets(
+        "features.8", (0, 1, 2, 3, 7, 9)
+    )
+    assert read_targets(["a:x:y.npy"]) == Targets("a", (), ("x:y.npy",))
+    assert read_targets([]) is None
+    own = resolve({"target": "a:0"}, environment={})
+    assert (own.extraction_images, own.heldout_images, own.judge) == (200, 300, "correlation")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"target": "a"}, "LAYER:UNIT"),
+        ({"target": "a:x"}, "a unit's number"),
+        ({"target": "a:3-1"}, "the smaller first"),
+        ({"target": ["a:1", "b:1"]}, "one layer a run"),
+        ({"target": ["a:1", "a:d.npy"]}, "not both"),
+        ({"target": "a:1", "bias": "matched"}, "--bias: not with --target: "),
+        ({"target": "a:1", "false_alarm_norm": "other"}, "there are no false alarms"),
+        ({"target": "a:1", "reference": "peak"}, "the unpruned network agrees with itself"),
+        ({"target": "a:1", "categories": "f"}, "there are no categories"),
+        ({"target": "a:1", "screen": "on"}, "--screen on: every image"),
+        ({"target": "a:1", "dtype": "float16"}, "compared in float32"),
+        ({"target": "a:1", "precision": "tf32"}, "compared in float32"),
+        ({"judge": "correlation"}, "--judge: only with --target"),
+        ({"pool_target": "max"}, "--pool-target: only with --target"),
+    ],
+)
+def test_what_does_not_go_with_a_target(flags, said):
+    with pytest.raises(UsageError) as caught:
+        resolve(flags, environment={})
+    assert said in str(caught.value) and caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
