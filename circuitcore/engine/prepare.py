@@ -78,6 +78,9 @@ def prepare(
             resident = uploaded(given, machine) if given else room(pixels, machine)
         return Runner(machine, network, low, preprocessing, sizes, progress.note, resident)
 
+    if inputs.pool is not None:
+        with span("stage", "scoring pool"):
+            inputs.pool.values(machine.device)  # here, before threads that score ask for it
     if given is not None:
         found = runner(given[PIXELS], given)
         extraction, heldout = taken_over(given, extraction_files, heldout_files)
@@ -95,10 +98,11 @@ def prepare(
             extraction = unpruned(found, decoding, 0, extraction_files, scratch, progress)
         with span("stage", "unpruned heldout"):
             heldout = unpruned(found, decoding, len(extraction), heldout_files, scratch, progress)
-    check_assignment(
-        extraction.largest.unit.numpy(),
-        extraction.labels.numpy(),
-        inputs.categories,
-        network.outputs,
-    )
+    if inputs.aim is None:
+        check_assignment(
+            extraction.largest.unit.numpy(),
+            extraction.labels.numpy(),
+            inputs.categories,
+            network.outputs,
+        )
     return Prepared(inputs, options, found, extraction, heldout, scratch)

@@ -49,6 +49,7 @@ from circuitcore.records import (
     Cost,
     Empty,
     Faithfulness,
+    Found,
     HeldOut,
     RandomMasks,
     Stage,
@@ -65,7 +66,7 @@ class Extracted:
     where that is lower and the prediction the same.
     """
 
-    record: Category
+    record: Found
     kept: dict[str, Tensor]
     heldout: Tensor | None
 
@@ -97,7 +98,7 @@ def extract_circuit(
     reference = reference_of(unpruned, empty.extraction, options)
     about = {"category": name, "index": unit, "unpruned": unpruned, "empty": empty}
     if reference.why is not None:
-        cost = _cost(prepared, began, 0, 0, 0)
+        cost = cost_of(prepared, began, 0, 0, 0)
         record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
         return Extracted(record, {}, None)
     work = work or scored(prepared, unit)
@@ -112,7 +113,7 @@ def extract_circuit(
     heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
-    cost = _cost(prepared, began, sweeping, certifying, testing)
+    cost = cost_of(prepared, began, sweeping, certifying, testing)
     floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
     record = Category(
         **about,
@@ -179,7 +180,7 @@ def _floor(
     began, tally = time.perf_counter(), Tally()
     found = random_masks(prepared, unit, kept, judge, fitted, tally)
     beside = {
-        "fpe_floor": tally.multiply_adds / _once(prepared),
+        "fpe_floor": tally.multiply_adds / once(prepared),
         "floor_seconds": time.perf_counter() - began,
     }
     return found, cost.model_copy(update=beside)
@@ -248,19 +249,20 @@ def _circuit(
     )
 
 
-def _once(prepared: Prepared) -> int:
+def once(prepared: Prepared) -> int:
     """Multiply-adds of one forward-pass equivalent."""
     return prepared.runner.sizes.multiply_adds * len(prepared.extraction)
 
 
-def _cost(prepared: Prepared, began: float, sweep: int, certify: int, heldout: int) -> Cost:
-    once = _once(prepared)
+def cost_of(prepared: Prepared, began: float, sweep: int, certify: int, heldout: int) -> Cost:
+    """What a category took since ``began``: multiply-adds of the sweep and what follows it."""
+    one = once(prepared)
     work = sweep + certify + heldout
     return Cost(
         seconds=time.perf_counter() - began,
-        fpe=work / once,
+        fpe=work / one,
         multiply_adds=work,
-        fpe_sweep=sweep / once,
-        fpe_certify=certify / once,
-        fpe_heldout=heldout / once,
+        fpe_sweep=sweep / one,
+        fpe_certify=certify / one,
+        fpe_heldout=heldout / one,
     )

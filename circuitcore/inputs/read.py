@@ -17,6 +17,7 @@ from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_ima
 from circuitcore.inputs.loading import load_model
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import to_input
+from circuitcore.inputs.targets import ALL, NO_CATEGORY, Aim, Pool, aimed, unlabelled
 from circuitcore.options import Options
 
 IN_HAND = "in hand"  # stands in the options for a model or images given as objects
@@ -44,6 +45,8 @@ class Inputs:
     mapping: FolderMapping
     images: tuple[ImageFile, ...]
     left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
+    aim: Aim | None = None  # of other targets than categories, which then are these
+    pool: Pool | None = None
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -55,7 +58,9 @@ class Inputs:
         return [image for image in self.images if image.split == name]
 
     def scoring_images(self, unit: int, device: torch.device) -> Tensor:
-        """Normalised scoring images of one category, float32 on ``device``."""
+        """Normalised scoring images of one category or target, float32 on ``device``."""
+        if self.pool is not None:
+            return self.pool.images(unit, device)
         files = [image for image in self.split("scoring") if image.category == unit]
         pixels = decode_all(self.source, files, self.model.preprocessing)
         return to_input(pixels, self.model.preprocessing, device)
@@ -80,6 +85,8 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     _refuse_missing("images", options.images, given.images)
     _refuse_settings(options, given.model)
     source = given.images or images_of(options)
+    if options.target:
+        return _of_targets(options, source, given.model or load_model(options))
     folders = source.categories()
     model = given.model or load_model(options)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
@@ -90,6 +97,21 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
         bad = unreadable_images(source, pairs, counts, model.preprocessing, options.max_bad)
     images = choose_images(source, pairs, counts, bad)
     return Inputs(model, source, mapping, tuple(images), bad)
+
+
+def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
+    """The same where the network is cut at ``--target``.  Raises as `aimed` and `choose_images`."""
+    model, aim = aimed(model, options)
+    group, counts = unlabelled(source, options)
+    pairs = [(NO_CATEGORY, ALL)]
+    bad: dict[str, str] = {}
+    if options.max_bad:
+        bad = unreadable_images(group, pairs, counts, model.preprocessing, options.max_bad)
+    images = tuple(choose_images(group, pairs, counts, bad))
+    scoring = [image for image in images if image.split == "scoring"]
+    pool = Pool(group, scoring, model, options.scoring_images)
+    mapping = FolderMapping(aim.categories(), f"units of {aim.layer}")
+    return Inputs(model, group, mapping, images, bad, aim, pool)
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

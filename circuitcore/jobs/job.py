@@ -67,7 +67,7 @@ def sweep(
     try:
         with span("run", "sweep"):
             run = create_run(folder, inputs, options, on.device)
-            if not inputs.mapping.rule.startswith("by name"):
+            if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
             if getattr(inputs.source, "alone", False):
                 progress.note(

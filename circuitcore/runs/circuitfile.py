@@ -24,9 +24,10 @@ from torch import Tensor
 from circuitcore.errors import InputError
 from circuitcore.inputs.weightfile import read_header
 from circuitcore.machine.files import write_atomically
-from circuitcore.records import Category
+from circuitcore.records import Category, Found, Target
 
 FORMAT = "circuitcore.circuit/1"
+TARGET = "target"  # what a unit file says it is of where that is no category
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class StoredCircuit:
     """A unit file: its key, its record, and bool masks by layer (none where undefined)."""
 
     key: str
-    record: Category
+    record: Found
     kept: dict[str, Tensor]
 
 
-def write_circuit(path: Path, key: str, record: Category, kept: Mapping[str, Tensor]) -> None:
+def write_circuit(path: Path, key: str, record: Found, kept: Mapping[str, Tensor]) -> None:
     """Commit one category: masks bit-packed, the record in the header.  Raises OSError."""
     packed = {f"mask.{name}": bits for name, bits in packed_bits(kept).items()}
     header = {
@@ -47,6 +48,8 @@ def write_circuit(path: Path, key: str, record: Category, kept: Mapping[str, Ten
         "shapes": json.dumps({name: list(mask.shape) for name, mask in kept.items()}),
         "record": record.model_dump_json(),
     }
+    if isinstance(record, Target):
+        header["of"] = TARGET
     header["sha256"] = _digest(header, {name: v.numpy() for name, v in packed.items()})
     write_atomically(path, save(packed, metadata=header))
 
@@ -81,13 +84,14 @@ def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def read_record(path: Path) -> tuple[str, Category]:
+def read_record(path: Path) -> tuple[str, Found]:
     """Key and record of a unit file, without its masks.  Raises InputError if it is damaged."""
     header = read_header(path).get("__metadata__", {})
     try:
         if header["format"] != FORMAT:
             raise InputError(f"{path}: format {header['format']!r}, this version reads {FORMAT!r}")
-        return header["key"], Category.model_validate_json(header["record"])
+        kind = Target if header.get("of") == TARGET else Category
+        return header["key"], kind.model_validate_json(header["record"])
     except (KeyError, TypeError, ValidationError) as error:
         raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {error}") from None
 

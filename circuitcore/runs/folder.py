@@ -30,7 +30,7 @@ from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
 from circuitcore.options import Options, changing, options_of
-from circuitcore.records import Category
+from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
 from circuitcore.runs.tables import write_images
 
@@ -63,6 +63,7 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
         "screen": options.screen,
         **options.method(),
         **inputs.model.identity,
+        **({} if inputs.aim is None else {"target": inputs.aim.key()}),
     }
 
 
@@ -95,17 +96,22 @@ class RunFolder:
         except InputError:
             return False
 
-    def records(self) -> list[Category]:
-        """The finished categories' records, in unit order."""
+    @property
+    def of_targets(self) -> bool:
+        """Whether it is a run of other targets than categories."""
+        return "target" in self.manifest
+
+    def records(self) -> list[Found]:
+        """The finished categories' (or targets') records, in unit order."""
         return [self._with_file(read_record(path)[1], path) for path in self.units().values()]
 
-    def _with_file(self, record: Category, path: Path) -> Category:
+    def _with_file(self, record: Found, path: Path) -> Found:
         if record.circuit is None:
             return record
         file = path.relative_to(self.folder).as_posix()
-        return record.model_copy(
-            update={"circuit": record.circuit.model_copy(update={"file": file})}
-        )
+        circuit = record.circuit.model_copy(update={"file": file})
+        found: Found = record.model_copy(update={"circuit": circuit})
+        return found
 
     def unit_of(self, category: str | int) -> int:
         """Output unit of a category by name, folder or number.  Raises UsageError."""
@@ -203,6 +209,7 @@ def _manifest(
             "mapping": inputs.mapping.rule,
             **{s: len(inputs.split(s)) for s in ("scoring", "extraction", "heldout")},
         },
+        **({} if inputs.aim is None else {"target": inputs.aim.key()}),
         "categories": [
             {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
         ],

@@ -12,17 +12,17 @@ import pyarrow.parquet
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.files import write_atomically
-from circuitcore.records import Category
+from circuitcore.records import Found
 
 
 def write_images(path: Path, inputs: Inputs) -> None:
-    """``images.parquet``: one row an image of the run."""
+    """``images.parquet``: one row an image of the run; without a category ""."""
     names = {c.index: c.name for c in inputs.categories}
     table = pa.table(
         {
             "id": pa.array([i.id for i in inputs.images], pa.int64()),
             "path": [i.path for i in inputs.images],
-            "category": [names[i.category] for i in inputs.images],
+            "category": [names.get(i.category, "") for i in inputs.images],
             "split": [i.split for i in inputs.images],
             "sha256": [i.sha256 for i in inputs.images],
         }
@@ -46,7 +46,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def curve_rows(records: Sequence[Category]) -> list[dict[str, Any]]:
+def curve_rows(records: Sequence[Found]) -> list[dict[str, Any]]:
     """One row a category, stage and level."""
     return [
         {"category": r.category, "index": r.index, "stage": s.stage, "chosen": i == s.chosen}
@@ -57,6 +57,6 @@ def curve_rows(records: Sequence[Category]) -> list[dict[str, Any]]:
     ]
 
 
-def write_curves(folder: Path, records: Sequence[Category]) -> None:
+def write_curves(folder: Path, records: Sequence[Found]) -> None:
     """``curves.parquet``: one row a category, stage and level."""
     write_table(folder / "curves.parquet", pa.Table.from_pylist(curve_rows(records)))
