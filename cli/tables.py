@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.analysis.rows import category_row, flat
+from circuitcore.analysis.rows import flat, row_of
 
 if TYPE_CHECKING:
-    from circuitcore.records import Sweep
+    from circuitcore.records import Overlap, Sweep, TargetSweep
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"
@@ -84,15 +84,52 @@ def table(
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
 
 
-def sweep_text(document: Sweep, form: str) -> str:
+def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
     """The document of a sweep in one of the four formats."""
+    from circuitcore.records import Sweep
+
     if form == "json":
         return document.to_json(indent=2) + "\n"
+    records = document.categories if isinstance(document, Sweep) else document.targets
     if form == "jsonl":
-        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in document.categories)
+        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
-        return as_csv([category_row(c) for c in document.categories])
-    return _sweep_table(document)
+        return as_csv([row_of(c) for c in records])
+    return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)
+
+
+def _target_table(document: TargetSweep) -> str:
+    """Held-out: how well the circuit's values follow the unpruned ones, beside a random mask's."""
+    rows = []
+    for t in document.targets:
+        circuit, masks = t.circuit, t.random_masks
+        low = circuit.heldout_ci95 if circuit else None
+        rows.append(
+            [
+                t.category,
+                percent(circuit.pruned if circuit else None, 2),
+                UNDEFINED if circuit is None else f"{circuit.kept_weights:,}",
+                number(circuit.extraction if circuit else None),
+                number(circuit.heldout if circuit else None),
+                f"{low[0]:.2f}-{low[1]:.2f}" if low else UNDEFINED,
+                number(masks.heldout if masks else None),
+            ]
+        )
+    judge = document.targets[0].judge if document.targets else "agreement"
+    headings = ["target", "pruned", "kept", f"{judge}", "held out", "95 %", "random"]
+    return table(headings, rows) + "\n" + _target_summary(document)
+
+
+def _target_summary(document: TargetSweep) -> str:
+    s, lines = document.summary, []
+    if s.mean_pruned is not None:
+        spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
+        lines.append(
+            f"{s.targets} targets: {percent(s.mean_pruned)} pruned{spread}; held out "
+            f"{number(s.mean_heldout)}, random masks {number(s.mean_random_heldout)}"
+        )
+    lines += _undefined(s.undefined) + _no_better(s.no_better_than_random)
+    return "\n".join([*lines, *_closing(document.run, document.overlap)]) + "\n"
 
 
 def _sweep_table(document: Sweep) -> str:
@@ -135,8 +172,7 @@ def _sweep_table(document: Sweep) -> str:
 
 
 def _sweep_summary(document: Sweep) -> str:
-    s, overlap = document.summary, document.overlap
-    lines = []
+    s, lines = document.summary, []
     if s.mean_pruned is not None:
         spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
         lines.append(
@@ -145,22 +181,32 @@ def _sweep_summary(document: Sweep) -> str:
             f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
-    for reason, count in s.undefined.items():
-        lines.append(f"{count} undefined (NA): {reason}")
-    if s.no_better_than_random:
-        more = len(s.no_better_than_random) - NAMED
-        named = ", ".join(map(plain, s.no_better_than_random[:NAMED]))
-        lines.append(
-            f"no better than a random mask of its own densities: {named}"
-            + (f" and {more} more" if more > 0 else "")
-        )
+    lines += _undefined(s.undefined) + _no_better(s.no_better_than_random)
+    return "\n".join([*lines, *_closing(document.run, document.overlap)]) + "\n"
+
+
+def _undefined(reasons: Mapping[str, int]) -> list[str]:
+    return [f"{count} undefined (NA): {reason}" for reason, count in reasons.items()]
+
+
+def _no_better(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more, named = len(names) - NAMED, ", ".join(map(plain, names[:NAMED]))
+    said = f"no better than a random mask of its own densities: {named}"
+    return [f"{said} and {more} more" if more > 0 else said]
+
+
+def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
+    """What the circuits share, what they cost, and where they are."""
+    lines = []
     if overlap.pairs and overlap.mean is not None:
         lines.append(
             f"overlap of {overlap.pairs} pairs: mean {number(overlap.mean)}, from "
             f"{number(overlap.min)} to {number(overlap.max)}; "
             f"{number(overlap.mean_chance)} expected of independent masks"
         )
-    plan = document.run.get("plan")
+    plan = run.get("plan")
     if plan:
         said, took = plan["predicted"], plan["actual"]
         lines.append(
@@ -168,10 +214,10 @@ def _sweep_summary(document: Sweep) -> str:
             f"{said['fpe_upper']:.1f}; memory {size(took['memory_bytes'])}, predicted "
             f"{size(said['memory_bytes'])}"
         )
-    folder = document.run.get("folder")
+    folder = run.get("folder")
     if folder:
         lines.append(f"run folder {plain(folder)}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def rows_text(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from circuitcore.analysis.evaluation import prepared_run
 from circuitcore.analysis.summary import interval, mean
+from circuitcore.analysis.targets import TargetControl, controlled
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import ratio
@@ -30,7 +31,7 @@ from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
-from circuitcore.records import Accuracy, Category
+from circuitcore.records import Accuracy, Category, Found, Target
 from circuitcore.runs.circuitfile import read_circuit
 
 CONTROLS = "controls.json"
@@ -56,7 +57,7 @@ class ControlRow(BaseModel):
 
 def controls(
     run: Path, progress: Progress, given: InHand | None = None, **engine: Any
-) -> list[ControlRow]:
+) -> list[ControlRow] | list[TargetControl]:
     """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
 
     Cost: a forward pass over extraction and held-out images for each of six masks a category.
@@ -66,7 +67,7 @@ def controls(
     stored = [s for s in stored if s.record.circuit is not None]
     progress.start("controls", len(stored))
     device = prepared.runner.machine.device
-    rows = []
+    rows: list[Any] = []
     for position, each in enumerate(stored):
         unit = each.record.index
         kept = {name: mask.to(device) for name, mask in each.kept.items()}
@@ -102,10 +103,25 @@ def _highest(values: Tensor, like: Tensor) -> Tensor:
 
 def _row(
     prepared: Prepared,
-    record: Category,
+    record: Found,
     control: str,
     mask: Mapping[str, Tensor],
     circuit: Mapping[str, Tensor],
+) -> ControlRow | TargetControl:
+    both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
+    either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
+    overlap = both / either if either else 0.0
+    if isinstance(record, Target):
+        return controlled(prepared, record, control, mask, overlap)
+    return _category_row(prepared, record, control, mask, overlap)
+
+
+def _category_row(
+    prepared: Prepared,
+    record: Category,
+    control: str,
+    mask: Mapping[str, Tensor],
+    overlap: float,
 ) -> ControlRow:
     unit, own = record.index, record.unpruned.extraction_biased.bias
     judge, heldout_judge = judges(prepared, unit)
@@ -114,20 +130,18 @@ def _row(
     on_heldout = activations(prepared.runner, prepared.heldout, unit, mask)
     heldout = heldout_judge.at(on_heldout, extraction.bias)
     unpruned = heldout_judge.at(heldout_judge.unpruned, own)
-    both = sum(int((mask[n] & circuit[n]).sum()) for n in circuit)
-    either = sum(int((mask[n] | circuit[n]).sum()) for n in circuit)
     return ControlRow(
         category=record.category,
         control=control,
         kept_weights=sum(int(m.sum()) for m in mask.values()),
-        overlap=both / either if either else 0.0,
+        overlap=overlap,
         extraction=extraction,
         heldout=heldout,
         csa_ratio=ratio(heldout.csa, unpruned.csa),
     )
 
 
-def keep_controls(run: Path, rows: Sequence[ControlRow]) -> None:
+def keep_controls(run: Path, rows: Sequence[BaseModel]) -> None:
     """Write ``controls.json`` into a run folder, where the next report finds it."""
     text = json.dumps([row.model_dump(mode="json") for row in rows])
     write_atomically(run / CONTROLS, text.encode())

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from circuitcore.analysis.targets import TargetEvaluation, evaluated
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.errors import InputError
@@ -15,7 +16,7 @@ from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.progress import Progress
-from circuitcore.records import Accuracy
+from circuitcore.records import Accuracy, Target
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import (
     RunFolder,
@@ -47,7 +48,7 @@ def evaluate(
     progress: Progress,
     given: InHand | None = None,
     **engine: Any,
-) -> list[EvaluateRow]:
+) -> list[EvaluateRow] | list[TargetEvaluation]:
     """Judge every circuit of a run on its held-out images, or on those of another folder.
 
     ``images``: a folder in ImageNet's layout with the same categories; its split is made with the
@@ -57,14 +58,20 @@ def evaluate(
     present = {c.index for c in prepared.inputs.categories}
     units = {unit: path for unit, path in opened.units().items() if unit in present}
     progress.start("circuits", len(units))
-    rows = []
+    rows: list[Any] = []
     for unit, path in units.items():
         stored = read_circuit(path)
-        if stored.record.circuit is not None:
-            own = stored.record.unpruned.extraction_biased
-            rows.append(_row(prepared, unit, stored.record.category, stored.kept,
-                             stored.record.circuit.bias, own.bias))  # fmt: skip
-        progress.advance(1, stored.record.category)
+        record = stored.record
+        if record.circuit is None:
+            pass
+        elif isinstance(record, Target):
+            rows.append(evaluated(prepared, record, stored.kept))
+        else:
+            own = record.unpruned.extraction_biased.bias
+            rows.append(
+                _row(prepared, unit, record.category, stored.kept, record.circuit.bias, own)
+            )
+        progress.advance(1, record.category)
     return rows
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import torch
 
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
-from circuitcore.records import Category, Overlap
+from circuitcore.records import Found, Overlap
 from circuitcore.runs.circuitfile import mapped_mask, read_shapes
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.tables import write_table
@@ -53,7 +53,7 @@ class LayerOverlap:
 
 
 def layer_overlaps(
-    run: RunFolder, records: Sequence[Category]
+    run: RunFolder, records: Sequence[Found]
 ) -> tuple[list[str], dict[str, LayerOverlap]]:
     """Names of the circuits and pairwise counts by layer; masks are read once, in blocks.
 
@@ -67,7 +67,7 @@ def layer_overlaps(
     if not files:
         return [], {}
     shapes = read_shapes(files[0])
-    last = next(n for n in reversed(shapes) if n == run.manifest["model"]["last"])
+    last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     layers = {}
     for name, shape in shapes.items():
         masks = [mapped_mask(path, name) for path in files]
@@ -102,7 +102,7 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
     return _ratio(both, either), chance
 
 
-def table(run: RunFolder, records: Sequence[Category]) -> pa.Table:
+def table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
     """`pairs` as ``overlap.parquet`` holds them where that is of these circuits, else made anew."""
     if (run.folder / FILE).exists():
         found = pyarrow.parquet.read_table(run.folder / FILE)
@@ -126,12 +126,12 @@ def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.
     return names, both[0], both[1]
 
 
-def _circuits(run: RunFolder, records: Sequence[Category]) -> bytes:
+def _circuits(run: RunFolder, records: Sequence[Found]) -> bytes:
     """Which finished categories a table of pairs is of."""
     return " ".join(run.path(record.index).stem for record in records).encode()
 
 
-def pairs(run: RunFolder, records: Sequence[Category]) -> pa.Table:
+def pairs(run: RunFolder, records: Sequence[Found]) -> pa.Table:
     """One row a pair and layer (``layer`` empty: the whole network); written to the run folder.
 
     ``records``: those of the run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitcore.records import Accuracy, Category
+from circuitcore.records import Accuracy, Category, Found, Target
 
 ACCURACY = ("hit", "false_alarm", "false_alarms", "csa", "bias")
 
@@ -23,6 +23,29 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + name] = value
     return found
+
+
+def row_of(found: Found) -> dict[str, Any]:
+    """One category or target as flat columns; None where there is no circuit."""
+    return target_row(found) if isinstance(found, Target) else category_row(found)
+
+
+def target_row(target: Target) -> dict[str, Any]:
+    """One target as flat columns; None where there is no circuit."""
+    circuit, masks = target.circuit, target.random_masks
+    row: dict[str, Any] = {"target": target.category, "index": target.index}
+    row |= {"judge": target.judge, "pool": target.pool, "spread": target.spread}
+    row["pruned"] = getattr(circuit, "pruned", None)
+    by_stage = circuit.pruned_by_stage if circuit else {}
+    row |= {f"pruned_{stage}": pruned for stage, pruned in by_stage.items()}
+    row["kept_weights"] = getattr(circuit, "kept_weights", None)
+    values = ("extraction", "heldout", "heldout_ci95")
+    row |= flat({name: getattr(circuit, name, None) for name in values})
+    row |= flat({f"random_{name}": getattr(masks, name, None) for name in values})
+    row |= {f"random_{name}": getattr(masks, name, None) for name in ("masks", "as_good")}
+    row["scoring_images"] = " ".join(target.scoring_images)
+    row["undefined"] = target.undefined
+    return row | target.cost.model_dump() | {"file": circuit.file if circuit else None}
 
 
 def category_row(category: Category) -> dict[str, Any]:

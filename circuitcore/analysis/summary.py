@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,15 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from circuitcore.analysis import overlap
-from circuitcore.records import Category, Summary, Sweep
+from circuitcore.records import (
+    Category,
+    Found,
+    Summary,
+    Sweep,
+    Target,
+    TargetSummary,
+    TargetSweep,
+)
 from circuitcore.runs.folder import PLAN, RunFolder
 
 
@@ -56,6 +64,30 @@ def summarise(records: Sequence[Category]) -> Summary:
     )
 
 
+def summarise_targets(records: Sequence[Target]) -> TargetSummary:
+    """The summary of a sweep of targets; those without a circuit are counted and left out."""
+    found = [(r, r.circuit) for r in records if r.circuit is not None]
+    pruned = [circuit.pruned for _, circuit in found]
+    reasons = Counter(r.undefined or "no circuit" for r in records if r.circuit is None)
+    masks = [r.random_masks for r, _ in found if r.random_masks is not None]
+
+    def means(values: Iterable[float | None]) -> float | None:
+        return mean([value for value in values if value is not None])
+
+    return TargetSummary(
+        targets=len(records),
+        undefined=dict(reasons),
+        mean_pruned=mean(pruned),
+        sd_pruned=float(np.std(pruned, ddof=1)) if len(pruned) > 1 else None,
+        mean_extraction=means(circuit.extraction for _, circuit in found),
+        mean_heldout=means(circuit.heldout for _, circuit in found),
+        mean_random_heldout=means(each.heldout for each in masks),
+        no_better_than_random=[
+            r.category for r, _ in found if r.random_masks is not None and r.random_masks.as_good
+        ],
+    )
+
+
 def _ratio(value: float | None, reference: float | None) -> float | None:
     """None where the reference is not positive, as of a single category."""
     return None if value is None or reference is None or reference <= 0 else value / reference
@@ -75,18 +107,30 @@ def interval(
     return max(mean - half, least), min(mean + half, most)
 
 
-def document(run: RunFolder, records: Sequence[Category], pairs: pa.Table) -> Sweep:
+def document(run: RunFolder, records: Sequence[Found], pairs: pa.Table) -> Sweep | TargetSweep:
     """The JSON document of a run's finished categories, with the `overlap.table` of them."""
+    about = {**run.manifest, "folder": str(run.folder), "plan": _plan(run, records)}
+    shared = overlap.summary(pairs)
+    if run.of_targets:
+        targets = [record for record in records if isinstance(record, Target)]
+        return TargetSweep(
+            schema="circuitcore.targets/1",
+            run=about,
+            targets=targets,
+            overlap=shared,
+            summary=summarise_targets(targets),
+        )
+    categories = [record for record in records if isinstance(record, Category)]
     return Sweep(
         schema="circuitcore.sweep/2",
-        run={**run.manifest, "folder": str(run.folder), "plan": _plan(run, records)},
-        categories=records,
-        overlap=overlap.summary(pairs),
-        summary=summarise(records),
+        run=about,
+        categories=categories,
+        overlap=shared,
+        summary=summarise(categories),
     )
 
 
-def _plan(run: RunFolder, records: Sequence[Category]) -> dict[str, Any] | None:
+def _plan(run: RunFolder, records: Sequence[Found]) -> dict[str, Any] | None:
     """What was predicted before the run, beside what the finished categories took."""
     try:
         planned = json.loads((run.folder / PLAN).read_text(encoding="utf-8"))

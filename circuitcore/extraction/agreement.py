@@ -125,7 +125,7 @@ def extract_target(
     swept = tally.multiply_adds
     activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
     value = stages[-1].levels[stages[-1].chosen].value
-    found = _agreement(prepared, unit, value, activation)
+    found = agreement_on(prepared, unit, value, activation)
     cost = cost_of(prepared, began, swept - before, 0, tally.multiply_adds - swept)
     floor, cost = _floor(prepared, unit, kept, unpruned, value, cost)
     circuit = _circuit(stages, kept, found)
@@ -221,7 +221,7 @@ def _rechosen(prepared: Prepared, stored: TargetStage) -> TargetStage:
     return stored.model_copy(update=update)
 
 
-def _agreement(
+def agreement_on(
     prepared: Prepared, unit: int, extraction: float | None, activation: Tensor
 ) -> Agreement:
     """Agreement on both sets; ``activation`` float32 [N]: of the held-out one."""
@@ -242,7 +242,7 @@ def judged_masks(
     inside = activations(prepared.runner, prepared.extraction, unit, kept, tally)
     value = value_of(prepared.options.judge, inside.double().numpy(), unpruned)
     outside = activations(prepared.runner, prepared.heldout, unit, kept, tally)
-    return _agreement(prepared, unit, value, outside)
+    return agreement_on(prepared, unit, value, outside)
 
 
 def _floor(
@@ -259,13 +259,13 @@ def _floor(
     for draw in range(prepared.options.random_masks):
         mask = random_mask(prepared, unit, kept, draw)
         own = activations(prepared.runner, prepared.extraction, unit, mask, tally)
-        drawn = value_of(judge, own.double().numpy(), unpruned)
-        found.append((-np.inf if drawn is None else drawn, mask))
+        value_there = value_of(judge, own.double().numpy(), unpruned)
+        found.append((-np.inf if value_there is None else value_there, mask))
     if not found:
         return None, cost
-    best, mask = max(found, key=lambda each: each[0])
-    own = activations(prepared.runner, prepared.heldout, unit, mask, tally)
-    beside = _agreement(prepared, unit, best if np.isfinite(best) else None, own)
+    best, drawn_best = max(found, key=lambda each: each[0])
+    own = activations(prepared.runner, prepared.heldout, unit, drawn_best, tally)
+    beside = agreement_on(prepared, unit, best if np.isfinite(best) else None, own)
     masks = TargetMasks(
         **beside.model_dump(),
         masks=len(found),

@@ -17,6 +17,7 @@ from circuitcore.engine.footprint import must_compile, weight_bytes
 from circuitcore.engine.prepare import prepare
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
+from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, extract_circuit
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
@@ -29,7 +30,6 @@ from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress, Silent
-from circuitcore.records import Stage
 from circuitcore.runs.circuitfile import read_record, write_circuit
 from circuitcore.runs.folder import (
     PLAN,
@@ -142,7 +142,7 @@ def _extract_all(
     on: Machine,
     chosen: Sequence[Category],
     progress: Progress,
-    stored_fc: dict[int, Stage] | None = None,
+    stored: dict[int, Any] | None = None,
     given: Arrays | None = None,
 ) -> int:
     """Extract and commit what is missing; returns how many categories that were."""
@@ -160,13 +160,14 @@ def _extract_all(
     with Meter(on.device, held) as meter, committed_behind(on.device) as behind:
         prepared = prepare(inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
+        extracted = extract_circuit if inputs.aim is None else extract_target
         works = scored_ahead(prepared, [c.index for c in missing])
         for category, work in zip(missing, works, strict=True):
             try:
-                stage = (stored_fc or {}).get(category.index)
+                stage = (stored or {}).get(category.index)
                 with span("category", category.name, category.index):
                     unit, name = category.index, category.name
-                    found = extract_circuit(prepared, unit, name, stage, work())
+                    found = extracted(prepared, unit, name, stage, work())
                     behind(partial(commit, run, found.measured(meter.so_far())))
                     return_freed_memory()
             except DeviceError:
@@ -265,8 +266,8 @@ def extract(
     stored = {
         unit: record.stages[0]
         for unit, record in records.items()
-        if record.stages and record.stages[0].stage == "fc"
-        if len(record.stages[0].levels) == full
+        if record.stages and (record.stages[0].stage == "fc" or old.of_targets)
+        if len(record.stages[0].levels) == full or old.of_targets
     }
     again = len(options.grid("conv"))
     progress.note(

@@ -12,6 +12,7 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.models import Model
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.graph import Network
+from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder
 
@@ -21,8 +22,9 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
 
     The first is the pruned network's whole state dict: loaded into the same architecture in plain
     torchvision, its output unit gives the circuit's activation plus the circuit's bias (all other
-    rows of the last layer are unchanged, so they are not the unpruned network's logits).  The
-    second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
+    rows of the last layer are unchanged, so they are not the unpruned network's logits); of another
+    target the layer it was cut at gives the circuit's value there, the layers behind it are whole.
+    The second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
     category is not done, has no circuit, or the weights of ``model`` are not the run's.
     """
@@ -34,34 +36,41 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         raise InputError(
             f"{run.folder}: the model's weights are not those of the run (sha256 differs)"
         )
-    network = model.network
+    network, last = model.network, run.manifest["model"]["last"]
     state = state_dict(network)
     masks = {}
     for layer, kept in stored.kept.items():
         mask = torch.ones_like(network.weights[layer])
-        if layer == network.last:
+        if layer == last:
             mask[unit] = kept[0].float()
         else:
             mask = kept.float()
         masks[f"{layer}.weight"] = mask
         state[f"{layer}.weight"] = torch.where(mask > 0, network.weights[layer], 0.0)
-    bias = state.get(f"{network.last}.bias")
-    if bias is None:
-        raise InputError(f"layer {network.last!r} has no bias: the circuit's bias has no place")
-    bias[unit] += stored.record.circuit.bias
     header = {
         "circuitcore": "export/1",
         "category": stored.record.category,
         "index": str(unit),
-        "bias": repr(stored.record.circuit.bias),
         "model": model.name,
     }
+    if isinstance(stored.record, Category):
+        header["bias"] = repr(_with_bias(state, last, unit, stored.record))
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
     path = out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
     second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
     write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata=header))
     write_atomically(second, save(masks, metadata=header))
     return path, second
+
+
+def _with_bias(state: dict[str, torch.Tensor], last: str, unit: int, record: Category) -> float:
+    """Add a circuit's bias to its output unit's own; returns it."""
+    bias = state.get(f"{last}.bias")
+    if bias is None:
+        raise InputError(f"layer {last!r} has no bias: the circuit's bias has no place")
+    added = 0.0 if record.circuit is None else record.circuit.bias
+    bias[unit] += added
+    return added
 
 
 def state_dict(network: Network) -> dict[str, torch.Tensor]:
