@@ -26,7 +26,7 @@ class Listed(StrEnum):
     runs = "runs"
 
 
-@takes(("model", "arch", "images", "categories", "allow_pickle", *OUTPUT))
+@takes(("model", "arch", "images", "categories", "target", "allow_pickle", *OUTPUT))
 def ls(
     what: Annotated[Listed, typer.Argument(help="what to list")],
     root: Annotated[

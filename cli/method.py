@@ -149,7 +149,7 @@ def evaluate(
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.evaluate(images, progress=shown, **engine)
-    _emit(rows, form, columns=EVALUATED)
+    _emit(rows, form, columns=() if opened.manifest.get("target") else EVALUATED)
 
 
 @takes(OUTPUT)
@@ -188,7 +188,7 @@ def controls(run: RunPath, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.controls(progress=shown, **engine)
-    _emit(rows, form, left=2, columns=CONTROLLED)
+    _emit(rows, form, left=2, columns=() if opened.manifest.get("target") else CONTROLLED)
 
 
 def report(run: RunPath) -> None:

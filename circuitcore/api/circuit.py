@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from circuitcore.errors import InputError
+from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.trace import check_own_tensors
-from circuitcore.records import Category
+from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
 from circuitcore.runs.folder import RunFolder
@@ -42,8 +42,8 @@ class Circuit:
         return self._unit
 
     @property
-    def record(self) -> Category:
-        """All that was found out about the category (`circuitcore.records.Category`).
+    def record(self) -> Found:
+        """All that was found out about the category or target (`circuitcore.records`).
 
         ``record.circuit`` is None where there is none, ``record.undefined`` says why: NA.  Raises
         InputError where the file is damaged.
@@ -52,7 +52,7 @@ class Circuit:
 
     @property
     def name(self) -> str:
-        """The category's name."""
+        """The category's or target's name."""
         return self.record.category
 
     @property
@@ -65,19 +65,30 @@ class Circuit:
 
     @property
     def bias(self) -> float:
-        """The circuit's one bias, in units of the logit.  Raises InputError without a circuit."""
+        """The circuit's one bias, in units of the logit.
+
+        Raises InputError without a circuit, UsageError for a target that is no category.
+        """
+        record = self._checked()
+        if isinstance(record, Target) or record.circuit is None:
+            raise UsageError(f"{self.name!r} is no category: its circuit has no bias")
+        return record.circuit.bias
+
+    def _checked(self) -> Found:
+        """The record, where there is a circuit."""
         if self.record.circuit is None:
             why = self.record.undefined or "it is not defined"
             raise InputError(f"{self._run.folder}: {self.name!r} has no circuit: {why}")
-        return self.record.circuit.bias
+        return self.record
 
     def apply(self, module: nn.Module) -> nn.Module:
         """A copy of ``module`` pruned to the circuit: masks and bias in place, all else unchanged.
 
         ``module``: the network that was swept, or one of the same layers.  Output unit ``unit`` of
         the copy gives the circuit's activation plus its bias, so that in eval mode it exceeds the
-        unpruned network's other logits on the images that the circuit calls its category.  Raises
-        InputError naming the layer that does not fit, and where there is no circuit.
+        unpruned network's other logits on the images that the circuit calls its category; another
+        target's unit has the circuit's value, and what lies behind it is whole.  Raises InputError
+        naming the layer that does not fit, and where there is no circuit.
         """
         for name in self._stored.kept:
             self._layer(module, name)
@@ -91,11 +102,11 @@ class Circuit:
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[nn.Module]:
         """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
-        _ = self.bias  # refused before anything is touched where there is no circuit
+        self._checked()  # refused before anything is touched where there is no circuit
         layers = {name: self._layer(module, name) for name in self._stored.kept}
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-        last = layers[self._last]
-        own = last.bias
+        last = layers.get(self._last)
+        own = None if last is None else last.bias
         bias = None if own is None else own.detach().clone()
         try:
             self._prune(module)
@@ -104,7 +115,8 @@ class Circuit:
             with torch.no_grad():
                 for name, layer in layers.items():
                     layer.weight.copy_(weights[name])
-                last.bias = own
+                if last is not None:
+                    last.bias = own
                 if own is not None and bias is not None:
                     own.copy_(bias)
 
@@ -142,16 +154,18 @@ class Circuit:
 
     @torch.no_grad()
     def _prune(self, module: nn.Module) -> None:
-        bias = self.bias
+        record = self._checked()
         layers = {name: self._layer(module, name) for name in self._stored.kept}
         for name, kept in self._stored.kept.items():
             weight = layers[name].weight
             rows = weight[self._unit : self._unit + 1] if name == self._last else weight
             rows.masked_fill_(~kept.to(rows.device), 0)
+        if isinstance(record, Target):
+            return
         last = layers[self._last]
         if last.bias is None:
             last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
-        last.bias[self._unit] += bias
+        last.bias[self._unit] += self.bias
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same committed file."""
@@ -161,14 +175,20 @@ class Circuit:
         return hash(self.path.resolve())
 
     def __repr__(self) -> str:
-        circuit = self.record.circuit
+        record, circuit = self.record, self.record.circuit
         if circuit is None:
             return f"Circuit of {self.name!r}: none (NA)"
-        return (
+        said = (
             f"Circuit of {self.name!r}: {circuit.pruned:.2%} pruned, {circuit.kept_weights:,} "
-            f"weights kept, held-out CSA {circuit.heldout.csa:.3f} against "
-            f"{self.record.unpruned.heldout.csa:.3f} unpruned"
+            "weights kept, held-out "
         )
+        if isinstance(record, Category) and record.circuit is not None:
+            own = record.unpruned.heldout.csa
+            return f"{said}CSA {record.circuit.heldout.csa:.3f} against {own:.3f} unpruned"
+        if isinstance(record, Target) and record.circuit is not None:
+            value = record.circuit.heldout
+            return f"{said}{record.judge} {'NA' if value is None else f'{value:.3f}'}"
+        return said
 
     def _repr_html_(self) -> str:
         from circuitcore.api.table import Table

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
-from circuitcore.analysis.rows import category_row
+from circuitcore.analysis.rows import row_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
 from circuitcore.api.table import Overlaps, Table, records
@@ -19,7 +19,7 @@ from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.state import undisturbed
 from circuitcore.progress import Progress, Told, progress_of
-from circuitcore.records import Sweep
+from circuitcore.records import Category, Sweep, TargetSweep
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.tables import curve_rows, read_rows
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SHOWN = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa", "csa_ratio",
+         "csa_ratio_low", "csa_ratio_high")  # fmt: skip
+TARGET_SHOWN = ("target", "pruned", "kept_weights", "extraction", "heldout", "heldout_low",
+                "heldout_high", "random_heldout")  # fmt: skip
 ENGINE = ("device", "gpu", "impl", "memory", "no_fallback")
 
 
@@ -79,7 +83,7 @@ class Run(Mapping[str, Circuit]):
         return len(self._names())
 
     @property
-    def document(self) -> Sweep:
+    def document(self) -> Sweep | TargetSweep:
         """The whole document, as ``circuitcore sweep --format json`` prints it; read anew."""
         with undisturbed():
             found = self._run.records()
@@ -90,8 +94,8 @@ class Run(Mapping[str, Circuit]):
         return self.table().to_pandas()
 
     def table(self) -> Table:
-        """A row a category."""
-        return Table([category_row(record) for record in self._run.records()])
+        """A row a category, or a target."""
+        return Table([row_of(record) for record in self._run.records()])
 
     def images(self) -> Table:
         """A row an image: path, category, split (scoring, extraction, heldout), sha256."""
@@ -197,7 +201,10 @@ class Run(Mapping[str, Circuit]):
         """Held-out CSA and hit rate of the circuits against the unpruned network's."""
         from circuitcore.report.figures import draw_accuracy
 
-        return draw_accuracy(_axes(ax), self._run.records())
+        if self._run.of_targets:
+            raise UsageError("targets other than categories have no accuracy: plot_curves has them")
+        found = [record for record in self._run.records() if isinstance(record, Category)]
+        return draw_accuracy(_axes(ax), found)
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same folder."""
@@ -208,11 +215,11 @@ class Run(Mapping[str, Circuit]):
 
     def __repr__(self) -> str:
         wanted = len(self._run.manifest["categories"])
-        return f"Run {self.folder.name}: {len(self)} of {wanted} categories"
+        what = "targets" if self._run.of_targets else "categories"
+        return f"Run {self.folder.name}: {len(self)} of {wanted} {what}"
 
     def _repr_html_(self) -> str:
-        columns = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa",
-                   "csa_ratio", "csa_ratio_low", "csa_ratio_high")  # fmt: skip
+        columns = TARGET_SHOWN if self._run.of_targets else SHOWN
         rows = [{name: row[name] for name in columns} for row in self.table()]
         return f"<p>{escape(repr(self))}</p>{Table(rows)._repr_html_()}"
 

@@ -259,8 +259,8 @@ def _floor(
     for draw in range(prepared.options.random_masks):
         mask = random_mask(prepared, unit, kept, draw)
         own = activations(prepared.runner, prepared.extraction, unit, mask, tally)
-        value_there = value_of(judge, own.double().numpy(), unpruned)
-        found.append((-np.inf if value_there is None else value_there, mask))
+        follows = value_of(judge, own.double().numpy(), unpruned)
+        found.append((-np.inf if follows is None else follows, mask))
     if not found:
         return None, cost
     best, drawn_best = max(found, key=lambda each: each[0])

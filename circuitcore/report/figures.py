@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from circuitcore.records import Category, Stage, Sweep
+from circuitcore.records import Category, Found, Stage, Sweep, Target, TargetStage
 from circuitcore.report.figure_style import CONV, FC, INK, MARK, MUTED, PAPER, figure_of, short
 
 if TYPE_CHECKING:
@@ -61,6 +61,28 @@ def draw_accuracy(axes: Axes, categories: Sequence[Category]) -> Axes:
     return axes
 
 
+def pruned_and_agreement(targets: Sequence[Target]) -> str:
+    """How much is pruned, and how well circuits follow held-out, against random masks."""
+    found = [(t, t.circuit) for t in targets if t.circuit is not None]
+    with figure_of(9.6, 3.7, "fig1a") as (figure, svg):
+        left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+        pruned = np.array([circuit.pruned for _, circuit in found])
+        _histogram(left, pruned, FC)
+        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
+        if len(pruned):
+            _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
+        right.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
+        pairs = [(t.random_masks.heldout, c.heldout) for t, c in found if t.random_masks]
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        right.scatter([x for x, _ in known], [y for _, y in known], s=26, color=FC, zorder=3)
+        low = max(min([0.0, *(min(pair) for pair in known)]) - 0.05, LOWEST_DRAWN)
+        right.set(
+            xlim=(low, 1.02), ylim=(low, 1.02), aspect="equal",
+            xlabel="random mask, held-out", ylabel="circuit, held-out",
+        )  # fmt: skip
+        return str(svg())
+
+
 def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
     """Figure 1b: pairwise overlap of circuits, float [pairs], with the chance level marked."""
     with figure_of(9.6, 3.0, "fig1b") as (figure, svg):
@@ -77,7 +99,7 @@ def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
         return str(svg())
 
 
-def curves(categories: Sequence[Category]) -> str:
+def curves(categories: Sequence[Found]) -> str:
     """What levels are worth against the kept fraction, a panel a category (evenly chosen)."""
     shown = [c for c in categories if c.stages]
     if len(shown) > MOST_PANELS:
@@ -94,7 +116,7 @@ def curves(categories: Sequence[Category]) -> str:
             axes.set_visible(place < len(shown))
             axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
         _log_kept(grid[0])
-        seen = [getattr(x, judged(s)) for c in shown for s in c.stages for x in s.levels]
+        seen = [v for c in shown for s in c.stages for v in _values(s)]
         grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
         figure.supylabel(_height(shown), fontsize=10)
@@ -181,8 +203,8 @@ def cluster_order(overlap: np.ndarray) -> list[int]:
     return [int(i) for i in leaves_list(tree)]
 
 
-def draw_curves(axes: Axes, category: Category) -> Axes:
-    """CSA against the kept fraction of both stages of one category."""
+def draw_curves(axes: Axes, category: Found) -> Axes:
+    """What levels are worth against the kept fraction of both stages of one category."""
     for stage in category.stages:
         _curve(axes, stage)
     axes.set_title(short(category.category), parse_math=False)
@@ -190,32 +212,49 @@ def draw_curves(axes: Axes, category: Category) -> Axes:
     axes.set_ylabel(_height([category]))
     if category.stages:
         _log_kept(axes)
-        seen = [getattr(x, judged(s)) for s in category.stages for x in s.levels]
+        seen = [v for s in category.stages for v in _values(s)]
         axes.set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         axes.legend(*_legend(axes), loc="lower left")
     return axes
 
 
-def judged(stage: Stage) -> str:
-    """What a stage's levels were judged by: ``hit`` or ``csa``."""
+def judged(stage: Stage | TargetStage) -> str:
+    """What a stage's levels were judged by: ``hit`` or ``csa``, a target's ``value``."""
+    if isinstance(stage, TargetStage):
+        return "value"
     return "csa" if stage.threshold_hits is None else "hit"
 
 
-def _height(categories: Sequence[Category]) -> str:
+def _values(stage: Stage | TargetStage) -> list[float]:
+    """What its levels are worth, those that are undefined left out."""
+    every = [getattr(level, judged(stage)) for level in stage.levels]
+    return [value for value in every if value is not None]
+
+
+def _height(categories: Sequence[Found]) -> str:
     """What curves of these categories show."""
+    if categories and isinstance(categories[0], Target):
+        return f"{categories[0].judge}, extraction images"
     kinds = {judged(stage) for c in categories for stage in c.stages}
     return "hit rate, extraction images" if kinds == {"hit"} else "CSA, extraction images"
 
 
-def _curve(axes: Axes, stage: Stage) -> None:
-    colour, what = STAGE_COLOUR[stage.stage], judged(stage)
-    threshold = stage.threshold_csa if stage.threshold_hits is None else stage.threshold_hits
+def _threshold(stage: Stage | TargetStage) -> float:
+    """What its levels were held to."""
+    if isinstance(stage, TargetStage):
+        return stage.threshold
+    return stage.threshold_csa if stage.threshold_hits is None else stage.threshold_hits
+
+
+def _curve(axes: Axes, stage: Stage | TargetStage) -> None:
+    colour, what, threshold = STAGE_COLOUR[stage.stage], judged(stage), _threshold(stage)
     levels = [x for x in stage.levels if x.kept_weights > 0]  # a log axis has no 0
     kept = [x.kept_weights / stage.relevant_weights for x in levels]
-    values = [getattr(x, what) for x in levels]
+    values = [np.nan if (v := getattr(x, what)) is None else v for x in levels]
     axes.plot(kept, values, color=colour, linewidth=1.4, label=stage.stage)
-    if what == "csa" and any(x.csa_lo != x.csa_hi for x in levels):
-        low, high = [x.csa_lo for x in levels], [x.csa_hi for x in levels]
+    sure = [x for x in stage.levels if x.kept_weights > 0] if isinstance(stage, Stage) else []
+    if what == "csa" and any(x.csa_lo != x.csa_hi for x in sure):
+        low, high = [x.csa_lo for x in sure], [x.csa_hi for x in sure]
         axes.fill_between(kept, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.axhline(threshold, color=colour, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
     chosen = stage.levels[stage.chosen]

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from circuitcore.analysis.controls import control_means
+from circuitcore.analysis.controls import CONTROLS, control_means
 from circuitcore.analysis.overlap import matrix
 from circuitcore.analysis.summary import interval, mean
+from circuitcore.analysis.targets import target_control_means
 from circuitcore.machine.files import write_atomically
-from circuitcore.records import Sweep
+from circuitcore.records import Cost, Sweep, TargetSweep
 from circuitcore.report import figure_style, figures
 
 FILE = "report.html"
@@ -31,14 +32,26 @@ MAIN = ("levels", "threshold", "stop", "reference", "magnitude", "granularity", 
         "false_alarm_norm", "scoring_images", "extraction_images", "heldout_images")  # fmt: skip
 
 
-def write_report(folder: Path, document: Sweep, pairs: pa.Table) -> Path:
+JUDGES = {
+    "correlation": "their correlation",
+    "spearman": "the correlation of their ranks",
+    "error": "the share of their variance that is not lost, 1 − Σ (a − a₀)² ÷ Σ (a₀ − mean)²",
+}
+MAIN_OF_TARGETS = ("target", "pool_target", "judge", *MAIN)
+
+
+def write_report(folder: Path, document: Sweep | TargetSweep, pairs: pa.Table) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     Built from the committed circuits alone: their ``document`` and the `overlap.table` of them; the
     same run gives the same bytes.
     """
     names, overlap, chance = matrix(pairs)
-    text = render(document, names, overlap, chance, control_means(folder))
+    if isinstance(document, Sweep):
+        text = render(document, names, overlap, chance, control_means(folder))
+    else:
+        controls = target_control_means(folder / CONTROLS)
+        text = render_targets(document, names, overlap, chance, controls)
     write_atomically(folder / FILE, text.encode("utf-8", "backslashreplace"))
     return folder / FILE
 
@@ -51,31 +64,93 @@ def render(
     controls: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page; ``overlap`` and ``chance`` float64 [K, K] over the circuits called ``names``."""
-    first, second = np.triu_indices(len(names), k=1)
-    pairs, expected = overlap[first, second], chance[first, second]
-    mean_chance = float(expected.mean()) if len(expected) else None
-    drawn = {
+    shared, drawn = _overlap(names, overlap, chance)
+    drawn |= {
         "fig1a": figures.sparsity_and_accuracy(document),
-        "fig1b": figures.overlap_histogram(pairs, mean_chance) if len(pairs) else "",
         "curves": figures.curves(document.categories),
         "bands": figures.curve_bands(document.categories)
         if len(document.categories) > figures.MOST_PANELS
         else "",
-        "matrix": figures.overlap_matrix(names, overlap) if len(names) > 1 else "",
     }
-    return _template().render(
+    return _template("report.html.j2").render(
         document=document,
         run=document.run,
         summary=document.summary,
         found=_means(document),
-        options=_options(document),
+        options=_options(document, MAIN),
         cost=_cost(document),
         recomputed=sum(s.recomputed for c in document.categories for s in c.stages),
-        overlap={"pairs": pairs, "mean": mean(pairs), "chance": mean_chance},
+        overlap=shared,
         controls=controls,
         most_panels=figures.MOST_PANELS,
         **{name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 - matplotlib escapes
     )
+
+
+def render_targets(
+    document: TargetSweep,
+    names: Sequence[str],
+    overlap: np.ndarray,
+    chance: np.ndarray,
+    controls: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page of a run of other targets than categories; arguments as those of `render`."""
+    shared, drawn = _overlap(names, overlap, chance)
+    drawn |= {
+        "fig1a": figures.pruned_and_agreement(document.targets),
+        "curves": figures.curves(document.targets),
+    }
+    judge = document.run["options"]["judge"]
+    costs = [target.cost for target in document.targets]
+    return _template("targets.html.j2").render(
+        document=document,
+        run=document.run,
+        summary=document.summary,
+        found=_target_means(document),
+        options=_options(document, MAIN_OF_TARGETS),
+        cost=_cost_rows(costs, document.run),
+        judge=judge,
+        judged=JUDGES[judge],
+        stages=list(dict.fromkeys(s.stage for t in document.targets for s in t.stages)),
+        overlap=shared,
+        controls=controls,
+        most_panels=figures.MOST_PANELS,
+        **{name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 - matplotlib escapes
+    )
+
+
+def _overlap(
+    names: Sequence[str], overlap: np.ndarray, chance: np.ndarray
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What pairs of circuits share, and the figures of it."""
+    first, second = np.triu_indices(len(names), k=1)
+    pairs, expected = overlap[first, second], chance[first, second]
+    mean_chance = float(expected.mean()) if len(expected) else None
+    drawn = {
+        "fig1b": figures.overlap_histogram(pairs, mean_chance) if len(pairs) else "",
+        "matrix": figures.overlap_matrix(names, overlap) if len(names) > 1 else "",
+    }
+    return {"pairs": pairs, "mean": mean(pairs), "chance": mean_chance}, drawn
+
+
+def _target_means(document: TargetSweep) -> list[dict[str, Any]]:
+    """Means over targets with their intervals, each beside the random masks'."""
+    found = [(t.circuit, t.random_masks) for t in document.targets if t.circuit is not None]
+    rows = [("Pruned", "of all relevant weights", [c.pruned for c, _ in found], [])]
+    for name, what in (("extraction", "Agreement"), ("heldout", "Agreement, held-out")):
+        own = [v for c, _ in found if (v := getattr(c, name)) is not None]
+        random = [v for _, m in found if m is not None and (v := getattr(m, name)) is not None]
+        rows.append((what, "of the circuits; a random mask's beside it", own, random))
+    return [
+        {
+            "what": what,
+            "note": note,
+            "mean": mean(values),
+            "interval": interval(values, most=1.0),
+            "baseline": mean(baseline),
+        }
+        for what, note, values, baseline in rows
+    ]
 
 
 def _means(document: Sweep) -> list[dict[str, Any]]:
@@ -116,11 +191,7 @@ def _means(document: Sweep) -> list[dict[str, Any]]:
 def _cost(document: Sweep) -> list[dict[str, str]]:
     """What the categories took, each beside what was planned before the run."""
     costs = [c.cost for c in document.categories]
-    planned = (document.run.get("plan") or {}).get("predicted", {})
-    predicted = planned.get("target") or {}
-    timed = f"seconds ({predicted['mark']})" if predicted else "seconds"
-    if not costs:
-        return []
+    rows = _cost_rows(costs, document.run)
     config = document.run.get("configuration", {})
     grids = {s: config.get(f"{s}_levels", ()) for s in ("fc", "conv")}
     judged = [
@@ -128,12 +199,23 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
         / (c.stages[0].levels[0].images * sum(len(grids[s.stage]) - 1 for s in c.stages))
         for c in document.categories if c.stages and all(grids.values())
     ]  # fmt: skip
+    return [*rows, _cost_row("images judged, %", judged, "{:.0f}", None)] if judged else rows
 
-    def row(what: str, values: Sequence[float], form: str, plan: float | None) -> dict[str, str]:
-        found = {"mean": sum(values) / len(values), "least": min(values), "most": max(values)}
-        shown = {name: form.format(value) for name, value in found.items()}
-        return {"what": what, **shown, "planned": "" if plan is None else form.format(plan)}
 
+def _cost_row(what: str, values: Sequence[float], form: str, plan: float | None) -> dict[str, str]:
+    found = {"mean": sum(values) / len(values), "least": min(values), "most": max(values)}
+    shown = {name: form.format(value) for name, value in found.items()}
+    return {"what": what, **shown, "planned": "" if plan is None else form.format(plan)}
+
+
+def _cost_rows(costs: Sequence[Cost], run: dict[str, Any]) -> list[dict[str, str]]:
+    """What categories or targets took, each beside what was planned before the run."""
+    planned = (run.get("plan") or {}).get("predicted", {})
+    predicted = planned.get("target") or {}
+    timed = f"seconds ({predicted['mark']})" if predicted else "seconds"
+    if not costs:
+        return []
+    row = _cost_row
     rows = [
         row("FPE", [c.fpe for c in costs], "{:.2f}", planned.get("fpe")),
         *(
@@ -145,19 +227,19 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
         row("memory, MB", [c.memory_bytes / 1e6 for c in costs], "{:.0f}",
             planned.get("memory_bytes", 0) / 1e6 or None),
     ]  # fmt: skip
-    if judged:
-        rows.append(row("images judged, %", judged, "{:.0f}", None))
     return rows
 
 
-def _options(document: Sweep) -> tuple[dict[str, Any], dict[str, Any]]:
+def _options(
+    document: Sweep | TargetSweep, first: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that matter most, and the others."""
     every = {k: v for k, v in document.run.get("options", {}).items() if v is not None}
-    main = {k.replace("_", " "): every[k] for k in MAIN if k in every}
-    return main, {k.replace("_", " "): v for k, v in sorted(every.items()) if k not in MAIN}
+    main = {k.replace("_", " "): every[k] for k in first if k in every}
+    return main, {k.replace("_", " "): v for k, v in sorted(every.items()) if k not in first}
 
 
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("circuitcore", "report"),
         autoescape=True,
@@ -170,4 +252,4 @@ def _template() -> jinja2.Template:
     environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
     environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
     environment.filters["clean"] = lambda v: figure_style.clean(str(v))
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
