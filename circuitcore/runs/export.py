@@ -21,8 +21,9 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
 
     The first is the pruned network's whole state dict: loaded into the same architecture in plain
     torchvision, its output unit gives the circuit's activation plus the circuit's bias (all other
-    rows of the last layer are unchanged, so they are not the unpruned network's logits).  The
-    second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
+    rows of the last layer are unchanged, so they are not the unpruned network's logits).  Where a
+    rectifier follows the last layer no tensor has room for that bias: it is in the header alone.
+    The second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
     category is not done, has no circuit, or the weights of ``model`` are not the run's.
     """
@@ -46,9 +47,10 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         masks[f"{layer}.weight"] = mask
         state[f"{layer}.weight"] = torch.where(mask > 0, network.weights[layer], 0.0)
     bias = state.get(f"{network.last}.bias")
-    if bias is None:
+    if bias is None and network.shifts:
         raise InputError(f"layer {network.last!r} has no bias: the circuit's bias has no place")
-    bias[unit] += stored.record.circuit.bias
+    if bias is not None and network.shifts:
+        bias[unit] += stored.record.circuit.bias
     header = {
         "circuitcore": "export/1",
         "category": stored.record.category,
