@@ -19,7 +19,7 @@ from circuitcore.inputs.categories import select
 from circuitcore.inputs.read import InHand, read_inputs
 from circuitcore.kernels.levels.layer import normalised, raw_scores
 from circuitcore.machine.device import machine
-from circuitcore.network.graph import STAGES, Network
+from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.scoring.scores import contributions, layer_scores
@@ -84,7 +84,7 @@ def _scores(network: Network, images: Tensor, unit: int, options: Options) -> di
     """Normalised scores by stage, float32 on the CPU; of very many units an even sample."""
     found = contributions(network, images, unit)
     stages = {}
-    for stage in STAGES:
+    for stage in network.stages:
         parts = []
         for name in network.layers(stage):
             scores = layer_scores(network, name, found[name], unit, options)

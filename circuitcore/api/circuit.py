@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.read import InHand, model_of
@@ -88,7 +90,8 @@ class Circuit:
         the copy gives the circuit's activation plus its bias, so that in eval mode it exceeds the
         unpruned network's other logits on the images that the circuit calls its category; another
         target's unit has the circuit's value, and what lies behind it is whole.  Raises InputError
-        naming the layer that does not fit, and where there is no circuit.
+        naming the layer that does not fit, and where there is no circuit.  Where a rectifier
+        follows the last layer the bias is added by a forward hook of the copy.
         """
         for name in self._stored.kept:
             self._layer(module, name)
@@ -99,6 +102,12 @@ class Circuit:
         self._prune(pruned)
         return pruned
 
+    def _add_bias(self, module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        """A forward hook: the circuit's bias on its unit."""
+        output = output.clone()
+        output[:, self._unit] += self.bias
+        return output
+
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[nn.Module]:
         """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
@@ -108,10 +117,13 @@ class Circuit:
         last = layers.get(self._last)
         own = None if last is None else last.bias
         bias = None if own is None else own.detach().clone()
+        hook = None
         try:
-            self._prune(module)
+            hook = self._prune(module)
             yield module
         finally:
+            if hook is not None:
+                hook.remove()
             with torch.no_grad():
                 for name, layer in layers.items():
                     layer.weight.copy_(weights[name])
@@ -153,7 +165,8 @@ class Circuit:
         return found
 
     @torch.no_grad()
-    def _prune(self, module: nn.Module) -> None:
+    def _prune(self, module: nn.Module) -> RemovableHandle | None:
+        """Masks and bias in place; the hook that adds the bias, where no layer has room for it."""
         record = self._checked()
         layers = {name: self._layer(module, name) for name in self._stored.kept}
         for name, kept in self._stored.kept.items():
@@ -161,11 +174,14 @@ class Circuit:
             rows = weight[self._unit : self._unit + 1] if name == self._last else weight
             rows.masked_fill_(~kept.to(rows.device), 0)
         if isinstance(record, Target):
-            return
+            return None
+        if not self._run.manifest["model"].get("shifts", True):
+            return module.register_forward_hook(self._add_bias)
         last = layers[self._last]
         if last.bias is None:
             last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
         last.bias[self._unit] += self.bias
+        return None
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same committed file."""

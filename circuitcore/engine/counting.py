@@ -81,9 +81,9 @@ class Counting:
             written = images * item * self._size(step.name)
             if step.op in ("conv", "linear"):
                 last = step.name == self.network.last
-                written = images * rows * item if last else written
                 weights = self.network.weights[step.name]
-                count = weights.shape[1] * rows if last else weights.numel()
+                written = written // weights.shape[0] * rows if last else written
+                count = weights[0].numel() * rows if last else weights.numel()
                 work = self._multiply_adds(
                     step, images, precision, rows if last else weights.shape[0]
                 )
@@ -136,7 +136,7 @@ class Counting:
 
     def replayed(self, levels: int, images: int, precise: bool, written: bool = True) -> Work:
         """`Replay.look`; ``written``: each level's weights are, before its passes."""
-        sizes, convolutions = batches(images, self.batch), self.network.relevant("conv")
+        sizes, convolutions = batches(images, self.batch), sum(self._convolutions().values())
         item = item_bytes(self._precision(precise))
         found = Work(to_host=4 * levels * images)
         for size in set(sizes):
@@ -151,18 +151,26 @@ class Counting:
         again = (level + Work(launches=3 if written else 1)) * (levels * (len(sizes) - 1))
         return found + pixels + again + Work(launches=1, syncs=1) * len(sizes)
 
-    def held(self, precise: bool, stage: str | None = None) -> Work:
-        """`Replay.hold`: a circuit into the static buffers, or its fc layers (``stage``) alone."""
-        item = item_bytes(self._precision(precise))
-        launches = len(self.network.layers(stage)) + (self.network.last in self.network.biases)
-        moved = self.network.relevant(stage) * (2 * item + 1)
+    def _convolutions(self) -> dict[str, int]:
+        """Weights of the convolutions in the flat buffer of a `Replay`."""
+        names = (n for n in self.network.weighted("conv") if n != self.network.last)
+        return {name: self.network.weights[name].numel() for name in names}
+
+    def held(self, precise: bool, levels: bool = False) -> Work:
+        """`Replay.hold`: a circuit into the static buffers, or what ``levels`` do not write."""
+        item, flat = item_bytes(self._precision(precise)), self._convolutions() if levels else {}
+        names = [name for name in self.network.weighted() if name not in flat]
+        launches = len(names) + (self.network.last in self.network.biases)
+        moved = sum(math.prod(self.network.relevant_shape(n)) for n in names) * (2 * item + 1)
         return kernel(self.target, 0, moved) + Work(launches=launches)
 
     def passed(self) -> Work:
-        """`circuit_pass` on a GPU, before it runs: whether each convolution is pruned at all."""
-        count = len(self.network.layers("conv"))
-        return kernel(self.target, 0, self.network.relevant("conv")) + Work(
-            launches=count + 1, syncs=1, to_host=count
+        """`circuit_pass` on a GPU, before it runs: whether a layer in front is pruned."""
+        behind = self.network.after_boundary()
+        early = [name for name in self.network.layers() if name not in behind]
+        moved = sum(math.prod(self.network.relevant_shape(name)) for name in early)
+        return kernel(self.target, 0, moved) + Work(
+            launches=len(early) + 1, syncs=1, to_host=len(early)
         )
 
     def chained(self, levels: int, images: int, precise: bool) -> Work:

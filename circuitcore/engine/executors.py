@@ -19,6 +19,8 @@ from circuitcore.engine.passes import (
     blank,
     chain_layers,
     circuit_override,
+    every_level_of,
+    from_boundary,
     shrunk,
 )
 from circuitcore.engine.replay import flat_levels
@@ -33,7 +35,7 @@ from circuitcore.kernels.masked_linear.operation import (
 from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.machine.spans import span
 from circuitcore.network.compaction import compact
-from circuitcore.network.forward import Masks, Override, Tally, forward
+from circuitcore.network.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.network.pieces import Compacted
 from circuitcore.network.repeats import Repeats
@@ -59,7 +61,7 @@ class Executor:
     ) -> None:
         self.runner, self.split, self.unit = runner, split, unit
         self.assigned, self.fixed, self.tally = assigned, fixed, tally
-        self.features = assigned.stage == "fc" and bool(self.split.features)
+        self.features = from_boundary(runner.network, split, {*assigned.levels, *fixed})
         self._ready()
 
     def _ready(self) -> None:
@@ -127,8 +129,10 @@ class ChainExecutor(Executor):
     def chain(self, precise: bool) -> list[Layer]:
         """The layers in float32, or in the sweep's precision; made once."""
         if precise not in self.chains:
-            levels = self.assigned.levels
-            self.chains[precise] = chain_layers(self.network(precise), self.unit, levels)
+            network = self.network(precise)
+            names = [name for name, _ in network.fc_chain() or ()]
+            levels = every_level_of(network, names, self.assigned.levels, self.fixed)
+            self.chains[precise] = chain_layers(network, self.unit, levels)
         return self.chains[precise]
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
@@ -224,25 +228,31 @@ class CompactExecutor(Executor):
 
 
 class ReplayExecutor(Executor):
-    """The conv stage on a GPU: levels written where captured passes of the library read them.
+    """Any layers on a GPU, from the images: written where captured passes read them.
 
     The library's convolutions of masked weights are the bar: masking all of AlexNet's costs as much
     memory traffic as one image's activations, so nothing is gained by masking inside a product.
     """
 
     def _ready(self) -> None:
-        self.flat = flat_levels(self.assigned.levels, self.runner.network.layers("conv"))
+        levels, convolutions = self.assigned.levels, self.runner.replay(False).convolutions
+        every = every_level_of(self.runner.network, convolutions, levels, self.fixed)
+        self.flat = flat_levels(every or levels, convolutions)
+        self.apart = {n: level for n, level in levels.items() if n not in every}
 
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         replay = self.runner.replay(precise)
         replay.hold(self, self.unit, self.fixed, levels=True)
-        writes = [partial(replay.level, self.flat, t) for t in levels]
+        row = target_row(replay.network, self.unit).weights
+        weights = {**replay.network.weights, **row}
+        apart = {name: (weights[name], level) for name, level in self.apart.items()}
+        writes = [partial(replay.level, self.flat, t, apart) for t in levels]
         with span("level", self.assigned.stage, levels[0]), self.runner.products(precise):
             return replay.look(self.split, images, writes, self.tally)
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         count = sum(self.runner.replay(False).batches(count))
-        return self._masked(count, [(t, n) for t in levels for n in self.runner.network.layers()])
+        return self._masked(count, [(t, n) for t in levels for n in self.runner.network.weighted()])
 
 
 class MaskedExecutor(Executor):
@@ -254,7 +264,7 @@ class MaskedExecutor(Executor):
         masks = Masks(self.assigned.levels, levels)
 
         def run(values: dict[str, Tensor]) -> Tensor:
-            out = forward(network, values, [network.last], override=override, masks=masks,
+            out = forward(network, values, [network.result], override=override, masks=masks,
                           impl=impl, tally=self.tally)[0]  # fmt: skip
             return out.reshape(len(levels), -1)
 
@@ -262,7 +272,8 @@ class MaskedExecutor(Executor):
 
     def _layers(self, levels: Sequence[int], count: int) -> tuple[LayerPlan, ...]:
         network = self.runner.network
-        run = network.layers("fc") if self.features else network.layers()
+        behind = network.after_boundary()
+        run = [n for n in network.weighted() if n in behind or not self.features]
         apart = network.behind(set(self.assigned.levels))
         ran = [(t, n) for t in levels for n in run if n in apart or t == levels[0]]
         return self._masked(count, ran)
@@ -274,13 +285,14 @@ def executor(
     """How a stage's levels are run.
 
     On a CPU the library's convolutions on compacted weights beat any masked kernel, on a GPU those
-    of captured passes; the fc layers run at all levels at once wherever they are one chain.
+    of captured passes; Linear layers from the boundary on run at all levels at once wherever they
+    are one chain.
     """
-    chain, gpu = runner.network.fc_chain(), runner.machine.device.type == "cuda"
-    whole = chain is not None and {name for name, _ in chain} == set(assigned.levels)
+    gpu, chain = runner.machine.device.type == "cuda", runner.network.fc_chain()
+    features = from_boundary(runner.network, split, {*assigned.levels, *fixed})
     kind: type[Executor] = MaskedExecutor if runner.machine.masked_kernels else CompactExecutor
-    if assigned.stage == "fc" and whole and split.features:
+    if features and chain is not None:
         kind = ChainExecutor
-    elif assigned.stage == "conv" and gpu:
+    elif gpu and not features:
         kind = ReplayExecutor
     return kind(runner, split, unit, assigned, fixed, tally)

@@ -80,7 +80,8 @@ def predicted(
     images = counts.extraction + counts.heldout
     resident = resident_bytes(network, shape, machine, images, 1, spare)
     found = phases(network, shape, options, machine, counts, spare - resident)
-    layers = len(network.layers("conv")) * len(options.grid("conv")) * counts.categories
+    (*_, stage), convolutions = network.stages, len(network.weighted("conv"))
+    layers = convolutions * len(options.grid(stage)) * counts.categories
     code = 0
     if machine.device.type != "cuda":
         largest = 4 * max(weight.numel() for weight in network.weights.values())
@@ -160,8 +161,9 @@ def as_run(
 @dataclass(frozen=True)
 class _Work:
     """What the phases are counted from: bytes of one image alive at once (``image``), of them from
-    the boundary on (``behind``), recorded for the scores (``recorded``); relevant weights a stage;
-    ``columns`` of the first fc layer, the copies of an input counted once.
+    the boundary on (``behind``), recorded for the scores (``recorded``); ``size``: relevant weights
+    behind the boundary (``fc``) and before it; ``columns`` of the first fc layer, the copies of an
+    input counted once.
     """
 
     network: Network
@@ -180,9 +182,9 @@ class _Work:
         """Bytes of a number of the sweep."""
         return self.machine.dtype.itemsize
 
-    def levels(self, stage: str) -> int:
-        """Levels run; level 0 is known."""
-        return len(self.options.grid(stage)) - 1
+    def levels(self, stage: str | None = None) -> int:
+        """Levels run of a stage, the first if not said; level 0 is known."""
+        return len(self.options.grid(stage or next(iter(self.network.stages)))) - 1
 
     def conv_chunk(self, levels: int, images: int) -> int:
         """Images at once through the whole network."""
@@ -205,8 +207,13 @@ def phases(
     """The phases of a run, in order, with ``spare`` bytes for chunks."""
     values = value_sizes(network, shape)
     lean, repeats = as_run(network, shape, machine)
-    layers = [network.step(name) for name in network.layers()]
+    layers = [network.step(name) for name in network.weighted()]
     recorded = sum(values[s.inputs[0]] + values[s.name] for s in layers)
+    late = network.after_boundary()
+    size = {"fc": 0, "conv": 0}
+    for name in network.layers():
+        relevant = math.prod(network.relevant_shape(name))
+        size["fc" if name in late else "conv"] += relevant
     work = _Work(
         network,
         options,
@@ -216,7 +223,7 @@ def phases(
         activation_bytes(lean, shape),
         activation_bytes(lean, shape, after_boundary=True),
         4 * options.scoring_images * recorded,
-        {stage: network.relevant(stage) for stage in ("fc", "conv")},
+        size,
         None if repeats is None else lean.weights[repeats.layer].shape[1],
     )
     whole = weight_bytes(network)
@@ -224,7 +231,7 @@ def phases(
     logits = 4 * network.outputs * (counts.extraction + counts.heldout)
     held = whole * (6 if machine.dtype.itemsize < 4 else 4) // 4 + logits
     scoring = _scoring(work, held)
-    curve = 60 * (work.levels("fc") + 1) * counts.extraction  # float64, and sorted for the bias
+    curve = 60 * (work.levels() + 1) * counts.extraction  # float64, and sorted for the bias
     chunk_of_one = work.conv_chunk(1, counts.extraction)
     found = {
         LOADING: Phase(whole + largest, whole + largest),
@@ -232,16 +239,15 @@ def phases(
         "scoring": Phase(scoring, scoring),
     }
     held += work.recorded + curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
-    if network.layers("fc"):
-        found["fc stage"] = _fc_stage(work, held)
-    if network.layers("conv"):
-        found["conv stage"] = _conv_stage(work, held)
+    for stage, names in network.stages.items():
+        kind = _fc_stage if late.issuperset(names) else _conv_stage
+        found[f"{stage} stage"] = kind(work, held, stage)
     found["held-out test"] = _heldout(work, held)
     return found
 
 
 def _scoring(work: _Work, held: int) -> int:
-    selection = 10 * HISTOGRAM * work.levels("fc")  # counts int64, a table int16
+    selection = 10 * HISTOGRAM * work.levels()  # counts int64, a table int16
     criterion = work.options.criterion
     if criterion != "actgrad" or work.options.impl == "torch":
         selection += (16 if criterion != "actgrad" else 40) * work.size["fc"]
@@ -249,8 +255,8 @@ def _scoring(work: _Work, held: int) -> int:
     return held + 2 * work.recorded + judged + selection + work.size["fc"] + 5 * work.size["conv"]
 
 
-def _conv_stage(work: _Work, held: int) -> Phase:
-    """Level by level: on a CPU the fc circuit compacted, on a GPU in static buffers.
+def _conv_stage(work: _Work, held: int, stage: str) -> Phase:
+    """Level by level, from the images: on a CPU the fc circuit compacted, on a GPU in buffers.
 
     Interpreted masked kernels run all levels at once.
     """
@@ -259,7 +265,7 @@ def _conv_stage(work: _Work, held: int) -> Phase:
     if work.gpu:
         fixed = most = held + work.item * work.size["fc"] + conv
     elif work.machine.masked_kernels:
-        at_once = work.levels("conv")
+        at_once = work.levels(stage)
         fixed = most = held + work.item * work.size["fc"] + conv
     else:
         copied = work.size["fc"] * (4 + work.item if work.machine.low else 4)
@@ -279,13 +285,13 @@ def _heldout(work: _Work, held: int) -> Phase:
     return Phase(fixed, most, work.image, 2 * work.image, count)
 
 
-def _fc_stage(work: _Work, held: int) -> Phase:
-    """The fc stage: one pass of all levels over chunks of boundary values, or level by level."""
+def _fc_stage(work: _Work, held: int, stage: str) -> Phase:
+    """From boundary values: one pass of all levels over chunks of them, or level by level."""
     network, item, behind = work.network, work.item, work.behind
     masked = work.machine.masked_kernels
     chain = network.fc_chain()
-    fractions = work.options.grid("fc")[1:]
-    weights = [network.relevant_shape(name) for name in network.layers("fc")]
+    fractions = work.options.grid(stage)[1:]
+    weights = [network.relevant_shape(name) for name in network.late()]
     largest = max(math.prod(w) for w in weights)
     at_once = len(fractions) if masked else 1
     count = feature_chunk(work.spare, behind, len(fractions), masked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from circuitcore.network.forward import Override, Tally, forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats
 
+KEPT = 255  # the byte of a weight kept at every level
 Kept = Mapping[str, Tensor]
 """Bool by layer, shaped like its relevant weights: which are kept; layers not named are whole."""
 
@@ -34,7 +35,7 @@ def circuit_override(
     for name, mask in kept.items():
         whole = weights.get(name, network.weights[name])
         weights[name] = torch.where(mask, whole, whole.new_zeros(()))
-    override = Override(weights, target.biases)
+    override = Override(weights, target.biases, target.norms)
     return (network, override) if repeats is None else repeats.once(network, override)
 
 
@@ -60,13 +61,14 @@ def circuit_pass(
 ) -> Pass:
     """A circuit's pass over images of a split, in float32, or else in the sweep's precision.
 
-    Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no conv
-    layer is masked and the split has them, else from the images.
+    Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no
+    layer before them is masked and the split has them, else from the images.
     """
     whole = runner.network if precise else runner.low_network
-    conv = [name for name in runner.network.layers("conv") if name in kept]
-    whole_ones = torch.stack([kept[name].all() for name in conv]).tolist() if conv else []
-    left = {name for name, is_whole in zip(conv, whole_ones, strict=True) if is_whole}
+    behind = runner.network.after_boundary()
+    early = [name for name in runner.network.layers() if name in kept and name not in behind]
+    whole_ones = torch.stack([kept[name].all() for name in early]).tolist() if early else []
+    left = {name for name, is_whole in zip(early, whole_ones, strict=True) if is_whole}
     kept = {name: mask for name, mask in kept.items() if name not in left}
     features = bool(split.features) and all(whole_ones)
     if runner.machine.device.type == "cuda":
@@ -99,7 +101,7 @@ def _gpu_pass(
     tally: Tally | None,
     precise: bool,
 ) -> Pass:
-    """Nothing is compacted: a captured pass from the images, or the fc layers masked beforehand."""
+    """Nothing is compacted: a captured pass from the images, or layers masked beforehand."""
     if not features:
         replay, me = runner.replay(precise), object()
 
@@ -114,14 +116,34 @@ def _gpu_pass(
     network, override = circuit_override(whole, unit, kept)
 
     def behind(values: dict[str, Tensor]) -> Tensor:
-        last = [network.last]
-        return forward(network, values, last, override=override, tally=tally)[0].T
+        result = [network.result]
+        return forward(network, values, result, override=override, tally=tally)[0].T
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> Tensor:
         return runner.run_chunks(split, images, network, True, 1, behind, precise)[0]
 
     return run
+
+
+def from_boundary(network: Network, split: Split, masked: Collection[str]) -> bool:
+    """Whether a circuit runs from the cached boundary values: no layer before them is masked."""
+    return bool(split.features) and network.after_boundary().issuperset(masked)
+
+
+def every_level_of(
+    network: Network, names: Collection[str], levels: Mapping[str, Tensor], fixed: Kept
+) -> dict[str, Tensor]:
+    """Level bytes of layers, as far as they have none those of a mask that is the same at each."""
+    found = {}
+    for name in names:
+        weight = network.weights[name]
+        found[name] = levels[name] if name in levels else torch.full(
+            network.relevant_shape(name), KEPT, dtype=torch.uint8, device=weight.device
+        )  # fmt: skip
+        if name in fixed and name not in levels:
+            found[name] = found[name] * fixed[name]
+    return found
 
 
 def chain_layers(network: Network, unit: int, levels: Mapping[str, Tensor]) -> list[Layer]:

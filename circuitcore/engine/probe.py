@@ -49,14 +49,18 @@ def measured(inputs: Inputs, files: Sequence[ImageFile], pixels: np.ndarray, on:
         network, _ = repeats.once(network)
     work, shapes = multiply_adds(network, pixels.shape), value_shapes(network, pixels.shape)
     boundary = network.boundary()
-    before, behind = (sum(work[n] for n in network.layers(s)) for s in ("conv", "fc"))
+    after = network.after_boundary()
+    before, behind = (
+        sum(each for name, each in work.items() if (name in after) == late)
+        for late in (False, True)
+    )
     few = max(1, min(FORWARD_CHUNK, int(2e10 / max(before, 1))))
     images = {"input": torch.zeros((few, *pixels.shape), device=on.device)}
     conv = _best(lambda: forward(network, images, boundary), on) / (few * max(before, 1))
     fc = conv
     if behind:
         many = {n: torch.zeros((BEHIND, *shapes[n]), device=on.device) for n in boundary}
-        fc = _best(lambda: forward(network, many, [network.last]), on) / (BEHIND * behind)
+        fc = _best(lambda: forward(network, many, [network.result]), on) / (BEHIND * behind)
     largest = max(network.weights.values(), key=lambda w: w.numel())
     kept = largest > 0
     weight = _best(lambda: torch.where(kept, largest, 0), on) / largest.numel()

@@ -58,14 +58,18 @@ class Replay:
         self.multiply_adds, self.fallback, self.note = multiply_adds, fallback, note
         some = network.weights[network.last]
         self.device, self.nothing = some.device, some.new_zeros(())
-        self.convolutions = network.layers("conv")
-        self.whole = torch.cat([_flat(network.weights[n]) for n in self.convolutions])
+        self.convolutions = [n for n in network.weighted("conv") if n != network.last]
+        every = [_flat(network.weights[n]) for n in self.convolutions]
+        self.whole = torch.cat(every) if every else some.new_zeros(0)
         self.masked = self.whole.clone()
         weights = dict(zip(self.convolutions, self._views(), strict=True))
-        for name in network.layers("fc"):
-            weights[name] = some.new_zeros(network.relevant_shape(name))
-        biases = {network.last: some.new_zeros(1)} if network.last in network.biases else {}
-        self.circuit = Override(weights, biases)
+        for name in network.weighted():
+            if name not in weights:
+                weights[name] = some.new_zeros(network.relevant_shape(name))
+        target = target_row(network, 0)
+        biases = {name: bias.clone() for name, bias in target.biases.items()}
+        norms = {name: _apart(norm) for name, norm in target.norms.items()}
+        self.circuit = Override(weights, biases, norms)
         self.holder: object = None
         self._sized(batch)
 
@@ -113,11 +117,21 @@ class Replay:
                 buffer.copy_(weight)
         for name, buffer in self.circuit.biases.items():
             buffer.copy_(target.biases[name])
+        for name, norm in self.circuit.norms.items():
+            for buffer, own in zip(norm, target.norms[name], strict=True):
+                buffer.copy_(own)
         self.holder = holder
 
-    def level(self, levels: Tensor, t: int) -> None:
-        """Write all convolutions at level ``t``; ``levels`` uint8 as `flat_levels` gives them."""
+    def level(
+        self, levels: Tensor, t: int, apart: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        """Write all convolutions at level ``t``; ``levels`` uint8 as `flat_levels` gives them.
+
+        ``apart``: weights and levels of layers that do not lie in the flat buffer.
+        """
         torch.where(levels > t, self.whole, self.nothing, out=self.masked)
+        for name, (weight, own) in (apart or {}).items():
+            torch.where(own > t, weight, self.nothing, out=self.circuit.weights[name])
 
     def look(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None = None
@@ -210,8 +224,8 @@ class Replay:
         assert self.source is not None
         steps = self.steps[:size]
         rows = self.order.index_select(0, self.at + steps)
-        values, last = self._begun(self.source, rows), [self.network.last]
-        out = forward(self.network, values, last, override=self.circuit)[0]
+        values, result = self._begun(self.source, rows), [self.network.result]
+        out = forward(self.network, values, result, override=self.circuit)[0]
         self.found.index_copy_(0, self.to + steps, out[:, 0].float())
         self.counters += size
 
@@ -244,6 +258,12 @@ def first_step(network: Network) -> tuple[Step, str] | None:
     return step, only_relu(network.steps, step, ()) or step.name
 
 
+def _apart(norm: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Buffers of a batch norm's own."""
+    mean, variance, scale, shift = norm
+    return mean.clone(), variance.clone(), scale.clone(), shift.clone()
+
+
 def batches(count: int, batch: int) -> list[int]:
     """Batches of at most ``batch`` that ``count`` images fill: whole ones, and one for the rest."""
     whole, rest = divmod(count, batch)
@@ -258,4 +278,5 @@ def _flat(weight: Tensor) -> Tensor:
 
 def flat_levels(levels: Mapping[str, Tensor], convolutions: Sequence[str]) -> Tensor:
     """The level bytes of all convolutions as the flat buffer of their weights has them."""
-    return torch.cat([_flat(levels[name]) for name in convolutions])
+    every = [_flat(levels[name]) for name in convolutions]
+    return torch.cat(every) if every else next(iter(levels.values())).new_zeros(0)

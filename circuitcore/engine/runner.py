@@ -36,7 +36,8 @@ from circuitcore.machine.device import Machine
 from circuitcore.machine.state import float32_products
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats
-from circuitcore.network.sizes import activation_bytes, multiply_adds
+from circuitcore.network.sizes import activation_bytes, multiply_adds, value_shapes
+from circuitcore.network.stages import check_units
 from circuitcore.options import Options
 
 
@@ -180,11 +181,13 @@ def sizes_of(
 ) -> Sizes:
     """Sizes of images of ``shape`` [C, H, W], ``item`` bytes a value, and the memory left for them.
 
-    Raises InputError where such images do not fit the network, DeviceError where one image at a
+    Raises InputError where such images do not fit the network or leave more than one value an
+    output unit, DeviceError where one image at a
     time is too much for the memory budget.
     """
     try:
         per_image = multiply_adds(network, shape)
+        check_units(network, value_shapes(network, shape)[network.result])
         lean, repeats = as_run(network, shape, machine)
         image_bytes = activation_bytes(lean, shape)
         feature_bytes = activation_bytes(lean, shape, after_boundary=True)

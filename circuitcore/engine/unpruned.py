@@ -56,7 +56,7 @@ def unpruned(
         return {"input": runner.normalise(mine)}
 
     def run(part: slice) -> None:
-        *values, out = forward(network, chunks.take(part), [*names, network.last])
+        *values, out = forward(network, chunks.take(part), [*names, network.result])
         logits[part] = out.cpu()
         for name, value in zip(names, values, strict=True):
             if name not in features:

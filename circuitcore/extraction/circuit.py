@@ -164,7 +164,7 @@ def _tested(
     """The circuit's activation on the held-out set, at its frozen bias, and its faithfulness."""
     seed, biased = unit_seed(prepared.options.seed, unit), unpruned.heldout_biased
     heldout = heldout_accuracy(judge, activation, fitted.bias, biased, seed)
-    nothing = empty_activation(prepared.inputs.model.network, unit, len(judge))
+    nothing = empty_activation(prepared.inputs.model.network, unit, prepared.heldout)
     said = [
         judge.predicted(activation, fitted.bias),
         judge.predicted(judge.unpruned, biased.bias),
@@ -239,7 +239,7 @@ def _circuit(
     weights = sum(each.chosen.kept_weights for each in swept)
     return Circuit(
         pruned=1 - weights / relevant,
-        pruned_fc=pruned["fc"],
+        pruned_fc=pruned.get("fc", 0.0),
         pruned_conv=pruned.get("conv", 0.0),
         kept_weights=weights,
         bias=fitted.bias,

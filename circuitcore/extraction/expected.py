@@ -14,6 +14,7 @@ from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.inputs.image_files import ImageFile
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine
+from circuitcore.network.graph import Network
 from circuitcore.network.sizes import multiply_adds
 from circuitcore.options import Options
 
@@ -68,17 +69,18 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     lean, _ = as_run(network, pixels.shape, machine)
     per_layer = multiply_adds(lean, pixels.shape)
     per_layer[network.last] //= network.outputs  # only the target row
-    conv, fc = (sum(per_layer[n] for n in network.layers(s)) for s in ("conv", "fc"))
-    passes = _passes(options, count, len(files_of_one(files)))
+    late = network.after_boundary()
+    fc = sum(each for name, each in per_layer.items() if name in late)
+    conv = sum(per_layer.values()) - fc
+    passes = _passes(network, options, count, len(files_of_one(files)))
     tests = len(inputs.split("heldout"))
     likely = {
         "conv": conv * (count * passes.conv + tests * passes.tested_conv),
         "fc": fc * (count * (passes.fc + passes.conv) + tests * passes.tested_fc),
     }
     upper, stages = 0, {}
-    for stage, each in (("fc", fc), ("conv", conv + fc)):
-        if not network.layers(stage):
-            continue
+    for stage, names in network.stages.items():
+        each = fc if late.issuperset(names) else conv + fc
         levels = len(options.grid(stage)) - 1
         upper += levels * each * count
         stages[stage] = PlanStep(
@@ -117,8 +119,9 @@ def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
 
 
 class _Passes(NamedTuple):
-    """Expected of one category, in passes over a whole set with nothing compacted: of the fc layers
-    in the fc stage, of all in the conv stage, and of conv and fc layers in the held-out test.
+    """Expected of one category, in passes over a whole set with nothing compacted: of the layers
+    behind the boundary in stages swept from there (``fc``), of all in the others, and of layers
+    before and behind it in the held-out test.
     """
 
     fc: float
@@ -127,9 +130,17 @@ class _Passes(NamedTuple):
     tested_fc: float
 
 
-def _passes(options: Options, images: int, targets: int) -> _Passes:
+def levels_run(network: Network, options: Options) -> dict[str, int]:
+    """Levels of the stages swept from boundary values (``fc``), and of those swept from images."""
+    levels, late = {"fc": 0, "conv": 0}, network.after_boundary()
+    for stage, names in network.stages.items():
+        levels["fc" if late.issuperset(names) else "conv"] += len(options.grid(stage)) - 1
+    return levels
+
+
+def _passes(network: Network, options: Options, images: int, targets: int) -> _Passes:
     """What a sweep over so many images, ``targets`` of them the category's, is expected to run."""
-    levels = {stage: len(options.grid(stage)) - 1 for stage in ("fc", "conv")}
+    levels = levels_run(network, options)
     left = LEFT["conv"]
     if every_level(options, images):
         return _Passes(LEFT["fc"] * levels["fc"], left * levels["conv"], left, left)

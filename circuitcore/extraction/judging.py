@@ -11,7 +11,9 @@ from torch import Tensor
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Split
 from circuitcore.extraction.accuracy import Judge, ratio, worth
+from circuitcore.network.forward import forward, target_row
 from circuitcore.network.graph import Network
+from circuitcore.network.sizes import value_shapes
 from circuitcore.options import Options
 from circuitcore.records import Accuracy, Empty, Faithfulness, HeldOut, Unpruned
 
@@ -92,17 +94,26 @@ def reference_of(unpruned: Unpruned, empty: Accuracy, options: Options) -> Refer
     return Reference(full, floor, own.csa, why)
 
 
-def empty_activation(network: Network, unit: int, images: int) -> Tensor:
-    """The activation of the circuit without any weight: the last layer's bias, float32 [N]."""
-    bias = network.biases.get(network.last)
-    return torch.full((images,), 0.0 if bias is None else float(bias[unit]))
+def empty_activation(network: Network, unit: int, split: Split) -> Tensor:
+    """The activation of the circuit without any weight: the last layer's bias, float32 [N].
+
+    Behind a convolution it is a map of them, which goes through what follows.
+    """
+    last, bias = network.last, network.biases.get(network.last)
+    value = 0.0 if bias is None else float(bias[unit])
+    if network.result != last:
+        places = value_shapes(network, split.pixels.shape[1:])[last][1:]
+        blank, row = torch.full((1, 1, *places), value), target_row(network, unit)
+        value = float(forward(network, {last: blank}, [network.result], override=row)[0])
+    return torch.full((len(split),), value)
 
 
 def empty_circuit(prepared: Prepared, unit: int, extraction: Judge, heldout: Judge) -> Empty:
     """The empty circuit with its own bias.  Cost: one bias fit."""
     network, how = prepared.inputs.model.network, prepared.options.bias  # on the CPU
-    fitted = extraction.fitted(empty_activation(network, unit, len(extraction))[None], how)[0]
-    activation = empty_activation(network, unit, len(heldout))
+    activation = empty_activation(network, unit, prepared.extraction)
+    fitted = extraction.fitted(activation[None], how)[0]
+    activation = empty_activation(network, unit, prepared.heldout)
     return Empty(extraction=fitted, heldout=heldout.at(activation, fitted.bias))
 
 

@@ -45,7 +45,7 @@ from circuitcore.progress import Progress
 class CategoryPlan(BaseModel):
     """The exact plan of one scored category, every level evaluated on every image.
 
-    ``stages``: the fc stage, then the conv stage behind the fc circuit that the first chooses.
+    ``stages``: each behind the circuit that the one before it chooses.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -103,8 +103,8 @@ def plan(
 
     ``target``: of a sweep on that device instead of this machine, which need not have one.
     With ``probe``, measures the machine for two seconds to expect a time; with ``exact``, scores
-    the categories and runs their fc stage to plan every level.  Raises UsageError for a category
-    that is not there, DeviceError where the memory is too little for one image.
+    the categories and runs their stages but the last to plan every level.  Raises UsageError for a
+    category that is not there, DeviceError where the memory is too little for one image.
     """
     chosen = select(inputs.categories, wanted)
     network, files = inputs.model.network, inputs.split("extraction")
@@ -198,9 +198,9 @@ def _exact_plans(
 
 
 def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
-    """Plan every level of one category: scores it, and runs its fc stage for the circuit chosen.
+    """Plan every level of one category: scores it, and runs all its stages but the last.
 
-    Cost: scoring, and the fc stage's own multiply-adds.
+    Cost: scoring, and these stages' own multiply-adds.
     """
     options, work = prepared.options, scored(prepared, unit)
     judge, heldout_judge = judges(prepared, unit)
@@ -209,14 +209,17 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
     reference = reference_of(unpruned, empty.extraction, options)
     kept: dict[str, Tensor] = {}
     stages: list[StagePlan] = []
+    start, error = judge.unpruned, None
     with torch.inference_mode():
         for runs in stage_executors(prepared, unit, work, kept):
             levels = range(1, len(runs.assigned.pruned))
             stages.append(runs.plan(levels, len(prepared.extraction)))
-            if runs.assigned.stage == "fc":
-                start = judge.unpruned
-                swept = sweep_stage(prepared, runs, judge, start=start, reference=reference)
+            if len(stages) < len(prepared.runner.network.stages):
+                swept = sweep_stage(
+                    prepared, runs, judge, start=start, reference=reference, start_error=error
+                )
                 kept |= runs.assigned.kept(swept.level)
+                start, error = swept.activation, swept.error
     total = sum(stage.multiply_adds for stage in stages)
     once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
     return CategoryPlan(category=name, stages=tuple(stages), multiply_adds=total, fpe=total / once)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from circuitcore.engine.counting import Counting
 from circuitcore.engine.footprint import Counts
+from circuitcore.extraction.expected import levels_run
 from circuitcore.extraction.looks import PROBE
 from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.machine.target import (
@@ -184,7 +185,8 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     low, targets = c.precision != "float32", options.extraction_images
     fc, conv, certify, again = _looks(c, options, counts, every, low)
     network = c.network
-    setup = Work(launches=len(network.layers("conv")) + 1 + len(network.layers()))
+    convolutions = len([n for n in network.weighted("conv") if n != network.last])
+    setup = Work(launches=convolutions + 1 + len(network.layers()))
     heldout = c.passed() + c.held(False) + c.replayed(1, counts.heldout, False, written=False)
     again += c.replayed(1, PROBE, True, written=False) * low
     if low:
@@ -202,7 +204,7 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     host = JUDGING + (0.0 if every else SCREENING[options.stop])
     parts = {
         "fc stage": fc,
-        "conv stage": setup + c.held(False, "fc") + conv,
+        "conv stage": setup + c.held(False, levels=True) + conv,
         "certification": certify,
         "held-out test": heldout,
         "float32 rechecks": again,
@@ -220,7 +222,7 @@ def _looks(
     c: Counting, options: Options, counts: Counts, every: bool, low: bool
 ) -> tuple[Work, Work, Work, Work]:
     """Looks at the fc stage, at the conv stage, that certify, and in float32 again."""
-    levels = {stage: len(options.grid(stage)) - 1 for stage in ("fc", "conv")}
+    levels = levels_run(c.network, options)
     images, none = counts.extraction, Work()
     if every:  # of low precision only a probe a level is known to be run again
         again = c.chained(levels["fc"], PROBE, True) + c.replayed(levels["conv"], PROBE, True)
@@ -237,7 +239,7 @@ def _looks(
     again = c.chained(levels["fc"], 2, True)
     again += c.chained(1, round(t.fc_rechecked / t.fc_rechecks), True) * (t.fc_rechecks - 1)
     again += c.replayed(1, round(t.rechecked / t.rechecks), True) * t.rechecks
-    again += c.held(True, "fc")
+    again += c.held(True, levels=True)
     return fc, conv, certify, again * low
 
 
@@ -247,7 +249,7 @@ def _scored(c: Counting, options: Options) -> Work:
     found = Work()
     for each in c.kernels(images, "float32"):
         found += each * 3
-    stages = sum(bool(c.network.layers(stage)) for stage in ("fc", "conv"))
+    stages = len(c.network.stages)
     launches = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
     select = kernel(c.target, 0, weights * (8 * SELECTION + 1))
     decoding = DECODE * images / CORES

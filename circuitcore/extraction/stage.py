@@ -22,7 +22,6 @@ from circuitcore.extraction.judging import Reference, every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
 from circuitcore.machine.spans import span
 from circuitcore.network.forward import Tally
-from circuitcore.network.graph import STAGES
 from circuitcore.options import Options
 from circuitcore.records import Level, Stage
 from circuitcore.scoring.levels import StageLevels, stage_levels
@@ -77,8 +76,7 @@ def ranked(prepared: Prepared, unit: int) -> Scored:
     network, work = prepared.runner.network, scored(prepared, unit)
     assigned = {
         stage: stage_levels(network, stage, work.found, unit, prepared.options)
-        for stage in STAGES
-        if network.layers(stage)
+        for stage in network.stages
     }
     return replace(work, assigned=assigned)
 
@@ -91,9 +89,7 @@ def stage_executors(
     ``kept``: masks of the stages done; the caller adds each stage's own.
     """
     network, options = prepared.runner.network, prepared.options
-    for stage in STAGES:
-        if not network.layers(stage):
-            continue
+    for stage in network.stages:
         fixed = dict(kept)
         key: tuple[Any, ...] = ()
         if work.made is not None:
@@ -145,8 +141,7 @@ def sweep_stage(
 
     ``runs``: the stage's `executor`; ``start`` float32 [N]: the activation at level 0,
     off by ``start_error`` at most; ``reference``: what the threshold is a fraction of.  Cost: at
-    most one pass over the extraction set a level, of the fc layers (fc stage) or the whole network
-    (conv stage).
+    most one pass over the extraction set a level, from the boundary on or of the whole network.
     """
     options, assigned, tally = prepared.options, runs.assigned, runs.tally
     images, before = len(prepared.extraction), tally.multiply_adds
@@ -208,7 +203,8 @@ def _every_level(
 
 def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
     options = prepared.options
-    looks = len(prepared.inputs.categories) * sum(len(options.grid(s)) for s in STAGES)
+    grids = sum(len(options.grid(stage)) for stage in prepared.runner.network.stages)
+    looks = len(prepared.inputs.categories) * grids
     return Rule(
         below=threshold - SLACK,
         stop=options.stop,

@@ -178,13 +178,12 @@ def _file(path: Path, options: Options) -> Model:
     if arch not in known:
         raise UsageError(f"--arch {arch}: no such architecture{nearest(arch, known)}")
     state = read_weights(path, allow_pickle=options.allow_pickle)
-    linear = [n for n, m in _empty(arch, None).named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise InputError(f"--arch {arch}: has no Linear layer; its last layer must be one")
-    last = state.get(f"{linear[-1]}.weight")
-    if last is None or last.dim() != 2:
+    modules = _empty(arch, None).named_modules()
+    end = [n for n, m in modules if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    last = state.get(f"{end}.weight")
+    if last is None or last.dim() not in (2, 4):
         raise InputError(
-            f"{path}: has no {linear[-1]}.weight, the last layer of {arch}: it holds "
+            f"{path}: has no {end}.weight, the last layer of {arch}: it holds "
             f"{_some(sorted(state))}. Is --arch right?"
         )
     network, sha256 = _build(arch, _empty(arch, last.shape[0]), state, str(path))

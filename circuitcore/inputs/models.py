@@ -105,7 +105,7 @@ def check_trace(module: nn.Module, network: Network, image: Tensor, name: str) -
     with torch.inference_mode():
         given = image.clone().to(some.device, some.dtype)
         own = aside(module, hooks=True)(given).float().cpu()
-        logits = forward(network, {"input": image}, [network.last])[0]
+        logits = forward(network, {"input": image}, [network.result])[0]
     rounding = 4 * torch.finfo(some.dtype).eps * float(logits.abs().max())  # of its own precision
     if not torch.allclose(logits, own, rtol=1e-3, atol=max(1e-4, rounding)):
         raise InputError(f"{name}: its forward does something its layers do not show; refused")

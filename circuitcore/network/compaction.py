@@ -30,8 +30,9 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
     or the cached boundary values.  The weights that are left are not gathered yet: the result says
     what running it costs and what it reads.  Cost: one image, and one pass over the weights.
     """
+    network, result = override.normed(network), network.result
     steps = [s for s in network.steps if s.name not in blank]
-    steps = needed_steps(steps, {network.last})
+    steps = needed_steps(steps, {result})
     names = [s.name for s in steps]
     fixed = dict(zip(names, forward(network, blank, names, override=override), strict=True))
     fixed |= blank
@@ -42,9 +43,9 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
               for n, v in blank.items()}  # fmt: skip
     for step in steps:
         varies[step.name] = _varies(step, reads, varies, fixed)
-    needed = _needed(steps, reads, varies, fixed, network.last)
-    if not bool(varies[network.last].any()):
-        return Compacted(network, (), fixed[network.last][0])
+    needed = _needed(steps, reads, varies, fixed, result)
+    if not bool(varies[result].any()):
+        return Compacted(network, (), fixed[result][0])
     index = {n: torch.arange(v.shape[1], device=v.device) for n, v in blank.items()}
     pieces = []
     for step in steps:
@@ -85,11 +86,11 @@ def _needed(
     reads: Mapping[str, Tensor],
     varies: Mapping[str, Tensor],
     fixed: Mapping[str, Tensor],
-    last: str,
+    result: str,
 ) -> dict[str, Tensor]:
     """Which channels of each value something alive reads."""
     needed = {name: torch.zeros_like(v) for name, v in varies.items()}
-    needed[last] = torch.ones_like(varies[last])
+    needed[result] = torch.ones_like(varies[result])
     for step in reversed(steps):
         wanted = needed[step.name] & varies[step.name]
         if step.op in ("conv", "linear"):

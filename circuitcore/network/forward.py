@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -44,17 +44,35 @@ class Masks:
 
 @dataclass(frozen=True)
 class Override:
-    """Weights and biases that stand in for the network's own, by layer name."""
+    """Weights, biases and batch norms that stand in for the network's own, by layer name."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)
+    norms: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def normed(self, network: Network) -> Network:
+        """The network with these batch norms."""
+        return replace(network, norms={**network.norms, **self.norms}) if self.norms else network
 
 
 def target_row(network: Network, unit: int) -> Override:
-    """Only row ``unit`` of the last layer: all that one target activation needs."""
-    last = network.last
-    biases = {last: network.biases[last][unit : unit + 1]} if last in network.biases else {}
-    return Override({last: network.weights[last][unit : unit + 1]}, biases)
+    """Only row ``unit`` of the last layer, and of what follows: all that one target needs."""
+    last, row = network.last, slice(unit, unit + 1)
+    biases = {last: network.biases[last][row]} if last in network.biases else {}
+    norms = {
+        step.name: rows_of(network.norms[step.name], row)
+        for step in network.steps[network.steps.index(network.step(last)) + 1 :]
+        if step.op == "batchnorm"
+    }
+    return Override({last: network.weights[last][row]}, biases, norms)
+
+
+def rows_of(
+    norm: tuple[Tensor, Tensor, Tensor, Tensor], rows: slice
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Some channels of a batch norm."""
+    mean, variance, scale, shift = norm
+    return mean[rows], variance[rows], scale[rows], shift[rows]
 
 
 def forward(
@@ -75,6 +93,7 @@ def forward(
     not need, or that lie behind given values, are not run; values are dropped after their last use.
     """
     override = override or Override()
+    network = override.normed(network)
     plan, readers = _needed_steps(network, values, outputs)
     alive: dict[str, Tensor] = dict(values)
     spread: set[str] = set()  # values that have a leading level axis

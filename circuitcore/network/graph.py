@@ -1,8 +1,9 @@
 """The network as a list of steps: traced once, checked, then run with any weights and masks.
 
 A `Network` is a torchvision-style CNN in eval mode, reduced to convolutions, linear layers, batch
-norms, rectifiers, pooling, flattening, additions and concatenations, and ending in a Linear.
-Anything else is refused with the name of the layer, never run wrongly.
+norms, rectifiers, pooling, flattening, additions and concatenations, and ending in a Linear, or in
+a convolution whose channels are pooled one by one.  Anything else is refused with the name of the
+layer, never run wrongly.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from circuitcore.errors import InputError
 
-STAGES = ("fc", "conv")
+# one input, and channel c of the output depends on channel c of the input alone
+CHANNELWISE = {
+    "relu", "relu6", "maxpool", "avgpool", "adaptive_avgpool", "mean", "flatten", "batchnorm",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,33 @@ class Network:
 
     ``weights[layer]`` is [out, in] for linear and [out, in / groups, r, s] for conv steps;
     ``biases[layer]`` is [out] and absent where the layer has none; ``norms[layer]`` holds a batch
-    norm's (mean, variance, scale, shift).
+    norm's (mean, variance, scale, shift); ``stages``: layers that are pruned together by name of
+    the stage, in the order in which they are; a layer in none of them stays whole.
     """
 
     steps: tuple[Step, ...]
     weights: dict[str, Tensor]
     biases: dict[str, Tensor]
     norms: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+    stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def last(self) -> str:
-        """Name of the last Linear, whose rows are the target units."""
+        """Name of the last layer, whose rows are the target units."""
+        return next(s.name for s in reversed(self.steps) if s.op in ("conv", "linear"))
+
+    @property
+    def result(self) -> str:
+        """Name of the value that holds the target units' activations, [N, outputs]."""
         return self.steps[-1].name
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a number added to the last layer's bias is added to its unit's result."""
+        return self.result == self.last or all(
+            step.op in ("mean", "flatten", "adaptive_avgpool")
+            for step in self.steps[self.steps.index(self.step(self.last)) + 1 :]
+        )
 
     @property
     def outputs(self) -> int:
@@ -64,8 +83,14 @@ class Network:
         raise InputError("the network has no convolution that reads the image")
 
     def layers(self, stage: str | None = None) -> list[str]:
-        """Names of the prunable layers in module order; ``stage`` is ``fc``, ``conv`` or both."""
-        ops = {"fc": ("linear",), "conv": ("conv",), None: ("linear", "conv")}[stage]
+        """Names of the prunable layers, of a ``stage`` or all of them, in module order."""
+        groups = self.stages.values() if stage is None else [self.stages.get(stage, ())]
+        names = {name for group in groups for name in group}
+        return [step.name for step in self.steps if step.name in names]
+
+    def weighted(self, op: str | None = None) -> list[str]:
+        """Names of all ``conv`` or ``linear`` steps, or of both, in module order."""
+        ops = ("conv", "linear") if op is None else (op,)
         return [step.name for step in self.steps if step.op in ops]
 
     def step(self, name: str) -> Step:
@@ -73,7 +98,7 @@ class Network:
         return next(s for s in self.steps if s.name == name)
 
     def relevant_shape(self, layer: str) -> tuple[int, ...]:
-        """Shape of the weights that can reach one target unit: in the last Linear one row."""
+        """Shape of the weights that can reach one target unit: in the last layer one row."""
         shape = tuple(self.weights[layer].shape)
         return (1, *shape[1:]) if layer == self.last else shape
 
@@ -87,26 +112,44 @@ class Network:
             total += count
         return total
 
-    def boundary(self) -> tuple[str, ...]:
-        """Values computed without any linear layer that steps depending on one read.
+    def late(self) -> list[str]:
+        """Prunable layers that are swept from cached values: those of the first stage.
 
-        They are equal at every level of the fc stage: computed once, they are its inputs.
+        And of the next ones, as long as no convolution is computed from any of them.
         """
-        after = self.behind(self.layers("fc"))
+        found: set[str] = set()
+        for names in self.stages.values():
+            more = found.union(names)
+            convolves = any(self.step(name).op == "conv" for name in self.behind(more))
+            if found and convolves:
+                break
+            found = more
+        return [step.name for step in self.steps if step.name in found]
+
+    def boundary(self) -> tuple[str, ...]:
+        """Values computed without any of the `late` layers that steps behind these layers read.
+
+        They are equal at every level of their stages: computed once, they are its inputs.  None
+        where one of them is the image.
+        """
+        after = self.behind(self.late())
         before = {"input"} | {s.name for s in self.steps if s.name not in after}
         wanted = {i for s in self.steps if s.name in after for i in s.inputs if i in before}
-        return tuple(n for n in ["input", *(s.name for s in self.steps)] if n in wanted)
+        if "input" in wanted:
+            return ()
+        return tuple(s.name for s in self.steps if s.name in wanted)
 
     def after_boundary(self) -> set[str]:
-        """Names of the boundary values and of all steps behind them."""
-        return {*self.boundary(), *self.behind(self.layers("fc"))}
+        """Names of the boundary values and of all steps behind them; none without a boundary."""
+        boundary = self.boundary()
+        return {*boundary, *self.behind(self.late())} if boundary else set()
 
     def fc_chain(self) -> list[tuple[str, bool]] | None:
-        """The fc layers as a chain from the boundary: (layer, whether a ReLU follows), if they are.
+        """Linear layers that are a chain from the boundary to the result: (layer, ReLU follows?).
 
         None where anything but Linear and ReLU stands between them, or a value is read twice.
         """
-        after = self.behind(self.layers("fc"))
+        after = self.behind(self.late())
         chain: list[tuple[str, bool]] = []
         value = self.boundary()[0] if len(self.boundary()) == 1 else None
         for step in self.steps:
@@ -140,6 +183,7 @@ class Network:
             {k: move(v) for k, v in self.weights.items()},
             {k: move(v) for k, v in self.biases.items()},
             {k: (move(v[0]), move(v[1]), move(v[2]), move(v[3])) for k, v in self.norms.items()},
+            self.stages,
         )
 
 

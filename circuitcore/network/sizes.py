@@ -38,7 +38,7 @@ def multiply_adds(network: Network, shape: Sequence[int]) -> dict[str, int]:
     sizes = value_sizes(network, shape)
     return {
         name: sizes[name] * int(network.weights[name].shape[1:].numel())
-        for name in network.layers()
+        for name in network.weighted()
     }
 
 
@@ -50,7 +50,7 @@ def activation_bytes(
     ``after_boundary``: of the part that starts from the cached boundary values.
     """
     sizes = value_sizes(network, shape)
-    if after_boundary:
+    if after_boundary and network.boundary():
         behind = network.after_boundary()
         return 4 * sum(size for name, size in sizes.items() if name in behind)
     last_use = {"input": 0}

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.layers import read_call, read_module
+from circuitcore.network.stages import check_head, default_stages
 
 
 def trace(model: nn.Module) -> Network:
@@ -21,7 +22,7 @@ def trace(model: nn.Module) -> Network:
 
     Raises InputError naming the layer where it holds anything but Conv2d, Linear, BatchNorm2d,
     ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
-    shares a weight, does not end in a Linear, or has NaN or infinity in a weight.
+    shares a weight, does not end as `check_head` says, or has NaN or infinity in a weight.
     """
     for inner in ("_orig_mod", "module"):  # torch.compile's and DataParallel's wrappers
         if isinstance(getattr(model, inner, None), nn.Module) and len(list(model.children())) == 1:
@@ -51,17 +52,17 @@ def trace(model: nn.Module) -> Network:
         else:
             _take(found, node)
     kept = needed_steps(found.steps, {result}) if result else []
-    if not kept or kept[-1].op != "linear" or kept[-1].name != result:
-        end = kept[-1].name if kept else "its input"
-        raise InputError(f"the model ends in {end!r}: its last layer must be a Linear")
-    if any(kept[-1].name in s.inputs for s in kept):
-        raise InputError(f"layer {kept[-1].name!r}: its output is read by another layer")
+    check_head(kept)
     names, network = {s.name for s in kept}, found.network
+    weights = {k: v for k, v in network.weights.items() if k in names}
+    single = [s.name for s in kept if s.op == "conv" and s.settings["groups"] == 1
+              and weights[s.name][0, 0].numel() == 1]  # fmt: skip
     return Network(
         tuple(kept),
-        {k: v for k, v in network.weights.items() if k in names},
+        weights,
         {k: v for k, v in network.biases.items() if k in names},
         {k: v for k, v in network.norms.items() if k in names},
+        {name: tuple(each) for name, each in default_stages(kept, single).items()},
     )
 
 

@@ -24,6 +24,8 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     torchvision, its output unit gives the circuit's activation plus the circuit's bias (all other
     rows of the last layer are unchanged, so they are not the unpruned network's logits); of another
     target the layer it was cut at gives the circuit's value there, the layers behind it are whole.
+    Where a rectifier follows the last layer no tensor has room for that bias: it is in the header
+    alone.
     The second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
     category is not done, has no circuit, or the weights of ``model`` are not the run's.
@@ -54,7 +56,10 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         "model": model.name,
     }
     if isinstance(stored.record, Category):
-        header["bias"] = repr(_with_bias(state, last, unit, stored.record))
+        bias = stored.record.circuit.bias
+        header["bias"] = repr(bias)
+        if network.shifts:
+            _add_bias(state, last, unit, bias)
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
     path = out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
     second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
@@ -63,14 +68,12 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     return path, second
 
 
-def _with_bias(state: dict[str, torch.Tensor], last: str, unit: int, record: Category) -> float:
-    """Add a circuit's bias to its output unit's own; returns it."""
-    bias = state.get(f"{last}.bias")
-    if bias is None:
+def _add_bias(state: dict[str, torch.Tensor], last: str, unit: int, bias: float) -> None:
+    """Add a circuit's bias to its output unit's own."""
+    own = state.get(f"{last}.bias")
+    if own is None:
         raise InputError(f"layer {last!r} has no bias: the circuit's bias has no place")
-    added = 0.0 if record.circuit is None else record.circuit.bias
-    bias[unit] += added
-    return added
+    own[unit] += bias
 
 
 def state_dict(network: Network) -> dict[str, torch.Tensor]:

@@ -202,6 +202,7 @@ def _manifest(
             "weights_sha256": inputs.model.sha256,
             "outputs": inputs.model.network.outputs,
             "last": inputs.model.network.last,
+            **({} if inputs.model.network.shifts else {"shifts": False}),
             "relevant_weights": inputs.model.network.relevant(),
         },
         "images": {

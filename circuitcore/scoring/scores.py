@@ -63,12 +63,12 @@ def contributions(network: Network, images: Tensor, unit: int) -> dict[str, Cont
 
     ``images`` float [N, channels, height, width], the scoring set of the category.
     """
-    last = network.last
+    last, result = network.last, [network.result]
     record: dict[str, tuple[Tensor, Tensor]] = {}
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         logit = forward(
-            network, {"input": leaf}, [last], override=target_row(network, unit), record=record
+            network, {"input": leaf}, result, override=target_row(network, unit), record=record
         )[0]
         names = [name for name in network.layers() if name in record]
         gradients = torch.autograd.grad(logit.sum(), [record[name][1] for name in names])

@@ -67,7 +67,9 @@ NETWORKS = {
         80, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=7
     ),
 }
-RUNS = {"mixed", "alexnet", "resnet18", "densenet", "mobilenet_v2", "googlenet"}
+RUNS = {
+    "mixed", "alexnet", "resnet18", "densenet", "mobilenet_v2", "googlenet", "squeezenet",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -84,14 +86,14 @@ def test_44_logits_are_plain_torch_s_or_the_layer_is_named(name):
         return
     with torch.no_grad():
         expected = copy.deepcopy(module).double()(images.double())
-        found = forward(network, {"input": images}, [network.last])[0].double()
+        found = forward(network, {"input": images}, [network.result])[0].double()
     assert (found - expected).abs().max() <= 1e-4 * expected.std()
     assert set(network.layers()) == {
         layer for layer, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
     }
     total = sum(p.numel() for n, p in module.named_parameters() if n in _weights(network))
     last = network.weights[network.last]
-    assert network.relevant() == total - last.numel() + last.shape[1]
+    assert network.relevant() == total - last.numel() + last[0].numel()
 
 
 def _weights(network):
@@ -113,7 +115,7 @@ def test_44_masked_levels_are_plain_torch_with_weights_set_to_zero(name, stage):
         rows = forward(
             network,
             {"input": images},
-            [network.last],
+            [network.result],
             override=target_row(network, unit),
             masks=Masks(assigned.levels, [0, 1, 2]),
         )[0][..., 0]
