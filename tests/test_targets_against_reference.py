@@ -20,7 +20,8 @@ from circuitcore.machine.device import machine
 from circuitcore.options import options_of
 from circuitcore.progress import Silent
 
-GRID = [0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+GRID = [0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95]
+THRESHOLD = 0.6
 CROSSED = 1e-4  # fraction of a stage's weights that rounding may move across one level
 CURVE = 2e-4  # what one weight on the other side of a level, and float32, may change of a value
 CASES = [
@@ -65,8 +66,9 @@ def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
         np.save(tmp_path / "d.npy", aim.direction.numpy())
         text = f"{aim.end}:{tmp_path / 'd.npy'}"
     options = options_of({
-        "target": text, "judge": judge, "levels": GRID, "extraction_images": 60,
-        "heldout_images": 40, **({} if pool == "max" else {"pool_target": pool}),
+        "target": text, "judge": judge, "levels": GRID, "threshold": THRESHOLD,
+        "extraction_images": 40, "heldout_images": 30,
+        **({} if pool == "max" else {"pool_target": pool}),
     })  # fmt: skip
     inputs = read_inputs(options)
     prepared = prepare(inputs, options, machine(options), Silent())
@@ -75,7 +77,7 @@ def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
 
     splits = {name: load(inputs.split(name)) for name in ("scoring", "extraction", "heldout")}
     splits["pool"] = splits.pop("scoring")
-    reference = targets.extract(example.double, splits, aim, GRID, judge=judge)
+    reference = targets.extract(example.double, splits, aim, GRID, judge, THRESHOLD)
     names = [file.path for file in inputs.split("scoring")]
     scored = dict(zip(names, splits["pool"], strict=True))
     assert torch.equal(
@@ -96,4 +98,5 @@ def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
     assert circuit.heldout == pytest.approx(reference["heldout"], abs=CURVE)
     low, high = circuit.heldout_ci95
     assert low <= circuit.heldout <= high
+    assert 0 < circuit.pruned < 1
     assert product.record.random_masks.extraction < circuit.extraction

@@ -22,6 +22,7 @@ from circuitcore.errors import InputError
 # one input, and channel c of the output depends on channel c of the input alone
 CHANNELWISE = {
     "relu", "relu6", "maxpool", "avgpool", "adaptive_avgpool", "mean", "flatten", "batchnorm",
+    "peak", "centre",
 }  # fmt: skip
 
 
@@ -216,6 +217,8 @@ _PLAIN: dict[str, Callable[[Network, Step, Sequence[Tensor]], Tensor]] = {
     "adaptive_avgpool": lambda n, s, v: F.adaptive_avg_pool2d(v[0], s.settings["output_size"]),
     "flatten": lambda n, s, v: torch.flatten(v[0], 1),
     "mean": lambda n, s, v: v[0].mean((2, 3)),
+    "peak": lambda n, s, v: v[0].amax((2, 3)),
+    "centre": lambda n, s, v: v[0][:, :, v[0].shape[2] // 2, v[0].shape[3] // 2],
     "add": lambda n, s, v: v[0] + v[1],
     "cat": lambda n, s, v: torch.cat(list(v), 1),
 }

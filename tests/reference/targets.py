@@ -84,23 +84,32 @@ def most_active(network, pool, aim, count):
     return pool[order[:count]]
 
 
+def layer_score(weight, x, gradient, module):
+    """Mean over images of sum over positions |a g|, a = w x: shaped like the weight."""
+    total = torch.zeros_like(weight)
+    for source, g in zip(x, gradient, strict=True):
+        if isinstance(module, nn.Linear):
+            patches = source[:, None, None]
+        else:
+            patches = F.unfold(source[None], module.kernel_size, 1, module.padding)
+            patches = patches.view(weight.shape[1], -1, patches.shape[-1])
+        products = weight.flatten(2)[..., None] if weight.dim() == 4 else weight[..., None, None]
+        products = products * patches * g.reshape(len(weight), 1, 1, -1)
+        total += products.abs().sum(-1).view(weight.shape) / len(x)
+    return total
+
+
 def score(network, x, aim):
-    """Scores of the relevant weights by layer: mean over images of sum over positions |a g|."""
+    """Scores of the relevant weights by layer."""
     record = {}
     total = values(network, x.requires_grad_(True), aim, record=record).sum()
     gradients = torch.autograd.grad(total, [out for _, out in record.values()])
     x.requires_grad_(False)
     return {
-        layer: method.layer_scores(
-            relevant(network, aim, layer),
-            source.detach(),
-            gradient,
-            network.get_submodule(layer),
-            "position",
-            "weight",
-            "sum",
+        layer: layer_score(
+            relevant(network, aim, layer), source.detach(), g, network.get_submodule(layer)
         )
-        for (layer, (source, _)), gradient in zip(record.items(), gradients, strict=True)
+        for (layer, (source, _)), g in zip(record.items(), gradients, strict=True)
     }
 
 
