@@ -175,6 +175,8 @@ class Counting:
 
     def chained(self, levels: int, images: int, precise: bool) -> Work:
         """`ChainExecutor.look` from boundary values, all levels in one pass of every chunk."""
+        if not levels:
+            return Work()
         most = feature_chunk(self.sizes.memory, self.sizes.feature_bytes, levels, self.masked)
         whole, rest = divmod(images, most)
         found = Work(syncs=1, to_host=4 * levels * images)

@@ -9,7 +9,7 @@ their variance that is not lost).  All arithmetic is float64.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,15 +162,35 @@ def swept_stages(
     """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
     stages: list[TargetStage] = []
     for runs in executors:
-        if stored is not None and not stages:
-            stage = _rechosen(prepared, stored)
-        else:
-            last = stages[-1] if stages else None
-            start = 1.0 if last is None else last.levels[last.chosen].value
-            stage = _sweep(prepared, runs, unpruned, start)
-        stages.append(stage)
+        again = stored if not stages else None
+        stages.append(stage := _stage(prepared, runs, unpruned, stages, again))
         kept |= runs.assigned.kept(stage.levels[stage.chosen].level)
     return stages
+
+
+def sweeps(prepared: Prepared, unit: int) -> Callable[[Executor], int]:
+    """Sweeps one stage of a target after another; each time the level chosen."""
+    unpruned, stages = unpruned_values(prepared.extraction, unit), list[TargetStage]()
+
+    def sweep(runs: Executor) -> int:
+        stages.append(stage := _stage(prepared, runs, unpruned, stages))
+        return stage.levels[stage.chosen].level
+
+    return sweep
+
+
+def _stage(
+    prepared: Prepared,
+    runs: Executor,
+    unpruned: np.ndarray,
+    before: Sequence[TargetStage],
+    stored: TargetStage | None = None,
+) -> TargetStage:
+    """The next stage after those ``before``, which the unpruned network precedes."""
+    if stored is not None:
+        return _rechosen(prepared, stored)
+    start = before[-1].levels[before[-1].chosen].value if before else 1.0
+    return _sweep(prepared, runs, unpruned, start)
 
 
 def _sweep(

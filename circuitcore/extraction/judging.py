@@ -25,8 +25,8 @@ def every_level(options: Options, images: int) -> bool:
 
     Else only as far as the stop rule looks, on as few images as it needs.
     """
-    if options.reference == "peak" or options.bias == "sgd":  # neither has bounds to stop by
-        return True
+    if options.target or options.reference == "peak" or options.bias == "sgd":
+        return True  # none of them has bounds to stop by
     return options.screen == "off" or (options.screen == "auto" and images <= DENSE_UP_TO)
 
 

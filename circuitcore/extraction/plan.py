@@ -8,7 +8,7 @@ leaves depends on the scores: once a category is scored, its plan is exact (`exa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from circuitcore.engine.counting import Counting
+from circuitcore.engine.executors import Executor
 from circuitcore.engine.footprint import Counts, as_run, predicted
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.probe import HOST, Speed, measured
 from circuitcore.engine.runner import sizes_of
 from circuitcore.engine.stage_plan import StagePlan
+from circuitcore.extraction.agreement import sweeps
 from circuitcore.extraction.expected import LEFT, Expected, PlanStep, expected
 from circuitcore.extraction.judging import (
     empty_circuit,
@@ -128,15 +130,25 @@ def plan(
         categories=len(chosen),
         fpe=estimate / (work.once * len(files)),
         fpe_upper=work.upper / (work.once * len(files)),
-        shared_fpe=1.0,
+        shared_fpe=inputs.shared_fpe,
         multiply_adds=round(estimate),
         memory_bytes=max(memory.values()),
         disk_bytes=len(chosen) * -(-network.relevant() // 8) + cached,
         seconds=speed and _seconds(speed, work, counts, network.relevant()),
-        steps=[work.shared, *steps],
+        steps=[work.shared, *_pool(inputs, work.once, pixels.nbytes), *steps],
         exact=plans,
         target=there and _predicted(inputs, options, machine, there, counts, pixels.shape),
     )
+
+
+def _pool(inputs: Inputs, once: int, pixels: int) -> list[PlanStep]:
+    """Looking for the images that score targets, of ``pixels`` bytes each."""
+    if inputs.pool is None:
+        return []
+    count = len(inputs.pool.files)
+    fpe = count / len(inputs.split("extraction"))
+    return [PlanStep(what="images to score on (shared)", count=1, multiply_adds=once * count,
+                     bytes=pixels * count, fpe=fpe)]  # fmt: skip
 
 
 def _here(machine: Machine) -> Target | None:
@@ -202,27 +214,39 @@ def exact_plan(prepared: Prepared, unit: int, name: str) -> CategoryPlan:
 
     Cost: scoring, and these stages' own multiply-adds.
     """
-    options, work = prepared.options, scored(prepared, unit)
-    judge, heldout_judge = judges(prepared, unit)
-    unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
-    empty = empty_circuit(prepared, unit, judge, heldout_judge)
-    reference = reference_of(unpruned, empty.extraction, options)
+    work = scored(prepared, unit)
+    sweep = _sweeps(prepared, unit) if prepared.inputs.aim is None else sweeps(prepared, unit)
     kept: dict[str, Tensor] = {}
     stages: list[StagePlan] = []
-    start, error = judge.unpruned, None
     with torch.inference_mode():
         for runs in stage_executors(prepared, unit, work, kept):
             levels = range(1, len(runs.assigned.pruned))
             stages.append(runs.plan(levels, len(prepared.extraction)))
             if len(stages) < len(prepared.runner.network.stages):
-                swept = sweep_stage(
-                    prepared, runs, judge, start=start, reference=reference, start_error=error
-                )
-                kept |= runs.assigned.kept(swept.level)
-                start, error = swept.activation, swept.error
+                kept |= runs.assigned.kept(sweep(runs))
     total = sum(stage.multiply_adds for stage in stages)
     once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
     return CategoryPlan(category=name, stages=tuple(stages), multiply_adds=total, fpe=total / once)
+
+
+def _sweeps(prepared: Prepared, unit: int) -> Callable[[Executor], int]:
+    """Sweeps one stage of a category after another; each time the level chosen."""
+    options = prepared.options
+    judge, heldout_judge = judges(prepared, unit)
+    unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
+    empty = empty_circuit(prepared, unit, judge, heldout_judge)
+    reference = reference_of(unpruned, empty.extraction, options)
+    start, error = judge.unpruned, None
+
+    def sweep(runs: Executor) -> int:
+        nonlocal start, error
+        swept = sweep_stage(
+            prepared, runs, judge, start=start, reference=reference, start_error=error
+        )
+        start, error = swept.activation, swept.error
+        return swept.level
+
+    return sweep
 
 
 def _boundary_bytes(network: Network, shape: Sequence[int]) -> int:

@@ -53,6 +53,12 @@ class Inputs:
         """The output units that have images."""
         return self.mapping.categories
 
+    @property
+    def shared_fpe(self) -> float:
+        """Passes over the extraction set that are run once for all: unpruned, and of the pool."""
+        pool = 0 if self.pool is None else len(self.pool.files) / len(self.split("extraction"))
+        return 1.0 + pool
+
     def split(self, name: str) -> list[ImageFile]:
         """The images of ``scoring``, ``extraction`` or ``heldout``."""
         return [image for image in self.images if image.split == name]

@@ -270,9 +270,11 @@ def extract(
         if len(record.stages[0].levels) == full or old.of_targets
     }
     again = len(options.grid("conv"))
+    what = "categories: the fc" if inputs.aim is None else "targets: the first"
     progress.note(
-        f"{len(chosen)} categories: the fc level from stored curves for "
-        f"{len(stored)}, then the conv stage again, at most {again} forward passes each"
+        f"{len(chosen)} {what} level from stored curves for {len(stored)}, then the "
+        + ("conv stage" if inputs.aim is None else "next stage, where there is one,")
+        + f" again, at most {again} forward passes each"
     )
     on = machine(options)
     run = create_run(target, inputs, options, on.device)

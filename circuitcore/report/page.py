@@ -136,7 +136,9 @@ def _overlap(
 def _target_means(document: TargetSweep) -> list[dict[str, Any]]:
     """Means over targets with their intervals, each beside the random masks'."""
     found = [(t.circuit, t.random_masks) for t in document.targets if t.circuit is not None]
-    rows = [("Pruned", "of all relevant weights", [c.pruned for c, _ in found], [])]
+    rows: list[tuple[str, str, list[float], list[float]]] = [
+        ("Pruned", "of all relevant weights", [c.pruned for c, _ in found], [])
+    ]
     for name, what in (("extraction", "Agreement"), ("heldout", "Agreement, held-out")):
         own = [v for c, _ in found if (v := getattr(c, name)) is not None]
         random = [v for _, m in found if m is not None and (v := getattr(m, name)) is not None]

@@ -218,7 +218,7 @@ def _manifest(
         "options": options.as_json(exclude=NOT_KEPT),
         "device": str(device),
         "kernels": verdicts.states(device),
-        "shared_fpe": 1.0,
+        "shared_fpe": inputs.shared_fpe,
         "versions": {
             "circuitcore": circuitcore.__version__,
             "numerics": NUMERICS,
