@@ -119,7 +119,8 @@ def test_every_verb_has_an_answer(swept, tmp_path):
     assert "correlation" in table and "2 targets: " in table and "random" in table
     text = call("sweep", *TARGET, *FEW, "--out", copy, "--format", "csv").stdout
     read = list(csv.DictReader(io.StringIO(text)))
-    assert float(read[0]["pruned_conv"]) == document["targets"][0]["circuit"]["pruned"]
+    by_stage = document["targets"][0]["circuit"]["pruned_by_stage"]
+    assert float(read[0]["pruned_conv"]) == by_stage["conv"]
     assert call("verify", copy).stdout == "intact: 2 circuits\n"
     assert "features.3:5" in call("ls", "categories", *TARGET).stdout
     assert "features.3" in call("score", *TARGET).stdout
