@@ -31,6 +31,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     short: str = ""
     switch: bool = False
+    many: bool = False
 
     @property
     def spelled(self) -> str:
@@ -49,7 +50,7 @@ class Flag:
             show_default=False,
             rich_help_panel=self.group,
         )
-        kind = bool if self.switch else str
+        kind: Any = bool if self.switch else list[str] if self.many else str
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
         )
@@ -58,7 +59,7 @@ class Flag:
 def _flag(field: dataclasses.Field[Any]) -> Flag:
     """The flag of one option."""
     about, switch = field.metadata, field.type is bool
-    told = "" if field.default is None or switch else str(field.default)
+    told = "" if field.default in (None, ()) or switch else str(field.default)
     return Flag(
         field.name,
         about["group"],
@@ -68,6 +69,7 @@ def _flag(field: dataclasses.Field[Any]) -> Flag:
         get_args(field.type) if get_origin(field.type) is Literal else (),
         about["short"],
         switch,
+        field.default == (),
     )
 
 
@@ -172,7 +174,7 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(verb)
         def called(**values: Any) -> Any:
             flags = {p.name: values.pop(p.name) for p in shared}
-            given = Given({name: v for name, v in flags.items() if v is not None})
+            given = Given({name: v for name, v in flags.items() if v is not None and v != []})
             return verb(given=given, **values)
 
         called.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.analysis.rows import category_row, flat
+from circuitcore.analysis.rows import category_rows, flat
 
 if TYPE_CHECKING:
     from circuitcore.records import Sweep
@@ -91,7 +91,7 @@ def sweep_text(document: Sweep, form: str) -> str:
     if form == "jsonl":
         return "".join(c.model_dump_json(by_alias=True) + "\n" for c in document.categories)
     if form == "csv":
-        return as_csv([category_row(c) for c in document.categories])
+        return as_csv(category_rows(document.categories))
     return _sweep_table(document)
 
 

@@ -67,7 +67,7 @@ def layer_overlaps(
     if not files:
         return [], {}
     shapes = read_shapes(files[0])
-    last = next(n for n in reversed(shapes) if n == run.manifest["model"]["last"])
+    last = run.manifest["model"]["last"]
     layers = {}
     for name, shape in shapes.items():
         masks = [mapped_mask(path, name) for path in files]

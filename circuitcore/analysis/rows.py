@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitcore.records import Accuracy, Category
+from circuitcore.options import DEFAULT_STAGES
+from circuitcore.records import Accuracy, Category, Circuit
 
 ACCURACY = ("hit", "false_alarm", "false_alarms", "csa", "bias")
 
@@ -25,11 +26,32 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def category_row(category: Category) -> dict[str, Any]:
+def stage_names(categories: Sequence[Category]) -> tuple[str, ...]:
+    """Names of a run's stages, in order; the default ones where no other is there."""
+    found = tuple(dict.fromkeys(stage.stage for c in categories for stage in c.stages))
+    return DEFAULT_STAGES if set(found) <= set(DEFAULT_STAGES) else found
+
+
+def pruned_of(circuit: Circuit, stage: str) -> float | None:
+    """The pruned fraction of one of its stages."""
+    if circuit.pruned_by_stage is not None:
+        return circuit.pruned_by_stage.get(stage)
+    return circuit.pruned_fc if stage == "fc" else circuit.pruned_conv
+
+
+def category_rows(categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """A row a category, all of the same columns."""
+    return [category_row(category, stage_names(categories)) for category in categories]
+
+
+def category_row(category: Category, stages: Sequence[str] = DEFAULT_STAGES) -> dict[str, Any]:
     """One category as flat columns; None where there is no circuit."""
     circuit = category.circuit
     row: dict[str, Any] = {"category": category.category, "index": category.index}
-    for name in ("pruned", "pruned_fc", "pruned_conv", "kept_weights", "bias"):
+    row["pruned"] = getattr(circuit, "pruned", None)
+    for stage in stages:
+        row[f"pruned_{stage}"] = pruned_of(circuit, stage) if circuit else None
+    for name in ("kept_weights", "bias"):
         row[name] = getattr(circuit, name, None)
     extraction = circuit.extraction if circuit else None
     heldout = circuit.heldout if circuit else None

@@ -142,7 +142,7 @@ def _extract_all(
     on: Machine,
     chosen: Sequence[Category],
     progress: Progress,
-    stored_fc: dict[int, Stage] | None = None,
+    stored: dict[int, Stage] | None = None,
     given: Arrays | None = None,
 ) -> int:
     """Extract and commit what is missing; returns how many categories that were."""
@@ -163,7 +163,7 @@ def _extract_all(
         works = scored_ahead(prepared, [c.index for c in missing])
         for category, work in zip(missing, works, strict=True):
             try:
-                stage = (stored_fc or {}).get(category.index)
+                stage = (stored or {}).get(category.index)
                 with span("category", category.name, category.index):
                     unit, name = category.index, category.name
                     found = extract_circuit(prepared, unit, name, stage, work())
@@ -241,8 +241,8 @@ def extract(
 ) -> RunFolder:
     """Choose the circuits of a run anew under another threshold, stop rule or bias reference.
 
-    The fc level comes from the stored curve (where every level is on it), the conv stage is run
-    again and masks are scored again; the result is a run folder of its own, ``out`` or
+    The first stage's level comes from the stored curve (where every level is on it), the others are
+    run again and masks are scored again; the result is a run folder of its own, ``out`` or
     ``<RUN>-<configuration>``.  Raises UsageError where a change needs a whole new sweep.
     """
     allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
@@ -261,18 +261,18 @@ def extract(
         raise UsageError("extract: --out must be another folder than the run's own")
     records = {unit: read_record(path)[1] for unit, path in old.units().items()}
     chosen = [c for c in select(inputs.categories, wanted) if c.index in records]
-    full = len(options.grid("fc"))
+    first, *others = inputs.model.network.stages
+    full = len(options.grid(first))
     stored = {
         unit: record.stages[0]
         for unit, record in records.items()
-        if record.stages and record.stages[0].stage == "fc"
-        if len(record.stages[0].levels) == full
+        if record.stages and len(record.stages[0].levels) == full
     }
-    again = len(options.grid("conv"))
-    progress.note(
-        f"{len(chosen)} categories: the fc level from stored curves for "
-        f"{len(stored)}, then the conv stage again, at most {again} forward passes each"
-    )
+    again = sum(len(options.grid(stage)) for stage in others)
+    note = f"{len(chosen)} categories: the {first} level from stored curves for {len(stored)}"
+    for stage in others:
+        note += f", then the {stage} stage again"
+    progress.note(f"{note}, at most {again} forward passes each")
     on = machine(options)
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):

@@ -189,15 +189,18 @@ def _manifest(
     inputs: Inputs, options: Options, device: torch.device, config: dict[str, Any]
 ) -> dict[str, Any]:
     """What a new run is made with."""
+    network = inputs.model.network
+    skipped = [name for name in network.weighted() if name not in network.layers()]
     return {
         "format": "circuitcore.run/1",
         "model": {
             "name": inputs.model.name,
             "weights_sha256": inputs.model.sha256,
-            "outputs": inputs.model.network.outputs,
-            "last": inputs.model.network.last,
-            **({} if inputs.model.network.shifts else {"shifts": False}),
-            "relevant_weights": inputs.model.network.relevant(),
+            "outputs": network.outputs,
+            "last": network.last,
+            **({} if network.shifts else {"shifts": False}),
+            **({"skipped": skipped} if skipped else {}),
+            "relevant_weights": network.relevant(),
         },
         "images": {
             "folder": inputs.source.place,
