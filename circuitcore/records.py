@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic.json_schema import models_json_schema
 
 SCHEMA: Final = "circuitcore.sweep/2"
@@ -67,7 +73,7 @@ class Stage(Record):
     because its decision lay within the error of a lower precision, or to measure that error.
     """
 
-    stage: Literal["fc", "conv"]
+    stage: str
     relevant_weights: int
     tied_zero: float
     reference_csa: float
@@ -139,16 +145,29 @@ class RandomMasks(Record):
 
 
 class Circuit(Record):
-    """The extracted circuit; ``pruned`` is a fraction of all relevant weights of the network."""
+    """The extracted circuit; ``pruned`` is a fraction of all relevant weights of the network.
+
+    ``pruned_fc`` and ``pruned_conv`` are of the default stages; where stages have other names
+    ``pruned_by_stage`` is there in their place.  ``skipped``: layers left whole, whose weights are
+    not counted anywhere; not there where there are none.
+    """
 
     pruned: float
-    pruned_fc: float
-    pruned_conv: float
+    pruned_fc: float | None
+    pruned_conv: float | None
     kept_weights: int
     bias: float
     extraction: Accuracy
     heldout: HeldOut
     file: str
+    pruned_by_stage: dict[str, float] | None = None
+    skipped: list[str] = []
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, handler: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # a return type would stand in the JSON schema in place of the fields
+        found = handler(self)
+        return {k: v for k, v in found.items() if v or k not in ("pruned_by_stage", "skipped")}
 
 
 class Cost(Record):

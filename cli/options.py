@@ -31,7 +31,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     short: str = ""
     switch: bool = False
-    several: bool = False
+    many: bool = False
 
     @property
     def spelled(self) -> str:
@@ -50,19 +50,16 @@ class Flag:
             show_default=False,
             rich_help_panel=self.group,
         )
-        kind: Any = bool if self.switch else list[str] if self.several else str
+        kind: Any = bool if self.switch else list[str] if self.many else str
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
         )
 
 
-SEVERAL = {"target"}  # flags that may be given again
-
-
 def _flag(field: dataclasses.Field[Any]) -> Flag:
     """The flag of one option."""
     about, switch = field.metadata, field.type is bool
-    told = "" if field.default is None or switch else str(field.default)
+    told = "" if field.default in (None, ()) or switch else str(field.default)
     return Flag(
         field.name,
         about["group"],
@@ -72,7 +69,7 @@ def _flag(field: dataclasses.Field[Any]) -> Flag:
         get_args(field.type) if get_origin(field.type) is Literal else (),
         about["short"],
         switch,
-        field.name in SEVERAL,
+        field.default == (),
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.analysis.rows import flat, row_of
+from circuitcore.analysis.rows import flat, rows_of
 
 if TYPE_CHECKING:
     from circuitcore.records import Overlap, Sweep, TargetSweep
@@ -94,7 +94,7 @@ def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
     if form == "jsonl":
         return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
-        return as_csv([row_of(c) for c in records])
+        return as_csv(rows_of(records))
     return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)
 
 

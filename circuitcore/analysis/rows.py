@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitcore.records import Accuracy, Category, Found, Target
+from circuitcore.options import DEFAULT_STAGES
+from circuitcore.records import Accuracy, Category, Circuit, Found, Target
 
 ACCURACY = ("hit", "false_alarm", "false_alarms", "csa", "bias")
 
@@ -25,19 +26,36 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def row_of(found: Found) -> dict[str, Any]:
-    """One category or target as flat columns; None where there is no circuit."""
-    return target_row(found) if isinstance(found, Target) else category_row(found)
+def stage_names(records: Sequence[Found]) -> tuple[str, ...]:
+    """Names of a run's stages, in order; the default ones where no other is there."""
+    found = tuple(dict.fromkeys(stage.stage for record in records for stage in record.stages))
+    return DEFAULT_STAGES if set(found) <= set(DEFAULT_STAGES) else found
 
 
-def target_row(target: Target) -> dict[str, Any]:
+def pruned_of(circuit: Circuit, stage: str) -> float | None:
+    """The pruned fraction of one of its stages."""
+    if circuit.pruned_by_stage is not None:
+        return circuit.pruned_by_stage.get(stage)
+    return circuit.pruned_fc if stage == "fc" else circuit.pruned_conv
+
+
+def rows_of(records: Sequence[Found]) -> list[dict[str, Any]]:
+    """A row a category or target, all of the same columns."""
+    stages = stage_names(records)
+    return [
+        target_row(each, stages) if isinstance(each, Target) else category_row(each, stages)
+        for each in records
+    ]
+
+
+def target_row(target: Target, stages: Sequence[str] = DEFAULT_STAGES) -> dict[str, Any]:
     """One target as flat columns; None where there is no circuit."""
     circuit, masks = target.circuit, target.random_masks
     row: dict[str, Any] = {"target": target.category, "index": target.index}
     row |= {"judge": target.judge, "pool": target.pool, "spread": target.spread}
     row["pruned"] = getattr(circuit, "pruned", None)
     by_stage = circuit.pruned_by_stage if circuit else {}
-    row |= {f"pruned_{stage}": pruned for stage, pruned in by_stage.items()}
+    row |= {f"pruned_{stage}": by_stage.get(stage) for stage in stages}
     row["kept_weights"] = getattr(circuit, "kept_weights", None)
     values = ("extraction", "heldout", "heldout_ci95")
     row |= flat({name: getattr(circuit, name, None) for name in values})
@@ -48,11 +66,14 @@ def target_row(target: Target) -> dict[str, Any]:
     return row | target.cost.model_dump() | {"file": circuit.file if circuit else None}
 
 
-def category_row(category: Category) -> dict[str, Any]:
+def category_row(category: Category, stages: Sequence[str] = DEFAULT_STAGES) -> dict[str, Any]:
     """One category as flat columns; None where there is no circuit."""
     circuit = category.circuit
     row: dict[str, Any] = {"category": category.category, "index": category.index}
-    for name in ("pruned", "pruned_fc", "pruned_conv", "kept_weights", "bias"):
+    row["pruned"] = getattr(circuit, "pruned", None)
+    for stage in stages:
+        row[f"pruned_{stage}"] = pruned_of(circuit, stage) if circuit else None
+    for name in ("kept_weights", "bias"):
         row[name] = getattr(circuit, name, None)
     extraction = circuit.extraction if circuit else None
     heldout = circuit.heldout if circuit else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
-from circuitcore.analysis.rows import row_of
+from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
 from circuitcore.api.table import Overlaps, Table, records
@@ -95,7 +95,7 @@ class Run(Mapping[str, Circuit]):
 
     def table(self) -> Table:
         """A row a category, or a target."""
-        return Table([row_of(record) for record in self._run.records()])
+        return Table(rows_of(self._run.records()))
 
     def images(self) -> Table:
         """A row an image: path, category, split (scoring, extraction, heldout), sha256."""
@@ -156,8 +156,8 @@ class Run(Mapping[str, Circuit]):
     ) -> Run:
         """Choose circuits anew under another threshold, stop rule or reference; a run of its own.
 
-        The fc level comes from the stored curves, the conv stage is run again.  Raises UsageError
-        where a change needs a whole new sweep.
+        The first stage's level comes from the stored curves, the others are run again.  Raises
+        UsageError where a change needs a whole new sweep.
         """
         from circuitcore.jobs.job import extract
 
@@ -185,7 +185,7 @@ class Run(Mapping[str, Circuit]):
         return self._run.verify()
 
     def plot_curves(self, category: str | int, ax: Axes | None = None) -> Axes:
-        """CSA against the kept fraction of both stages of one category."""
+        """CSA against the kept fraction of the stages of one category."""
         from circuitcore.report.figures import draw_curves
 
         return draw_curves(_axes(ax), self[category].record)

@@ -1,7 +1,8 @@
-"""Extract one category's circuit: fc stage, conv stage, one bias, judged on held-out images.
+"""Extract one category's circuit: stage after stage, one bias, judged on held-out images.
 
-The stages are those of Andrade & Konkle (2025), Circuit extraction: prune the fully connected
-layers until circuit substitution accuracy falls below the threshold, then the convolutions.
+By default the stages are those of Andrade & Konkle (2025), Circuit extraction: prune the fully
+connected layers until circuit substitution accuracy falls below the threshold, then the
+convolutions.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from circuitcore.extraction.stage import (
     sweep_stage,
 )
 from circuitcore.network.forward import Tally
-from circuitcore.options import Options
+from circuitcore.network.graph import Network
+from circuitcore.options import DEFAULT_STAGES, Options
 from circuitcore.records import (
     Accuracy,
     Category,
@@ -80,15 +82,15 @@ def extract_circuit(
     prepared: Prepared,
     unit: int,
     name: str,
-    stored_fc: Stage | None = None,
+    stored: Stage | None = None,
     work: Scored | None = None,
 ) -> Extracted:
     """Score, sweep, choose and judge the circuit of output unit ``unit``.
 
-    ``stored_fc``: an fc curve swept before with the same scores; its level is chosen anew and only
-    run once.  ``work``: the category scored before (`scored`), as several readings of the method
-    share it; each then costs what the others before it did not run.  Raises InputError where a
-    layer's scores are not finite.
+    ``stored``: the first stage's curve, swept before with the same scores; its level is chosen anew
+    and only run once.  ``work``: the category scored before (`scored`), as several readings of the
+    method share it; each then costs what the others before it did not run.  Raises InputError where
+    a layer's scores are not finite.
     """
     began = time.perf_counter()
     options = prepared.options
@@ -105,7 +107,7 @@ def extract_circuit(
     tally, before = work.tally, work.tally.multiply_adds
     kept: dict[str, Tensor] = {}
     stages = stage_executors(prepared, unit, work, kept)
-    swept = _swept(prepared, stages, kept, judge, reference, stored_fc)
+    swept = _swept(prepared, stages, kept, judge, reference, stored)
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
@@ -118,7 +120,7 @@ def extract_circuit(
     record = Category(
         **about,
         stages=[each.record for each in swept],
-        circuit=_circuit(kept, swept, fitted, heldout),
+        circuit=_circuit(prepared.runner.network, kept, swept, fitted, heldout),
         cost=cost,
         faithfulness=faithful,
         random_masks=floor,
@@ -193,16 +195,16 @@ def _swept(
     kept: dict[str, Tensor],
     judge: Judge,
     reference: Reference,
-    stored_fc: Stage | None,
+    stored: Stage | None,
 ) -> list[Swept]:
     """Sweep stage after stage; each one's masks are added to ``kept``, which the next builds on."""
     swept: list[Swept] = []
     start, error = judge.unpruned, None
     if prepared.runner.machine.low:  # levels of a stored curve were settled at its threshold only
-        stored_fc = None
+        stored = None
     for runs in stages:
-        if runs.assigned.stage == "fc" and stored_fc is not None:
-            result = _rechosen(runs, prepared.options, stored_fc, reference, judge)
+        if not swept and stored is not None:
+            result = _rechosen(runs, prepared.options, stored, reference, judge)
         else:
             result = sweep_stage(
                 prepared, runs, judge, start=start, reference=reference, start_error=error
@@ -216,11 +218,11 @@ def _swept(
 def _rechosen(
     runs: Executor, options: Options, stored: Stage, reference: Reference, judge: Judge
 ) -> Swept:
-    """The fc stage from its stored curve: choose again, then run the chosen level alone."""
+    """The first stage from its stored curve: choose again, then run the chosen level alone."""
     curve = [worth(level, options.bias) for level in stored.levels]
     if options.reference == "peak":
         reference = reference.peak(curve)
-    fraction = options.stage_threshold("fc")
+    fraction = options.stage_threshold(stored.stage)
     chosen = choose_level(curve, reference.threshold(fraction), options.stop)
     t = stored.levels[chosen].level
     activation, before = judge.unpruned, runs.tally.multiply_adds
@@ -232,15 +234,22 @@ def _rechosen(
 
 
 def _circuit(
-    kept: Mapping[str, Tensor], swept: list[Swept], fitted: Accuracy, heldout: HeldOut
+    network: Network,
+    kept: Mapping[str, Tensor],
+    swept: list[Swept],
+    fitted: Accuracy,
+    heldout: HeldOut,
 ) -> Circuit:
     pruned = {each.record.stage: each.chosen.pruned for each in swept}
+    default = set(pruned) <= set(DEFAULT_STAGES)
     relevant = sum(mask.numel() for mask in kept.values())
     weights = sum(each.chosen.kept_weights for each in swept)
     return Circuit(
         pruned=1 - weights / relevant,
-        pruned_fc=pruned.get("fc", 0.0),
-        pruned_conv=pruned.get("conv", 0.0),
+        pruned_fc=pruned.get("fc", 0.0) if default else None,
+        pruned_conv=pruned.get("conv", 0.0) if default else None,
+        pruned_by_stage=None if default else pruned,
+        skipped=[name for name in network.weighted() if name not in kept],
         kept_weights=weights,
         bias=fitted.bias,
         extraction=fitted,

@@ -68,7 +68,7 @@ def random_mask(prepared: Prepared, unit: int, kept: Kept, draw: int = 0) -> dic
     On a GPU it is another mask than on a CPU: drawing there and sending it would take longer than
     all else that the host does for a category.
     """
-    layers = prepared.runner.network.layers()
+    layers = prepared.runner.network.weighted()
     counts = torch.stack([mask.count_nonzero() for mask in kept.values()]).tolist()
     found = {}
     for (name, mask), count in zip(kept.items(), counts, strict=True):

@@ -160,7 +160,7 @@ def sweep_stage(
             chosen = screening.run()
     ts = sorted(screening.judged)
     record = Stage(
-        stage=assigned.stage,  # type: ignore[arg-type]
+        stage=assigned.stage,
         relevant_weights=assigned.relevant,
         tied_zero=assigned.tied_zero,
         **held_against(reference, fraction, options.bias),

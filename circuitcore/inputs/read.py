@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from circuitcore.inputs.loading import load_model
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import to_input
 from circuitcore.inputs.targets import ALL, NO_CATEGORY, Aim, Pool, aimed, unlabelled
+from circuitcore.network.stages import staged
 from circuitcore.options import Options
+from circuitcore.options.values import parse_stages
 
 IN_HAND = "in hand"  # stands in the options for a model or images given as objects
 
@@ -92,9 +94,9 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     _refuse_settings(options, given.model)
     source = given.images or images_of(options)
     if options.target:
-        return _of_targets(options, source, given.model or load_model(options))
+        return _of_targets(options, source, model_of(options, given))
     folders = source.categories()
-    model = given.model or load_model(options)
+    model = model_of(options, given)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
     pairs = [(c.index, c.folder) for c in mapping.categories]
     counts = options.scoring_images, options.extraction_images, options.heldout_images
@@ -121,10 +123,14 @@ def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:
-    """The model alone.  Raises as `read_inputs` does for it."""
+    """The model alone, its layers in the stages asked for.  Raises as `read_inputs` does for it."""
     given = given or InHand()
     _refuse_missing("model", options.model, given.model)
-    return given.model or load_model(options)
+    model = given.model or load_model(options)
+    if not options.stages and not options.skip:
+        return model
+    groups = parse_stages(options.stages) if options.stages else ()
+    return replace(model, network=staged(model.network, groups, options.skip))
 
 
 def _refuse_missing(what: str, named: str, given: object | None) -> None:

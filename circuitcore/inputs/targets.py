@@ -68,7 +68,7 @@ def aimed(model: Model, options: Options) -> tuple[Model, Aim]:
     Raises UsageError for a layer or unit that is not there, InputError for a direction that does
     not fit.
     """
-    asked = read_targets(options.target or ())
+    asked = read_targets(options.target)
     assert asked is not None
     network = model.network
     name = step_called(network, asked.layer)

@@ -242,8 +242,8 @@ def extract(
 ) -> RunFolder:
     """Choose the circuits of a run anew under another threshold, stop rule or bias reference.
 
-    The fc level comes from the stored curve (where every level is on it), the conv stage is run
-    again and masks are scored again; the result is a run folder of its own, ``out`` or
+    The first stage's level comes from the stored curve (where every level is on it), the others are
+    run again and masks are scored again; the result is a run folder of its own, ``out`` or
     ``<RUN>-<configuration>``.  Raises UsageError where a change needs a whole new sweep.
     """
     allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
@@ -262,20 +262,19 @@ def extract(
         raise UsageError("extract: --out must be another folder than the run's own")
     records = {unit: read_record(path)[1] for unit, path in old.units().items()}
     chosen = [c for c in select(inputs.categories, wanted) if c.index in records]
-    full = len(options.grid("fc"))
+    first, *others = inputs.model.network.stages
+    full = len(options.grid(first))
     stored = {
         unit: record.stages[0]
         for unit, record in records.items()
-        if record.stages and (record.stages[0].stage == "fc" or old.of_targets)
-        if len(record.stages[0].levels) == full or old.of_targets
+        if record.stages and len(record.stages[0].levels) == full
     }
-    again = len(options.grid("conv"))
-    what = "categories: the fc" if inputs.aim is None else "targets: the first"
-    progress.note(
-        f"{len(chosen)} {what} level from stored curves for {len(stored)}, then the "
-        + ("conv stage" if inputs.aim is None else "next stage, where there is one,")
-        + f" again, at most {again} forward passes each"
-    )
+    again = sum(len(options.grid(stage)) for stage in others)
+    what = "categories" if inputs.aim is None else "targets"
+    note = f"{len(chosen)} {what}: the {first} level from stored curves for {len(stored)}"
+    for stage in others:
+        note += f", then the {stage} stage again"
+    progress.note(f"{note}, at most {again} forward passes each" if others else note)
     on = machine(options)
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):

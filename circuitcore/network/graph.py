@@ -43,7 +43,8 @@ class Network:
     ``weights[layer]`` is [out, in] for linear and [out, in / groups, r, s] for conv steps;
     ``biases[layer]`` is [out] and absent where the layer has none; ``norms[layer]`` holds a batch
     norm's (mean, variance, scale, shift); ``stages``: layers that are pruned together by name of
-    the stage, in the order in which they are; a layer in none of them stays whole.
+    the stage, in the order in which they are; a layer in none of them stays whole; ``head``: the
+    layers of the classifier, or of a convolutional head, that are the stage ``fc`` by default.
     """
 
     steps: tuple[Step, ...]
@@ -51,6 +52,7 @@ class Network:
     biases: dict[str, Tensor]
     norms: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    head: frozenset[str] = frozenset()
 
     @property
     def last(self) -> str:
@@ -185,6 +187,7 @@ class Network:
             {k: move(v) for k, v in self.biases.items()},
             {k: (move(v[0]), move(v[1]), move(v[2]), move(v[3])) for k, v in self.norms.items()},
             self.stages,
+            self.head,
         )
 
 

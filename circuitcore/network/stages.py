@@ -7,9 +7,12 @@ then ``conv``.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
-from circuitcore.errors import InputError
+from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.network.graph import CHANNELWISE, Network, Step
+from circuitcore.options.values import Group
 
 SPATIAL = {"conv", "maxpool", "avgpool", "adaptive_avgpool", "flatten", "mean"}  # read positions
 
@@ -43,7 +46,9 @@ def check_units(network: Network, shape: Sequence[int]) -> None:
         )
 
 
-def default_stages(steps: Sequence[Step], kernels: Collection[str] = ()) -> dict[str, list[str]]:
+def default_stages(
+    steps: Sequence[Step], kernels: Collection[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """``fc``, then ``conv``, the rest; a stage without layers is not there.
 
     ``fc``: the Linear layers behind which nothing convolves, pools or flattens: those of a
@@ -56,7 +61,48 @@ def default_stages(steps: Sequence[Step], kernels: Collection[str] = ()) -> dict
     ops = {step.name: step.op for step in steps}
     head = _chain(steps, kernels) if layers and ops[layers[-1]] == "conv" else _classifier(steps)
     found = {"fc": [n for n in layers if n in head], "conv": [n for n in layers if n not in head]}
-    return {name: each for name, each in found.items() if each}
+    return {name: tuple(each) for name, each in found.items() if each}
+
+
+def staged(network: Network, groups: Sequence[Group], skip: Sequence[str]) -> Network:
+    """The network with stages as ``--stages`` and ``--skip`` ask for them.
+
+    ``groups``: none for the default ones.  Raises UsageError naming the layer that is in no stage
+    or in several, and the name that no layer has.
+    """
+    layers = network.weighted()
+    whole = {name for each in skip for name in _named(each, layers, "--skip")}
+    found: dict[str, tuple[str, ...]] = {}
+    if not groups:
+        found = {stage: _left(names, whole) for stage, names in network.stages.items()}
+    for group in groups:
+        names = {name for each in group.layers for name in _named(each, layers, "--stages")}
+        found[group.name] = _left([name for name in layers if name in names], whole)
+        if not found[group.name]:
+            raise UsageError(f"--stages: {group.name} has no layer left, all are skipped")
+    for name in layers:
+        inside = [stage for stage, names in found.items() if name in names]
+        if name not in whole and len(inside) != 1:
+            where = f"is in {' and in '.join(inside)}" if inside else "is in no stage"
+            raise UsageError(
+                f"--stages: layer {name!r} {where}: each belongs to one (or --skip it)"
+            )
+    found = {stage: names for stage, names in found.items() if names}
+    if not found:
+        raise UsageError("--skip: no layer is left to prune")
+    return replace(network, stages=found)
+
+
+def _left(names: Sequence[str], whole: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in whole)
+
+
+def _named(pattern: str, layers: Sequence[str], flag: str) -> list[str]:
+    """The layers of a name, or of a glob."""
+    found = [name for name in layers if fnmatchcase(name, pattern)]
+    if not found:
+        raise UsageError(f"{flag}: no layer {pattern!r}{nearest(pattern, layers)}")
+    return found
 
 
 def _classifier(steps: Sequence[Step]) -> set[str]:

@@ -104,6 +104,8 @@ def cut(network: Network, name: str, pool: str, directions: Tensor | None = None
         stage: tuple(layer for layer in layers if layer in names)
         for stage, layers in network.stages.items()
     }
+    if not any(stages.values()):
+        raise UsageError(f"--target {name}: no layer before it is left to prune")
     return replace(
         network,
         steps=tuple(steps),

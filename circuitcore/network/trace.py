@@ -57,12 +57,14 @@ def trace(model: nn.Module) -> Network:
     weights = {k: v for k, v in network.weights.items() if k in names}
     single = [s.name for s in kept if s.op == "conv" and s.settings["groups"] == 1
               and weights[s.name][0, 0].numel() == 1]  # fmt: skip
+    stages = default_stages(kept, single)
     return Network(
         tuple(kept),
         weights,
         {k: v for k, v in network.biases.items() if k in names},
         {k: v for k, v in network.norms.items() if k in names},
-        {name: tuple(each) for name, each in default_stages(kept, single).items()},
+        stages,
+        frozenset(stages.get("fc", ())),
     )
 
 

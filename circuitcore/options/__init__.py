@@ -13,16 +13,20 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from circuitcore.errors import OptionsError, nearest
+from circuitcore.errors import OptionsError, nearest, spelled
+from circuitcore.options.presets import PRESETS as PRESETS
 from circuitcore.options.values import (
     as_channels,
     as_levels,
+    as_names,
     as_size,
+    as_stages,
     as_targets,
     check_memory,
     check_pixels,
     converted,
     parse_levels,
+    parse_stages,
     read_targets,
 )
 
@@ -87,10 +91,10 @@ class Options:
     categories: Path | None = _what(
         None, "names of the output units in their order, one a line", "FILE"
     )
-    target: tuple[str, ...] | None = _what(
-        None, "instead of categories: LAYER:UNIT, :0-9 or :0,3,7, a convolution's channels or a "
+    target: tuple[str, ...] = _what(
+        (), "instead of categories: LAYER:UNIT, :0-9 or :0,3,7, a convolution's channels or a "
         "Linear's units, before or after the ReLU by the module named; or LAYER:FILE, a direction "
-        "(.npy, .safetensors); may be given again", "TARGET", read=as_targets,
+        "(.npy, .safetensors); may be given again", "TARGET", words="none", read=as_targets,
     )  # fmt: skip
     pool_target: Literal["max", "mean", "centre"] = _what(
         "max", "a target channel's value over positions"
@@ -137,6 +141,15 @@ class Options:
     )  # fmt: skip
     fc_levels: str | None = _levels_of(None, "the same for the fully connected stage")
     conv_levels: str | None = _levels_of(None, "the same for the convolutional stage")
+    stages: str | None = _method(
+        None, "layers pruned together, by name or glob, in the order in which they are: "
+        "'fc=classifier.*;conv=features.*'", "NAME=LAYERS;...", words="fc, then conv",
+        read=as_stages,
+    )  # fmt: skip
+    skip: tuple[str, ...] = _method(
+        (), "a layer, or a glob of them, that stays whole; may be given again", "LAYER",
+        words="none", read=as_names,
+    )  # fmt: skip
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
@@ -214,6 +227,13 @@ class Options:
             yield "reference 'peak' needs --stop sparsest-above: the peak is known last"
         if self.reference == "peak" and self.screen == "on":
             yield "reference 'peak' needs every level: use --screen off"
+        for name in STAGE_OPTIONS:
+            stage, _, what = name.partition("_")
+            if getattr(self, name) is not None and stage not in self.stage_names():
+                yield (
+                    f"{spelled(name)} belongs to the default stages: --stages names "
+                    f"{', '.join(self.stage_names())}; give {spelled(what)}, for all of them"
+                )
         if self.gpu is not None and self.device not in ("auto", f"cuda:{self.gpu}"):
             yield f"--gpu {self.gpu} and --device {self.device} disagree: give one"
         if self.std is not None and any(s <= 0 for s in self.std):
@@ -225,36 +245,45 @@ class Options:
         if self.target and self.precision != "ieee":
             yield f"--precision {self.precision}: a --target's values are compared in float32"
         try:
-            read_targets(self.target or ())
+            read_targets(self.target)
         except ValueError as error:
             yield f"--target: {error}"
 
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages in the order in which they are pruned."""
+        groups = parse_stages(self.stages) if self.stages else ()
+        return tuple(group.name for group in groups) or DEFAULT_STAGES
+
     def grid(self, stage: str) -> tuple[float, ...]:
-        """Pruned fractions of one stage (``fc`` or ``conv``), from 0, increasing."""
-        own = self.fc_levels if stage == "fc" else self.conv_levels
+        """Pruned fractions of one stage, from 0, increasing."""
+        own = {"fc": self.fc_levels, "conv": self.conv_levels}.get(stage)
         return parse_levels(own or self.levels).fractions
 
     def stage_threshold(self, stage: str) -> float:
         """The stage's threshold, a fraction of the reference CSA."""
-        own = self.fc_threshold if stage == "fc" else self.conv_threshold
+        own = {"fc": self.fc_threshold, "conv": self.conv_threshold}.get(stage)
         return self.threshold if own is None else own
 
     def method(self) -> dict[str, Any]:
         """What changes the numbers, in canonical form: part of every unit's key.
 
-        Without what is in the key by other ways.
+        Without what is in the key by other ways, and what came later where it is not asked for.
         """
         mine = self.applying()
-        names = [name for name in changing("numbers") if name not in BESIDE and name in mine]
-        record = {name: getattr(self, name) for name in names if name not in BY_STAGE}
-        for stage in ("fc", "conv"):
+        names = [name for name in changing("numbers") if name not in BESIDE | BY_STAGE]
+        record = {name: _plain(getattr(self, name)) for name in names if name in mine}
+        for stage in self.stage_names():
             record[f"{stage}_levels"] = list(self.grid(stage))
             record[f"{stage}_threshold"] = self.stage_threshold(stage)
         return record
 
     def applying(self) -> tuple[str, ...]:
-        """Names of the options that mean anything here: of categories, or of other targets."""
-        other = NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET
+        """Names of the options that mean anything here: of categories, or of other targets.
+
+        Those of `LATER` where they are asked for.
+        """
+        other = {*(NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET)}
+        other |= {name for name in LATER if not getattr(self, name)}
         return tuple(name for name in NAMES if name not in other)
 
     def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -278,7 +307,10 @@ NOT_WITH_TARGET = {
 ONLY_WITH_TARGET = ("target", "pool_target", "judge")
 # all images together, where without labels there are no categories to count them by
 TARGET_DEFAULTS = {"extraction_images": 200, "heldout_images": 300}
-BY_STAGE = {"levels", "fc_levels", "conv_levels", "threshold", "fc_threshold", "conv_threshold"}
+STAGE_OPTIONS = ("fc_levels", "conv_levels", "fc_threshold", "conv_threshold")
+BY_STAGE = {"levels", "threshold", *STAGE_OPTIONS}
+DEFAULT_STAGES = ("fc", "conv")
+LATER = {"stages", "skip"}  # options that earlier runs' keys and manifests do not hold
 
 
 def changing(what: Changes) -> tuple[str, ...]:
@@ -324,29 +356,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"levels": "linear:51"},
-    "paper-literal": {
-        "levels": "linear:51",
-        "bias": "exact",
-        "reference": "unpruned",
-    },
-    "strict": {
-        "bias": "exact",
-        "false_alarm_norm": "target",
-    },
-    "vss": {
-        "bias": "none",
-        "threshold": 0.85,
-        "reference": "unpruned",
-        "stop": "sparsest-above",
-    },
-    "hamblin": {
-        "granularity": "kernel",
-        "magnitude": "position",
-        "spatial": "mean",
-        "levels": "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95,0.98,0.99,0.995,0.998,0.999",
-    },
-}

@@ -4,6 +4,7 @@ What reads or checks a value raises ValueError where it does not fit.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import Field, dataclass
 from typing import Any
@@ -84,6 +85,50 @@ def check_pixels(value: int | str) -> None:
         raise ValueError("a whole number of pixels, at least 1, or 'none'")
 
 
+@dataclass(frozen=True)
+class Group:
+    """A stage as it is asked for: its name, and names of layers or globs of them."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
+def parse_stages(text: str) -> tuple[Group, ...]:
+    """Read ``fc=classifier.*;conv=features.0,features.3``: stages in the order they are pruned in.
+
+    Raises ValueError where a stage has no name, no layer, or another's name.
+    """
+    groups: list[Group] = []
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, _, listed = (each.strip() for each in part.partition("="))
+        layers = tuple(filter(None, map(str.strip, listed.split(","))))
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or not layers:
+            raise ValueError(f"stage {part!r}: NAME=LAYER,LAYER, such as fc=classifier.*")
+        if name in {group.name for group in groups}:
+            raise ValueError(f"stage {name!r} is named twice")
+        groups.append(Group(name, layers))
+    if not groups:
+        raise ValueError(
+            "no stage: NAME=LAYERS;NAME=LAYERS, such as fc=classifier.*;conv=features.*"
+        )
+    return tuple(groups)
+
+
+def as_stages(value: Any) -> str:
+    """Stages as text, from text or a mapping of names to layers."""
+    if isinstance(value, dict):
+        listed = {k: [v] if isinstance(v, str) else v for k, v in value.items()}
+        value = ";".join(f"{name}={','.join(layers)}" for name, layers in listed.items())
+    parse_stages(str(value))
+    return str(value)
+
+
+def as_names(value: Any) -> Any:
+    """Several names, from text with commas or a list of such."""
+    parts = [value] if isinstance(value, str) else list(value)
+    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+
+
 def as_channels(value: Any) -> Any:
     """One value or three, from text with commas, a number or a list."""
     if isinstance(value, str):
@@ -105,8 +150,8 @@ class Targets:
 
 
 def as_targets(value: Any) -> Any:
-    """One target or several, from text or a list; none of them is none at all."""
-    return (value,) if isinstance(value, str) else (tuple(value) or None)
+    """One target or several, from text or a list."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def read_targets(texts: Sequence[str]) -> Targets | None:

@@ -28,6 +28,7 @@ COLOURS = {
     "#fbfbf9": "--paper",
 }
 INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
+MORE = "#3d8f6a", "#7a5ab0", "#b0a12f", "#4aa3b5"  # of stages beyond the second; read on both pages
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,

@@ -11,13 +11,23 @@ from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from circuitcore.analysis.rows import stage_names
 from circuitcore.records import Category, Found, Stage, Sweep, Target, TargetStage
-from circuitcore.report.figure_style import CONV, FC, INK, MARK, MUTED, PAPER, figure_of, short
+from circuitcore.report.figure_style import (
+    CONV,
+    FC,
+    INK,
+    MARK,
+    MORE,
+    MUTED,
+    PAPER,
+    figure_of,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STAGE_COLOUR = {"fc": FC, "conv": CONV}
 MOST_PANELS = 24  # of single curves; more categories than that get a band of quantiles
 LOWEST_DRAWN = -0.25  # a circuit that is all false alarms can have a CSA far below 0
 MOST_LABELS = 40  # of an overlap matrix
@@ -111,7 +121,7 @@ def curves(categories: Sequence[Found]) -> str:
         for axes, category in zip(grid, shown, strict=False):
             axes.set_title(short(category.category), parse_math=False)
             for stage in category.stages:
-                _curve(axes, stage)
+                _curve(axes, stage, [s.stage for s in category.stages])
         for place, axes in enumerate(grid):
             axes.set_visible(place < len(shown))
             axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
@@ -131,7 +141,10 @@ def curve_bands(categories: Sequence[Category]) -> str:
     Past its stop a category has no levels; the band is of those that still have one.
     """
     with figure_of(9.6, 3.2, "bands") as (figure, svg):
-        for axes, name in zip(figure.subplots(1, 2, sharey=True), ("fc", "conv"), strict=True):
+        names = stage_names(categories)
+        panels = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
+        for axes, name in zip(panels, names, strict=True):
+            colour = stage_colour(name, names)
             at: dict[int, list[tuple[float, float]]] = {}
             for stage in (s for c in categories for s in c.stages if s.stage == name):
                 for level in stage.levels:
@@ -145,9 +158,9 @@ def curve_bands(categories: Sequence[Category]) -> str:
                     kept,
                     [np.percentile(p[:, 1], low) for p in points],
                     [np.percentile(p[:, 1], high) for p in points],
-                    color=STAGE_COLOUR[name], alpha=0.22, linewidth=0,
+                    color=colour, alpha=0.22, linewidth=0,
                 )  # fmt: skip
-            axes.plot(kept, [np.median(p[:, 1]) for p in points], color=STAGE_COLOUR[name])
+            axes.plot(kept, [np.median(p[:, 1]) for p in points], color=colour)
             axes.set_title(f"{name} stage: median, 25 to 75 %, 5 to 95 %")
             axes.set_xlabel("kept fraction of the stage's weights")
             _log_kept(axes)
@@ -204,9 +217,9 @@ def cluster_order(overlap: np.ndarray) -> list[int]:
 
 
 def draw_curves(axes: Axes, category: Found) -> Axes:
-    """What levels are worth against the kept fraction of both stages of one category."""
+    """What levels are worth against the kept fraction of the stages of one category."""
     for stage in category.stages:
-        _curve(axes, stage)
+        _curve(axes, stage, [s.stage for s in category.stages])
     axes.set_title(short(category.category), parse_math=False)
     axes.set_xlabel("kept fraction of the stage's weights (sparser to the right)")
     axes.set_ylabel(_height([category]))
@@ -246,8 +259,18 @@ def _threshold(stage: Stage | TargetStage) -> float:
     return stage.threshold_csa if stage.threshold_hits is None else stage.threshold_hits
 
 
-def _curve(axes: Axes, stage: Stage | TargetStage) -> None:
-    colour, what, threshold = STAGE_COLOUR[stage.stage], judged(stage), _threshold(stage)
+def stage_colour(stage: str, stages: Sequence[str]) -> str:
+    """The colour of a stage: ``fc`` and ``conv`` have their own, others those of their places."""
+    own = {"fc": FC, "conv": CONV}
+    if set(stages) <= set(own):
+        return own[stage]
+    palette = (FC, CONV, *MORE)
+    return palette[list(stages).index(stage) % len(palette)]
+
+
+def _curve(axes: Axes, stage: Stage | TargetStage, stages: Sequence[str]) -> None:
+    colour, what = stage_colour(stage.stage, stages), judged(stage)
+    threshold = _threshold(stage)
     levels = [x for x in stage.levels if x.kept_weights > 0]  # a log axis has no 0
     kept = [x.kept_weights / stage.relevant_weights for x in levels]
     values = [np.nan if (v := getattr(x, what)) is None else v for x in levels]

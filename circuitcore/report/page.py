@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from circuitcore.analysis.controls import CONTROLS, control_means
 from circuitcore.analysis.overlap import matrix
+from circuitcore.analysis.rows import pruned_of, stage_names
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import target_control_means
 from circuitcore.machine.files import write_atomically
@@ -74,6 +75,8 @@ def render(
     }
     return _template("report.html.j2").render(
         document=document,
+        stages=stage_names(document.categories),
+        pruned_of=pruned_of,
         run=document.run,
         summary=document.summary,
         found=_means(document),
@@ -195,7 +198,7 @@ def _cost(document: Sweep) -> list[dict[str, str]]:
     costs = [c.cost for c in document.categories]
     rows = _cost_rows(costs, document.run)
     config = document.run.get("configuration", {})
-    grids = {s: config.get(f"{s}_levels", ()) for s in ("fc", "conv")}
+    grids = {s: config.get(f"{s}_levels", ()) for s in stage_names(document.categories)}
     judged = [
         100 * sum(v.images for s in c.stages for v in s.levels[1:])
         / (c.stages[0].levels[0].images * sum(len(grids[s.stage]) - 1 for s in c.stages))

@@ -29,6 +29,7 @@ from circuitcore.inputs.read import Inputs
 from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
+from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
@@ -195,15 +196,19 @@ def _manifest(
     inputs: Inputs, options: Options, device: torch.device, config: dict[str, Any]
 ) -> dict[str, Any]:
     """What a new run is made with."""
+    network = inputs.model.network
+    never = {*network.layers(), DIRECTION}
+    skipped = [name for name in network.weighted() if name not in never]
     return {
         "format": "circuitcore.run/1",
         "model": {
             "name": inputs.model.name,
             "weights_sha256": inputs.model.sha256,
-            "outputs": inputs.model.network.outputs,
-            "last": inputs.model.network.last,
-            **({} if inputs.model.network.shifts else {"shifts": False}),
-            "relevant_weights": inputs.model.network.relevant(),
+            "outputs": network.outputs,
+            "last": network.last,
+            **({} if network.shifts else {"shifts": False}),
+            **({"skipped": skipped} if skipped else {}),
+            "relevant_weights": network.relevant(),
         },
         "images": {
             "folder": inputs.source.place,

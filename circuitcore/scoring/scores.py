@@ -88,7 +88,7 @@ def layer_scores(
     """Raw scores of one layer's units with the stage's normalisation.
 
     The units are single weights, kernels (the taps of one 2-D filter plane; in a Linear layer a
-    single weight), or filters (all weights into one channel or unit; in the last Linear, whose
+    single weight), or filters (all weights into one channel or unit; in the last layer, whose
     only relevant row is the target itself, single weights).  Raises InputError naming the layer
     where a score is NaN or infinite.
     """
@@ -96,7 +96,7 @@ def layer_scores(
     weight = contribution.weight
     shape = tuple(weight.shape)
     granularity = options.granularity
-    if not conv and (granularity == "kernel" or name == network.last):
+    if (not conv and granularity == "kernel") or (name == network.last and granularity == "filter"):
         granularity = "weight"
     unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
     per_unit = math.prod(shape[unit_dims:])
@@ -107,7 +107,7 @@ def layer_scores(
         values = _other_criterion(network, name, contribution, unit, options)
         values = values.flatten(unit_dims).sum(-1) if per_unit > 1 else values
         layer = LayerScores(_tie_weights(weight, unit_dims, per_unit), values=values)
-    return UnitScores(_normalise(layer, name, conv, options), shape, shape[:unit_dims])
+    return UnitScores(_normalise(layer, network, name, options), shape, shape[:unit_dims])
 
 
 def _tie_weights(weight: Tensor, unit_dims: int, per_unit: int) -> Tensor:
@@ -153,7 +153,7 @@ def _other_criterion(
     if options.criterion == "weight-magnitude":
         return c.weight.abs()
     if options.criterion == "random":
-        layer = network.layers().index(name)
+        layer = network.weighted().index(name)
         generator = torch.Generator().manual_seed(layer_seed(options.seed, unit, layer))
         return torch.rand(c.weight.shape, generator=generator).to(c.weight.device)
     if network.step(name).op == "linear":
@@ -164,11 +164,16 @@ def _other_criterion(
     return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
 
 
-def _normalise(layer: LayerScores, name: str, conv: bool, options: Options) -> LayerScores:
-    """Per-layer min-max to [0, 1] for fc and nothing for conv (the paper), or as asked for."""
+def _normalise(layer: LayerScores, network: Network, name: str, options: Options) -> LayerScores:
+    """Per-layer min-max to [0, 1] for fc and nothing for conv (the paper), or as asked for.
+
+    A stage of layers of the classifier or head alone is such as fc; any other is as conv: its
+    layers' scores are estimates of one thing, in one unit.
+    """
     how = options.normalise
     if how == "paper":
-        how = "none" if conv else "minmax"
+        (stage,) = (names for names in network.stages.values() if name in names)
+        how = "minmax" if network.head.issuperset(stage) else "none"
     try:
         return normalised_by(layer, how, impl=options.impl)
     except ValueError:

@@ -5,7 +5,8 @@ Nothing here comes from circuitcore and nothing is fast: contributions are multi
 position, weights are sorted, every level is a forward pass.  It serves to hold the product against.
 
 Networks are AlexNet-shaped modules: ``features`` (convolutions), flatten, ``classifier`` (Linear
-layers).  "Layer" is the dotted name of a Conv2d or Linear; a mask is True where a weight is kept.
+layers); or sequences that end in a Linear or in a convolution that is pooled.  "Layer" is the
+dotted name of a Conv2d or Linear; a mask is True where a weight is kept.
 """
 
 import copy
@@ -54,15 +55,41 @@ def double(network):
     return copy.deepcopy(network).double().eval()
 
 
+def parts(network):
+    """(name, module) of everything that is computed, in order."""
+    if not hasattr(network, "features"):
+        return list(network.named_children())
+    named = {p: network.get_submodule(p).named_children() for p in ("features", "classifier")}
+    found = {p: [(f"{p}.{n}", m) for n, m in each] for p, each in named.items()}
+    return [*found["features"], ("flatten", nn.Flatten()), *found["classifier"]]
+
+
+def weighted(network):
+    """Names of the Conv2d and Linear layers, in order."""
+    return [name for name, module in parts(network) if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def default_stages(network):
+    """fc: the Linear layers behind the last convolution, or the 1 x 1 convolutions at the end."""
+    names = weighted(network)
+    kinds = [network.get_submodule(name) for name in names]
+    first = len(names)
+    while first and (
+        isinstance(kinds[first - 1], nn.Linear)
+        or (isinstance(kinds[-1], nn.Conv2d) and kinds[first - 1].kernel_size == (1, 1))
+    ):
+        first -= 1
+    return {"fc": names[first:], "conv": names[:first]}
+
+
 def layers(network, stage):
-    """Names of the layers of a stage, in module order."""
-    kind = {"fc": nn.Linear, "conv": nn.Conv2d}[stage]
-    return [name for name, module in network.named_modules() if isinstance(module, kind)]
+    """Names of the layers of a default stage, in module order."""
+    return default_stages(network)[stage]
 
 
 def last_layer(network):
-    """Name of the last Linear layer, whose rows are the categories."""
-    return layers(network, "fc")[-1]
+    """Name of the last layer, whose rows are the categories."""
+    return weighted(network)[-1]
 
 
 def relevant(network, layer, category):
@@ -71,39 +98,30 @@ def relevant(network, layer, category):
     return weight[category : category + 1] if layer == last_layer(network) else weight
 
 
-def run(network, x, masks=None, category=None, record=None, begin="features"):
+def run(network, x, masks=None, category=None, record=None, begin=0, end=None):
     """Logits [N, K], or the category's [N, 1]; weights that ``masks[layer]`` drops are 0.
 
-    ``begin="classifier"`` takes flattened features.  ``record[layer]`` receives (input,
-    pre-activation).
+    Only parts ``begin`` to ``end`` are run, from the value ``x`` before them.  ``record[layer]``
+    receives (input, pre-activation).
     """
-    for part in ("features", "classifier"):
-        if part == "features" and begin == "classifier":
-            continue
-        for name, module in network.get_submodule(part).named_children():
-            layer = f"{part}.{name}"
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                weight, bias = module.weight, module.bias
-                if category is not None and layer == last_layer(network):
-                    weight, bias = (
-                        weight[category : category + 1],
-                        bias[category : category + 1],
-                    )
-                if masks is not None and layer in masks:
-                    weight = torch.where(masks[layer], weight, 0.0)
-                source = x
-                if isinstance(module, nn.Conv2d):
-                    x = F.conv2d(x, weight, bias, module.stride, module.padding)
-                else:
-                    x = F.linear(x, weight, bias)
-                if record is not None:
-                    record[layer] = (source, x)
-            elif isinstance(module, nn.ReLU):
-                x = torch.relu(x)
-            elif not isinstance(module, nn.Dropout):
-                x = module(x)
-        if part == "features":
-            x = torch.flatten(x, 1)
+    for layer, module in parts(network)[begin:end]:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight, bias = module.weight, module.bias
+            if category is not None and layer == last_layer(network):
+                weight, bias = weight[category : category + 1], bias[category : category + 1]
+            if masks is not None and layer in masks:
+                weight = torch.where(masks[layer], weight, 0.0)
+            source = x
+            if isinstance(module, nn.Conv2d):
+                x = F.conv2d(x, weight, bias, module.stride, module.padding)
+            else:
+                x = F.linear(x, weight, bias)
+            if record is not None:
+                record[layer] = (source, x)
+        elif isinstance(module, nn.ReLU):
+            x = torch.relu(x)
+        elif not isinstance(module, nn.Dropout):
+            x = module(x)
     return x
 
 
@@ -119,7 +137,7 @@ def contributions(weight, x, gradient, module):
         if isinstance(module, nn.Linear):
             values = x[n][:, None, None]
         else:
-            patches = F.unfold(x[n : n + 1], module.kernel_size, 1, module.padding)
+            patches = F.unfold(x[n : n + 1], module.kernel_size, 1, module.padding, module.stride)
             values = patches.reshape(weight.shape[1], -1, patches.shape[-1])
         for unit in range(weight.shape[0]):
             w = weight[unit].reshape(*values.shape[:2], 1)
@@ -224,7 +242,7 @@ def normalised(scores, how):
 
 
 def normalise(scores, rule, stage):
-    """Normalised scores by layer; the paper: min-max for fully connected layers only."""
+    """Normalised scores by layer; the paper: min-max for the stage fc only."""
     if rule == "paper":
         rule = "minmax" if stage == "fc" else "none"
     return {layer: normalised(values, rule) for layer, values in scores.items()}
@@ -387,7 +405,7 @@ def worth(outcome, bias):
 # --- circuit extraction ---------------------------------------------------------------------------
 
 
-def activations(network, x, category, masks, begin="features"):
+def activations(network, x, category, masks, begin=0):
     """Target activations [N] of the pruned network."""
     with torch.no_grad():
         return run(network, x, masks, category, begin=begin)[:, 0]
@@ -396,15 +414,14 @@ def activations(network, x, category, masks, begin="features"):
 def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, options):
     """Outcome, masks and activations at every level of a stage, from dense to sparse.
 
-    ``fixed`` are the masks of the stage before.  While only Linear layers are masked, the features
-    are the same at every level and computed once.  The first-crossing rule looks no further than
+    ``fixed`` are the masks of the stages before.  What precedes all masked layers is the same at
+    every level and computed once.  The first-crossing rule looks no further than
     the first level below the threshold; ``options["whole"]`` goes on all the same.
     """
-    begin = "features"
-    if not fixed:
-        with torch.no_grad():
-            x = torch.flatten(network.features(x), 1)
-        begin = "classifier"
+    names = [name for name, _ in parts(network)]
+    begin = min(names.index(layer) for layer in [*ranking.layers, *fixed])
+    with torch.no_grad():
+        x = run(network, x, end=begin)
     curve = []
     for fraction in grid:
         units = pruned_units(ranking, fraction, options.get("ties", "weight"))
@@ -435,6 +452,8 @@ def extract(network, splits, category, **changes):
         "spatial": "sum",
         "normalise": "paper",
         "ties": "weight",
+        "stages": default_stages(network),  # names of layers by name of the stage, in order
+        "skip": (),  # layers left whole
         "fc": geometric_grid(),
         "conv": geometric_grid(),
         "norm": "other",
@@ -470,9 +489,10 @@ def extract(network, splits, category, **changes):
         return {**found, "masks": None}
 
     masks, outcome = {}, None
-    for stage in ("fc", "conv"):
-        own = {layer: scores[layer] for layer in layers(network, stage)}
-        ranking = rank(network, category, normalise(own, options["normalise"], stage))
+    for stage, names in options["stages"].items():
+        own = {layer: scores[layer] for layer in names if layer not in options["skip"]}
+        kind = "fc" if set(own) <= set(layers(network, "fc")) else "conv"
+        ranking = rank(network, category, normalise(own, options["normalise"], kind))
         curve = sweep_stage(
             network, category, images, margin, is_target, ranking, options[stage], masks, options
         )
