@@ -14,6 +14,7 @@ from circuitcore.cli.main import run
 from circuitcore.cli.options import BY_NAME, ENGINE_ONLY, NOT_FIELDS, RECHOOSE
 from circuitcore.errors import OptionsError, UsageError
 from circuitcore.options import (
+    LATER,
     NAMES,
     NOT_WITH_TARGET,
     ONLY_WITH_TARGET,
@@ -48,6 +49,8 @@ TYPED = {  # another value than the default: as text, and in its type
     "levels": ("0,0.5,0.9", "0,0.5,0.9"),
     "fc_levels": ("16", "16"),
     "conv_levels": ("linear:5", "linear:5"),
+    "stages": ("late=f.*,g;early=e.?", "late=f.*,g;early=e.?"),
+    "skip": ("a.0, b*", ("a.0", "b*")),
     "stop": ("sparsest-above", "sparsest-above"),
     "threshold": ("0.8", 0.8),
     "fc_threshold": ("0.7", 0.7),
@@ -111,8 +114,9 @@ def test_every_option_changes_something_that_is_said():
     assert sorted(sum(said, ())) == sorted(NAMES)
     assert {"out", "format", "quiet", "device", "gpu", "memory", "workers"} == NOT_KEPT
     of_categories, of_target = Options(), Options(target=("features.8:3",))
-    assert set(of_categories.as_json(NOT_KEPT)) == set(NAMES) - NOT_KEPT - set(ONLY_WITH_TARGET)
-    assert set(of_target.as_json(NOT_KEPT)) == set(NAMES) - NOT_KEPT - set(NOT_WITH_TARGET)
+    every = set(NAMES) - NOT_KEPT - LATER
+    assert set(of_categories.as_json(NOT_KEPT)) == every - set(ONLY_WITH_TARGET)
+    assert set(of_target.as_json(NOT_KEPT)) == every - set(NOT_WITH_TARGET)
     assert not set(ENGINE_ONLY) & set(changing("numbers"))
     assert set(RECHOOSE) <= set(NAMES)
 
