@@ -117,7 +117,7 @@ def stability(wanted: Wanted = None, *, given: Given) -> None:
 def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     """Choose the circuits of a run anew, with another threshold.
 
-    The fully connected level comes from the stored curve, the convolutional stage is run again.
+    The first stage's level comes from the stored curve, the other stages are run again.
     """
     import circuitcore
     from circuitcore.cli.progress import progress

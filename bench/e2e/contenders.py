@@ -18,7 +18,7 @@ from circuitcore.engine.splits import Split
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
 from circuitcore.extraction.judging import Reference, empty_circuit, judges, unpruned_baseline
 from circuitcore.extraction.judging import reference_of as reference_in
-from circuitcore.network.graph import STAGES, apply_step
+from circuitcore.network.graph import apply_step
 from circuitcore.records import Stage
 from circuitcore.scoring.levels import StageLevels, stage_levels
 from circuitcore.scoring.scores import contributions
@@ -84,7 +84,7 @@ def masked_forward(
                 if step.op == "linear"
                 else F.conv2d(values[name], weight, bias, **step.settings)
             )
-        out[part] = values[network.last][:, unit].cpu()
+        out[part] = values[network.result][:, unit].cpu()
     return out
 
 
@@ -171,7 +171,7 @@ class InPlace:
                     if step.op == "linear"
                     else F.conv2d(inputs[0], weights[step.name], bias, **step.settings)
                 )
-            out[part] = values[network.last][:, 0]
+            out[part] = values[network.result][:, 0]
         return out
 
 
@@ -216,7 +216,7 @@ def extract(
     kept: dict[str, Tensor] = {}
     start: Tensor | None = judge.unpruned
     curves: dict[str, Curve] = {}
-    for stage in STAGES:
+    for stage in prepared.runner.network.stages:
         assigned = stage_levels(prepared.runner.network, stage, found, unit, prepared.options)
         run = runner.stage(assigned, kept)
         curves[stage] = sweep(prepared, assigned, judge, run, start, reference)

@@ -174,7 +174,10 @@ class Counting:
         )
 
     def chained(self, levels: int, images: int, precise: bool) -> Work:
-        """`ChainExecutor.look` from boundary values, all levels in one pass of every chunk."""
+        """A look from boundary values, all levels in one pass of every chunk.
+
+        Of `ChainExecutor`, or of `MaskedExecutor` where what follows is no chain.
+        """
         if not levels:
             return Work()
         most = feature_chunk(self.sizes.memory, self.sizes.feature_bytes, levels, self.masked)
@@ -186,7 +189,7 @@ class Counting:
     def _chain(self, levels: int, images: int, precise: bool) -> Work:
         """One chunk of `chained`."""
         precision = self._precision(precise)
-        item, chain = item_bytes(precision), self.network.fc_chain() or ()
+        item, chain = item_bytes(precision), self.network.fc_chain()
         width = sum(self._size(name) for name in self.network.boundary())
         taken = images * width * (8 + (4 + item if item < 4 else 0))
         found = kernel(self.target, 0, taken)
@@ -194,7 +197,12 @@ class Counting:
             launches=1 + bool(self.sizes.resident) + (item < 4),
             to_device=images * (NUMBER if self.sizes.resident else 4 * width),
         )
-        for place, (name, relu) in enumerate(chain):
+        if chain is None:
+            after = self.network.behind(self.network.late())
+            early = [step.name for step in self.network.steps if step.name not in after]
+            for each in self.kernels(levels * images, precision, without=early):
+                found += each
+        for place, (name, relu) in enumerate(chain or ()):
             rows, columns = self.network.relevant_shape(name)
             shape = MaskedShape(levels, images, rows, columns, precision, shared=place == 0)
             path, work = masked_layer(self.target, shape)

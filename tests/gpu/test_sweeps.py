@@ -45,3 +45,7 @@ def test_captured_passes(layer_masks):
 @pytest.mark.parametrize("memory", [None, "100M"])
 def test_chunks_wait_for_nothing(memory, layer_masks):
     checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory)
+
+
+def test_targets_other_than_categories(tmp_path):
+    device_checks.targets_have_the_cpus_circuits("cuda:0", tmp_path)

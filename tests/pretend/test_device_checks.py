@@ -35,3 +35,8 @@ def test_captured_passes(layer_masks):
 def test_chunks_wait_for_nothing(memory, layer_masks):
     with pretended():
         checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory)
+
+
+def test_targets_other_than_categories(tmp_path):
+    with pretended():
+        device_checks.targets_have_the_cpus_circuits("cuda:0", tmp_path)

@@ -139,3 +139,23 @@ def chunks_wait_for_nothing(device, masks_of, **options):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert entered and torch.equal(found, wanted)
+
+
+def targets_have_the_cpus_circuits(device, folder):
+    """Of a channel, of a unit with two stages, and of a direction: masks equal, values near."""
+    np.save(folder / "d.npy", np.random.default_rng(0).normal(size=64))
+    few = {"levels": "0,0.1,0.4", "threshold": 0.6, "extraction_images": 40, "heldout_images": 20}
+    for target in ("features.9:12", "classifier.2:5", f"features.8:{folder / 'd.npy'}"):
+        runs = [
+            circuitcore.sweep(target=target, device=on, impl=impl, out=folder / on[:3] / target[:9],
+                              **few)
+            for on, impl in ((device, "auto"), ("cpu", "torch"))
+        ]  # fmt: skip
+        found, wanted = (masks(run.folder) for run in runs)
+        assert found.keys() == wanted.keys()
+        assert all(np.array_equal(found[key], wanted[key]) for key in found)
+        (here,), (there,) = (run.document.targets for run in runs)
+        assert here.scoring_images == there.scoring_images
+        for one, other in zip(here.stages, there.stages, strict=True):
+            values = [[level.value for level in stage.levels] for stage in (one, other)]
+            np.testing.assert_allclose(*np.array(values, float), atol=1e-5)
