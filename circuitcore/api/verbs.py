@@ -43,7 +43,8 @@ def sweep(
     ``categories``: names, folders or unit numbers.  ``out``: the run folder; done categories in it
     are not computed again.  ``progress``: called as ``progress(what, done, total, detail)``; in a
     notebook a bar is shown without one.  ``options``: those of the command line, under the same
-    names; its ``--categories FILE`` is ``category_file``.
+    names; its ``--categories FILE`` is ``category_file``.  ``target``: ``"features.8:0-9"``, or a
+    list of such, for circuits of units or directions in the place of categories, on any images.
 
     Raises UsageError, InputError, DeviceError and PartialError (some categories are done, calling
     again goes on) with the command line's messages.

@@ -48,4 +48,4 @@ def test_chunks_wait_for_nothing(memory, layer_masks):
 
 
 def test_targets_other_than_categories(tmp_path):
-    device_checks.targets_have_the_cpus_circuits("cuda:0", tmp_path)
+    checks.targets_have_the_cpus_circuits("cuda:0", tmp_path)

@@ -143,14 +143,16 @@ def chunks_wait_for_nothing(device, masks_of, **options):
 
 def targets_have_the_cpus_circuits(device, folder):
     """Of a channel, of a unit with two stages, and of a direction: masks equal, values near."""
-    np.save(folder / "d.npy", np.random.default_rng(0).normal(size=64))
-    few = {"levels": "0,0.1,0.4", "threshold": 0.6, "extraction_images": 40, "heldout_images": 20}
-    for target in ("features.9:12", "classifier.2:5", f"features.8:{folder / 'd.npy'}"):
+    np.save(folder / "d.npy", np.random.default_rng(0).normal(size=32))
+    few = {"levels": "0,0.2", "threshold": 0.6, "extraction_images": 20, "heldout_images": 10}
+    several = ("features.4:12", "classifier.2:5", f"features.3:{folder / 'd.npy'}")
+    for place, target in enumerate(several):
         runs = [
-            circuitcore.sweep(target=target, device=on, impl=impl, out=folder / on[:3] / target[:9],
-                              **few)
+            circuitcore.sweep(
+                target=target, device=on, impl=impl, out=folder / f"{on[:3]}-{place}", **few
+            )
             for on, impl in ((device, "auto"), ("cpu", "torch"))
-        ]  # fmt: skip
+        ]
         found, wanted = (masks(run.folder) for run in runs)
         assert found.keys() == wanted.keys()
         assert all(np.array_equal(found[key], wanted[key]) for key in found)
