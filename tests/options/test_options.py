@@ -13,7 +13,7 @@ from circuitcore.cli.config import as_toml, resolve
 from circuitcore.cli.main import run
 from circuitcore.cli.options import BY_NAME, ENGINE_ONLY, NOT_FIELDS, RECHOOSE
 from circuitcore.errors import OptionsError, UsageError
-from circuitcore.options import NAMES, PRESETS, Options, changing, options_of
+from circuitcore.options import LATER, NAMES, PRESETS, Options, changing, options_of
 from circuitcore.runs.folder import NOT_KEPT
 
 TYPED = {  # another value than the default: as text, and in its type
@@ -37,6 +37,8 @@ TYPED = {  # another value than the default: as text, and in its type
     "levels": ("0,0.5,0.9", "0,0.5,0.9"),
     "fc_levels": ("16", "16"),
     "conv_levels": ("linear:5", "linear:5"),
+    "stages": ("late=f.*,g;early=e.?", "late=f.*,g;early=e.?"),
+    "skip": ("a.0, b*", ("a.0", "b*")),
     "stop": ("sparsest-above", "sparsest-above"),
     "threshold": ("0.8", 0.8),
     "fc_threshold": ("0.7", 0.7),
@@ -89,7 +91,7 @@ def test_every_option_changes_something_that_is_said():
     said = [changing("numbers"), changing("engine"), changing("call")]
     assert sorted(sum(said, ())) == sorted(NAMES)
     assert {"out", "format", "quiet", "device", "gpu", "memory", "workers"} == NOT_KEPT
-    assert set(Options().as_json(exclude=NOT_KEPT)) == set(NAMES) - NOT_KEPT
+    assert set(Options().as_json(exclude=NOT_KEPT)) == set(NAMES) - NOT_KEPT - LATER
     assert not set(ENGINE_ONLY) & set(changing("numbers"))
     assert set(RECHOOSE) <= set(NAMES)
 
@@ -224,6 +226,23 @@ def test_default_levels_are_geometric_in_the_kept_fraction():
 def test_options_that_do_not_go_together(flags):
     with pytest.raises(UsageError):
         resolve(flags, environment={})
+
+
+def test_what_is_skipped_is_said_again_and_again(tmp_path, capsys):
+    assert run(["sweep", "--skip", "a", "--skip", "b.*,c", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert tomllib.loads(printed)["skip"] == ["a", "b.*", "c"]
+    (tmp_path / "c.toml").write_text(printed)
+    assert resolve({}, environment={}, config=tmp_path / "c.toml").skip == ("a", "b.*", "c")
+
+
+def test_stages_have_levels_and_thresholds_in_the_key():
+    found = Options(stages={"late": ["f.*", "g"], "fc": "h"}, levels="0,0.5", fc_levels="0,0.9")
+    assert found.stages == "late=f.*,g;fc=h" and found.stage_names() == ("late", "fc")
+    said = found.method()
+    assert said["late_levels"] == [0.0, 0.5] and said["fc_levels"] == [0.0, 0.9]
+    assert "conv_levels" not in said and said["stages"] == found.stages
+    assert not LATER & set(Options().method())
 
 
 def test_the_key_holds_what_changes_the_numbers():
