@@ -288,6 +288,23 @@ def test_options_that_do_not_go_together(flags):
         resolve(flags, environment={})
 
 
+def test_what_is_skipped_is_said_again_and_again(tmp_path, capsys):
+    assert run(["sweep", "--skip", "a", "--skip", "b.*,c", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert tomllib.loads(printed)["skip"] == ["a", "b.*", "c"]
+    (tmp_path / "c.toml").write_text(printed)
+    assert resolve({}, environment={}, config=tmp_path / "c.toml").skip == ("a", "b.*", "c")
+
+
+def test_stages_have_levels_and_thresholds_in_the_key():
+    found = Options(stages={"late": ["f.*", "g"], "fc": "h"}, levels="0,0.5", fc_levels="0,0.9")
+    assert found.stages == "late=f.*,g;fc=h" and found.stage_names() == ("late", "fc")
+    said = found.method()
+    assert said["late_levels"] == [0.0, 0.5] and said["fc_levels"] == [0.0, 0.9]
+    assert "conv_levels" not in said and said["stages"] == found.stages
+    assert not LATER & set(Options().method())
+
+
 def test_the_key_holds_what_changes_the_numbers():
     engine = Options(device="cpu", memory=2**30, impl="torch", no_fallback=True, max_bad=3)
     assert engine.method() == Options().method()

@@ -34,7 +34,6 @@ def normed(outputs=10):
 
 
 CASES = {
-    "a head": (convolutional, {}),
     "a head with a batch norm": (normed, {}),
     "a head in the stage of all": (convolutional, {"stages": "all=*"}),
     "its last layer first, one skipped": (
@@ -44,7 +43,6 @@ CASES = {
         classifying, {"stages": "head=8;hidden=6;conv=0,2", "skip": "2"},
     ),
     "convolutions and a Linear together": (classifying, {"stages": "head=8;rest=0,2,6"}),
-    "convolutions first": (classifying, {"stages": "conv=0,2;rest=6,8"}),
 }  # fmt: skip
 
 
