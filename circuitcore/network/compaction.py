@@ -124,7 +124,7 @@ def _piece(
     if step.op in ("conv", "linear"):
         return _layer_piece(network, step, override, wanted, source, fixed)
     if step.op == "batchnorm":
-        norm = tuple(each[source] for each in network.norms[step.name])
+        norm = tuple(each[source] for each in network.fixed[step.name])
         return Piece(step, source, norm=norm)
     if step.op == "flatten":
         each = math.prod(fixed[step.inputs[0]].shape[2:])

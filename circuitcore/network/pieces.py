@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitcore.network.forward import Override, Tally
-from circuitcore.network.graph import Network, Step, apply_step
+from circuitcore.network.graph import Network, Step
+from circuitcore.network.layers.table import apply_step
 
 
 @dataclass(frozen=True)

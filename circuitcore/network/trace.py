@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, Step, needed_steps
-from circuitcore.network.layers import read_call, read_module
+from circuitcore.network.layers.read import read_call, read_module
 
 
 def trace(model: nn.Module) -> Network:
@@ -61,7 +61,7 @@ def trace(model: nn.Module) -> Network:
         tuple(kept),
         {k: v for k, v in network.weights.items() if k in names},
         {k: v for k, v in network.biases.items() if k in names},
-        {k: v for k, v in network.norms.items() if k in names},
+        {k: v for k, v in network.fixed.items() if k in names},
     )
 
 
@@ -206,7 +206,7 @@ def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[i
             raise InputError(f"layer {name!r}: a batch norm without running statistics")
         scale = torch.ones_like(mean) if module.weight is None else module.weight
         shift = torch.zeros_like(mean) if module.bias is None else module.bias
-        network.norms[name] = (values(mean), values(var), values(scale), values(shift))
+        network.fixed[name] = (values(mean), values(var), values(scale), values(shift))
         return
     assert isinstance(module, nn.Conv2d | nn.Linear)
     network.weights[name] = values(module.weight)
