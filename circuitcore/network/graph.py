@@ -14,19 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitcore.errors import InputError
-
 STAGES = ("fc", "conv")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: ``op`` of the values named ``inputs``, with its fixed ``settings``."""
+    """One operation: ``op`` of the values named ``inputs``, with its fixed ``settings``.
+
+    ``form`` of a layer with weights: how they follow from the module's. They are its own, or
+    ``linear``, a Linear's as a convolution's of one tap; ``remade``, made of them at every call.
+    """
 
     name: str
     op: str
     inputs: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Network:
 
     ``weights[layer]`` is [out, in] for linear and [out, in / groups, r, s] for conv steps;
     ``biases[layer]`` is [out] and absent where the layer has none; ``fixed[step]`` holds what no
-    mask touches, such as a batch norm's (mean, variance, scale, shift).
+    mask touches, such as a batch norm's (mean, variance, scale, shift).  ``others``: the module's
+    state but for weights and biases, under its names there.
     """
 
     steps: tuple[Step, ...]
     weights: dict[str, Tensor]
     biases: dict[str, Tensor]
     fixed: dict[str, tuple[Tensor, ...]]
+    others: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def last(self) -> str:
@@ -55,11 +60,14 @@ class Network:
 
     @property
     def channels(self) -> int:
-        """Channels of the input image."""
+        """Channels of the input image: what the convolution that reads it does, or else three."""
+        images = {"input"}
         for step in self.steps:
-            if step.op == "conv" and step.inputs == ("input",):
+            if step.op == "conv" and step.inputs[0] in images:
                 return self.weights[step.name].shape[1] * int(step.settings["groups"])
-        raise InputError("the network has no convolution that reads the image")
+            if step.op in ("pad", "pad_same") and step.inputs[0] in images:
+                images.add(step.name)
+        return 3
 
     def layers(self, stage: str | None = None) -> list[str]:
         """Names of the prunable layers in module order; ``stage`` is ``fc``, ``conv`` or both."""
@@ -138,6 +146,7 @@ class Network:
             {k: move(v) for k, v in self.weights.items()},
             {k: move(v) for k, v in self.biases.items()},
             {k: tuple(move(each) for each in v) for k, v in self.fixed.items()},
+            self.others,
         )
 
 
