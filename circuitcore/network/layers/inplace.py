@@ -1,4 +1,4 @@
-"""What a module's forward overwrites: steps give new values, so that nobody may read the old one."""
+"""What a forward overwrites: steps give new values, so that nobody may read the old one."""
 
 from __future__ import annotations
 

@@ -195,11 +195,11 @@ def _getitem(r: Reading, input: Any, index: Any) -> Any:
         raise Refused("it picks images of a batch")
     if all(p == slice(None) for p in parts):
         return input
-    if input.view == "split" and isinstance(parts[1], int):
-        if all(p == slice(None) for p in parts[2:]):
-            each = input.channels // input.groups
-            k = parts[1] % input.groups
-            return part_of(r, input, k * each, (k + 1) * each)
+    alone = all(p == slice(None) for p in parts[2:])
+    if input.view == "split" and isinstance(parts[1], int) and alone:
+        each = input.channels // input.groups
+        k = parts[1] % input.groups
+        return part_of(r, input, k * each, (k + 1) * each)
     return _indexed_parts(r, r.plain(input), parts[1:])
 
 

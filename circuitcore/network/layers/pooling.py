@@ -202,9 +202,14 @@ def _interpolate_call(
     x = _maps(r, input)
     if size is not None:
         size = (size, size) if isinstance(size, int | Size) else tuple(size)
-    settings = {"size": size, "scale_factor": scale_factor, "mode": mode,
-                "align_corners": align_corners,
-                "recompute_scale_factor": recompute_scale_factor, "antialias": antialias}  # fmt: skip
+    settings = {
+        "size": size,
+        "scale_factor": scale_factor,
+        "mode": mode,
+        "align_corners": align_corners,
+        "recompute_scale_factor": recompute_scale_factor,
+        "antialias": antialias,
+    }
     return r.emit("interpolate", [x], [x.channels, *(size or (None, None))], settings)
 
 

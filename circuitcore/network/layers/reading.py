@@ -25,8 +25,8 @@ class Value:
     """What a step gives, as the module's code sees it.
 
     ``shape``: of what is stored, [images, channels, ...].  ``view``: how the code sees it instead,
-    while nothing is moved: ``last``, channels behind [N, H, W, C]; ``split``, channels in ``groups``
-    [N, G, C / G, H, W]; ``swapped``, [N, C / G, G, H, W]; or ``plain``.
+    while nothing is moved: ``last``, channels behind [N, H, W, C]; ``split``, channels in
+    ``groups`` [N, G, C / G, H, W]; ``swapped``, [N, C / G, G, H, W]; or ``plain``.
     """
 
     name: str
@@ -127,6 +127,8 @@ class Reading:
         found: dict[tuple[str, int], tuple[int, int]] = {}
         for k, value in enumerate(inputs):
             for axis, dim in enumerate(value.shape):
+                if axis == 1:  # what is left of it where channels are pruned away
+                    continue
                 found.setdefault((value.name, axis), (k, axis))
                 if isinstance(dim, Size) and dim.factor == 1 and len(dim.atoms) == 1:
                     atom = dim.atoms[0]

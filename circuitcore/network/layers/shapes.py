@@ -35,8 +35,14 @@ class Size:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: object) -> Size | int:
-        by = other if isinstance(other, Size) else Size(other, ()) if isinstance(other, int) else 0
-        if not by:
+        by = (
+            other
+            if isinstance(other, Size)
+            else Size(other, ())
+            if isinstance(other, int)
+            else None
+        )
+        if by is None:
             return NotImplemented
         left = list(self.atoms)
         for atom in by.atoms:
