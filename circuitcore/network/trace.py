@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, needed_steps
-from circuitcore.network.layers.inplace import in_place, read_later
+from circuitcore.network.layers.inplace import in_place, overwritten
 from circuitcore.network.layers.reading import Reading, Refused, Value, claim, copied
 from circuitcore.network.layers.shapes import IMAGES, Size
 from circuitcore.network.layers.table import METHODS, function_reader, module_reader
@@ -60,6 +60,7 @@ def trace(model: nn.Module) -> Network:
 class _Tracer(torch.fx.Tracer):
     """Looks into every module whose class is not in the table."""
 
+    proxy_buffer_attributes = True
     failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -84,6 +85,7 @@ def _read(r: Reading, graph: torch.fx.Graph) -> Any:
     """Every node of a graph, in order; what the output is."""
     env: dict[torch.fx.Node, Any] = {}
     trained: set[torch.fx.Node] = set()
+    place = {node: k for k, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if node.op == "placeholder":
             if not env:
@@ -104,19 +106,35 @@ def _read(r: Reading, graph: torch.fx.Graph) -> Any:
             if parameter or (r.trained and isinstance(env[node], Tensor)):
                 trained.add(node)
             r.trained = False
+            if in_place(node, r.modules) and isinstance(env[node], Value):
+                _overwrite(r, node, env, overwritten(node, r.modules, place))
     return None
+
+
+def _overwrite(
+    r: Reading, node: torch.fx.Node, env: dict[torch.fx.Node, Any], same: set[torch.fx.Node] | None
+) -> None:
+    """Whoever reads this memory from here on reads what the node gives."""
+    if same is None:
+        raise InputError(
+            f"layer {_label(r)!r} overwrites a value that another layer reads in part: "
+            "not supported"
+        )
+    for one in same & env.keys():
+        env[one] = env[node]
 
 
 def _image_channels(r: Reading, graph: torch.fx.Graph) -> int:
     """What the first convolution reads, if nothing but padding stands before it; or else three."""
+    images = {node for node in graph.nodes if node.op == "placeholder"}
     for node in graph.nodes:
-        if node.op != "call_module":
+        if node.op != "call_module" or node.all_input_nodes[0] not in images:
             continue
         module = r.modules[str(node.target)]
         if isinstance(module, nn.Conv2d):
             return module.in_channels
-        if not isinstance(module, nn.ZeroPad2d):
-            break
+        if isinstance(module, nn.ZeroPad2d):
+            images.add(node)
     return 3
 
 
@@ -130,10 +148,6 @@ def _node(r: Reading, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any
     try:
         if node.op == "get_attr":
             return _attribute(r, str(node.target))
-        if in_place(node, r.modules) and read_later(node, r.modules):
-            raise InputError(
-                f"layer {_label(r)!r} overwrites a value that another layer reads: not supported"
-            )
         return _call(r, node, args, kwargs)
     except InputError:
         raise

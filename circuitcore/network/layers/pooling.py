@@ -168,7 +168,13 @@ def _adaptive_module(op: str) -> Reader:
 
 
 def pad_call(
-    r: Reading, input: Value, pad: Any, mode: str = "constant", value: float | None = None
+    r: Reading,
+    input: Value,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+    *,
+    name: str | None = None,
 ) -> Value:
     around = tuple(pad)
     if not any(around):
@@ -183,7 +189,8 @@ def pad_call(
         extra = around[2 * k] + around[2 * k + 1]
         shape[-1 - k] = None if isinstance(extra, Size) else shape[-1 - k] + extra  # type: ignore[operator]
     settings = {"around": around, "mode": mode, "value": value}
-    return r.emit(op, [x], [s if isinstance(s, int) else None for s in shape], settings)
+    sizes = [s if isinstance(s, int) else None for s in shape]
+    return r.emit(op, [x], sizes, settings, name=name)
 
 
 def _pad_module(mode: str, value: Any = None) -> Reader:
