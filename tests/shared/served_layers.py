@@ -54,6 +54,54 @@ class Blur(nn.Module):
         return F.conv2d(x, weight, stride=self.stride, dilation=self.dilation, groups=x.shape[1])
 
 
+class ConvMlp(nn.Module):
+    """As timm's, which is known by its name."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.input_kernel_size = least
+        self.fc1, self.fc2 = nn.Conv2d(WIDTH, 6, 3), nn.Conv2d(6, 4, 1)
+        self.act1, self.act2, self.drop = nn.ReLU(True), nn.SiLU(True), nn.Dropout(0.2)
+
+    def forward(self, x):
+        size = [max(self.input_kernel_size, s) for s in x.shape[2:]]
+        x = self.act1(self.fc1(F.adaptive_avg_pool2d(x, size)))
+        return self.act2(self.fc2(self.drop(x)))
+
+
+class Conv2dSame(nn.Conv2d):
+    """As timm's: TensorFlow's padding."""
+
+    def forward(self, x):
+        x = padded_same(x, self.kernel_size, self.stride, self.dilation)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class MaxPool2dSame(nn.MaxPool2d):
+    """As timm's."""
+
+    def forward(self, x):
+        kernel, stride = (self.kernel_size,) * 2, (self.stride,) * 2
+        return F.max_pool2d(padded_same(x, kernel, stride, (1, 1), -torch.inf), kernel, stride)
+
+
+ConvMlp.__module__ = Conv2dSame.__module__ = MaxPool2dSame.__module__ = "timm.layers"
+
+
+def padded_same(x, kernel, stride, dilation, value=0.0):
+    """As many places as ceil(size / stride) needs, one by one."""
+    for axis in (2, 3):
+        k, s, d = (each[axis - 2] for each in (kernel, stride, dilation))
+        size, before = x.shape[axis], True
+        while (size - d * (k - 1) - 1) // s + 1 < -(-x.shape[axis] // s):
+            size += 1
+        for _ in range(size - x.shape[axis]):
+            before = not before
+            fill = x.narrow(axis, 0, 1).clone().fill_(value)
+            x = torch.cat([fill, x] if before else [x, fill], axis)
+    return x
+
+
 class Squeeze(nn.Module):
     """Squeeze-and-excitation, by convolutions or by Linear layers, with any gate."""
 
@@ -173,6 +221,7 @@ SERVED = {
     "adaptive_avgpool": st.builds(nn.AdaptiveAvgPool2d, st.integers(1, 11) | pair)
     | st.builds(lambda n: nn.AdaptiveAvgPool2d((n, None)), st.integers(1, 4)),
     "adaptive_maxpool": st.builds(nn.AdaptiveMaxPool2d, st.integers(1, 5) | pair),
+    "at_least": st.builds(ConvMlp, st.integers(3, 9)),
     "pad": st.builds(nn.ZeroPad2d, st.integers(0, 2) | st.tuples(*[st.integers(0, 3)] * 4))
     | st.builds(nn.ReflectionPad2d, st.integers(0, 2))
     | st.builds(lambda n: does(lambda x: F.pad(x, (n, 1, 0, n), value=0.3)), st.integers(0, 2))
@@ -184,6 +233,16 @@ SERVED = {
     "pad_channels": st.builds(
         lambda n: does(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, n, n))), st.integers(1, 3)
     ),
+    "pad_same": st.builds(
+        Conv2dSame,
+        st.just(WIDTH),
+        st.just(6),
+        st.integers(1, 4) | pair,
+        st.integers(1, 3),
+        dilation=st.integers(1, 2),
+        groups=st.sampled_from([1, 3]),
+    )
+    | st.builds(MaxPool2dSame, st.integers(1, 4), st.integers(1, 3)),
     "interpolate": st.builds(
         nn.Upsample,
         scale_factor=st.sampled_from([0.5, 2, 1.7]),

@@ -14,7 +14,7 @@ from circuitcore.network.graph import Step
 from circuitcore.network.layers.arithmetic import axes_of
 from circuitcore.network.layers.kinds import Layer
 from circuitcore.network.layers.reading import Reader, Reading, Refused, Value
-from circuitcore.network.layers.shapes import IMAGES, Size, number, product
+from circuitcore.network.layers.shapes import IMAGES, Size, number, product, quotient
 
 
 def _arranged(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
@@ -90,8 +90,7 @@ def _to_shape(r: Reading, value: Value, dims: list[Any]) -> Value:
     if -1 in dims:
         place = dims.index(-1)
         dims[place] = 1
-        rest = product(dims)
-        dims[place] = whole // rest if isinstance(rest, int | Size) else -1
+        dims[place] = quotient(whole, product(dims))
     if dims[0] != IMAGES:
         raise Refused("it mixes the images of a batch, or their number is fixed")
     new = tuple(dims)
@@ -140,7 +139,7 @@ def _unflatten(r: Reading, input: Value, dim: int, sizes: Any) -> Value:
     if -1 in new:
         place = new.index(-1)
         new[place] = 1
-        new[place] = seen[dim] // product(new)
+        new[place] = quotient(seen[dim], product(new))
     return _to_shape(r, input, [*seen[:dim], *new, *seen[dim + 1 :]])
 
 

@@ -77,7 +77,7 @@ def _convolved(
 
 
 def _conv_module(r: Reading, m: nn.Conv2d, input: Value) -> Value:
-    padding = m.padding
+    padding: Any = m.padding
     if m.padding_mode != "zeros":
         top, bottom, left, right = _padding(padding, pair(m.kernel_size), pair(m.dilation))
         mode = m.padding_mode
