@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served_layers import SERVED, SIDE, WIDTH
+from served_layers import SERVED
+from served_modules import SIDE, WIDTH
 from torch import nn
 
 from circuitcore.network.compaction import compact

@@ -17,13 +17,14 @@ from circuitcore.network.layers import (
     arithmetic,
     moving,
     norms,
+    parts,
     pooling,
     weighted,
 )
 from circuitcore.network.layers.kinds import Layer
 from circuitcore.network.layers.reading import Reader
 
-_FAMILIES: tuple[Any, ...] = (activations, arithmetic, moving, norms, pooling, weighted)
+_FAMILIES: tuple[Any, ...] = (activations, arithmetic, moving, norms, parts, pooling, weighted)
 
 LAYERS: dict[str, Layer] = {op: each for family in _FAMILIES for op, each in family.LAYERS.items()}
 _MODULES: dict[Any, Reader] = {k: v for family in _FAMILIES for k, v in family.MODULES.items()}
