@@ -35,7 +35,7 @@ def circuit_override(
     for name, mask in kept.items():
         whole = weights.get(name, network.weights[name])
         weights[name] = torch.where(mask, whole, whole.new_zeros(()))
-    override = Override(weights, target.biases, target.norms)
+    override = Override(weights, target.biases, target.fixed)
     return (network, override) if repeats is None else repeats.once(network, override)
 
 

@@ -68,8 +68,8 @@ class Replay:
                 weights[name] = some.new_zeros(network.relevant_shape(name))
         target = target_row(network, 0)
         biases = {name: bias.clone() for name, bias in target.biases.items()}
-        norms = {name: _apart(norm) for name, norm in target.norms.items()}
-        self.circuit = Override(weights, biases, norms)
+        fixed = {name: _apart(own) for name, own in target.fixed.items()}
+        self.circuit = Override(weights, biases, fixed)
         self.holder: object = None
         self._sized(batch)
 
@@ -117,8 +117,8 @@ class Replay:
                 buffer.copy_(weight)
         for name, buffer in self.circuit.biases.items():
             buffer.copy_(target.biases[name])
-        for name, norm in self.circuit.norms.items():
-            for buffer, own in zip(norm, target.norms[name], strict=True):
+        for name, buffers in self.circuit.fixed.items():
+            for buffer, own in zip(buffers, target.fixed[name], strict=True):
                 buffer.copy_(own)
         self.holder = holder
 
@@ -258,10 +258,9 @@ def first_step(network: Network) -> tuple[Step, str] | None:
     return step, only_relu(network.steps, step, ()) or step.name
 
 
-def _apart(norm: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Buffers of a batch norm's own."""
-    mean, variance, scale, shift = norm
-    return mean.clone(), variance.clone(), scale.clone(), shift.clone()
+def _apart(own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Buffers of a step's own fixed tensors."""
+    return tuple(each.clone() for each in own)
 
 
 def batches(count: int, batch: int) -> list[int]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
-from circuitcore.network.graph import Network, Step, apply_step, needed_steps
+from circuitcore.network.graph import Network, Step, needed_steps
+from circuitcore.network.layers.table import apply_step
 
 
 @dataclass
@@ -44,35 +45,28 @@ class Masks:
 
 @dataclass(frozen=True)
 class Override:
-    """Weights, biases and batch norms that stand in for the network's own, by layer name."""
+    """Weights, biases and fixed tensors that stand in for the network's own, by layer name."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)
-    norms: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def normed(self, network: Network) -> Network:
-        """The network with these batch norms."""
-        return replace(network, norms={**network.norms, **self.norms}) if self.norms else network
+        """The network with these fixed tensors."""
+        return replace(network, fixed={**network.fixed, **self.fixed}) if self.fixed else network
 
 
 def target_row(network: Network, unit: int) -> Override:
     """Only row ``unit`` of the last layer, and of what follows: all that one target needs."""
     last, row = network.last, slice(unit, unit + 1)
     biases = {last: network.biases[last][row]} if last in network.biases else {}
-    norms = {
-        step.name: rows_of(network.norms[step.name], row)
-        for step in network.steps[network.steps.index(network.step(last)) + 1 :]
-        if step.op == "batchnorm"
+    behind = network.steps[network.steps.index(network.step(last)) + 1 :]
+    fixed = {
+        step.name: tuple(each[row] for each in network.fixed[step.name])  # [channels] each
+        for step in behind
+        if step.name in network.fixed
     }
-    return Override({last: network.weights[last][row]}, biases, norms)
-
-
-def rows_of(
-    norm: tuple[Tensor, Tensor, Tensor, Tensor], rows: slice
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Some channels of a batch norm."""
-    mean, variance, scale, shift = norm
-    return mean[rows], variance[rows], scale[rows], shift[rows]
+    return Override({last: network.weights[last][row]}, biases, fixed)
 
 
 def forward(

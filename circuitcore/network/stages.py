@@ -11,10 +11,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from circuitcore.errors import InputError, UsageError, nearest
-from circuitcore.network.graph import CHANNELWISE, Network, Step
+from circuitcore.network.graph import Network, Step
+from circuitcore.network.layers.table import channelwise
 from circuitcore.options.values import Group
 
-SPATIAL = {"conv", "maxpool", "avgpool", "adaptive_avgpool", "flatten", "mean"}  # read positions
+# read positions
+SPATIAL = {"conv", "filter", "across", "maxpool", "avgpool", "adaptive_avgpool", "adaptive_maxpool",
+           "interpolate", "flatten", "mean", "reduced"}  # fmt: skip
 
 
 def check_head(steps: Sequence[Step]) -> None:
@@ -31,7 +34,7 @@ def check_head(steps: Sequence[Step]) -> None:
         raise InputError(f"the model ends in {end!r}: {wanted}")
     last, behind = layers[-1], steps[steps.index(layers[-1]) + 1 :]
     for step, before in zip(behind, [last, *behind], strict=False):
-        if last.op == "linear" or step.op not in CHANNELWISE or step.inputs != (before.name,):
+        if last.op == "linear" or not channelwise(step.op) or step.inputs != (before.name,):
             raise InputError(f"the model ends in {end!r}, behind {last.name!r}: {wanted}")
     if last.settings.get("groups", 1) != 1:
         raise InputError(f"layer {last.name!r}: the last layer is a convolution in groups")
@@ -127,7 +130,7 @@ def _chain(steps: Sequence[Step], kernels: Collection[str]) -> set[str]:
             if step.name not in kernels:
                 return found
             found.add(step.name)
-        elif step.op not in CHANNELWISE:
+        elif not channelwise(step.op):
             return found
         (value,) = step.inputs
         if value not in by_name or sum(value in each.inputs for each in steps) > 1:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from circuitcore.errors import UsageError, nearest
-from circuitcore.network.graph import CHANNELWISE, Network, Step, needed_steps
+from circuitcore.network.graph import Network, Step, needed_steps
+from circuitcore.network.layers.table import channelwise
 
 POOLS = {"max": "peak", "mean": "mean", "centre": "centre"}  # --pool-target, and its operation
 DIRECTION = "direction"
@@ -54,7 +55,7 @@ def unit_layer(network: Network, name: str) -> str:
     Raises UsageError where there is no such layer.
     """
     step = network.step(name)
-    while step.op in CHANNELWISE and step.op != "flatten" and step.inputs != ("input",):
+    while channelwise(step.op) and step.op != "flatten" and step.inputs != ("input",):
         step = network.step(step.inputs[0])
     if step.op not in ("conv", "linear"):
         raise UsageError(
@@ -111,6 +112,6 @@ def cut(network: Network, name: str, pool: str, directions: Tensor | None = None
         steps=tuple(steps),
         weights=weights,
         biases={n: b for n, b in network.biases.items() if n in names},
-        norms={n: norm for n, norm in network.norms.items() if n in names},
+        fixed={n: each for n, each in network.fixed.items() if n in names},
         stages={stage: layers for stage, layers in stages.items() if layers},
     )

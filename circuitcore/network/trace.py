@@ -3,114 +3,104 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from circuitcore.errors import InputError
-from circuitcore.network.graph import Network, Step, needed_steps
-from circuitcore.network.layers import read_call, read_module
+from circuitcore.network.graph import Network, needed_steps
+from circuitcore.network.interpret import attention_in, read, read_part
+from circuitcore.network.layers.reading import Reading, Value, copied
+from circuitcore.network.layers.table import module_reader
 from circuitcore.network.stages import check_head, default_stages
 
 
 def trace(model: nn.Module) -> Network:
     """Read a module into a `Network`.
 
-    Raises InputError naming the layer where it holds anything but Conv2d, Linear, BatchNorm2d,
-    ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
-    shares a weight, does not end as `check_head` says, or has NaN or infinity in a weight.
+    Raises InputError naming the layer where it holds one that `network.layers` does not know, uses
+    a layer with weights twice or shares a weight, does not end as `check_head` says, or has NaN or
+    infinity in a weight.
     """
     for inner in ("_orig_mod", "module"):  # torch.compile's and DataParallel's wrappers
         if isinstance(getattr(model, inner, None), nn.Module) and len(list(model.children())) == 1:
             raise InputError(f"{type(model).__name__} wraps the network: give its .{inner}")
+    model = aside(model, hooks=True)
     for name, module in model.named_modules():
+        _made_plain(module)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            check_own_tensors(name, module, parametrised=True)
-    model = aside(model)
+            check_own_tensors(name, module)
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    tracer = _Tracer()
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        graph = tracer.trace(model)
+    except InputError:
+        raise
     except Exception as error:
+        attention = attention_in(model, tracer.failed)
+        if attention:
+            raise InputError(attention) from error
+        where = f"layer {tracer.failed!r} ({tracer.kind})" if tracer.failed else "the model"
         raise InputError(
-            f"the model cannot be traced ({error}); its forward must not branch"
+            f"{where} cannot be traced ({error}); its forward must not branch"
         ) from error
-    found = _Found(dict(model.named_modules()))
-    result: str | None = None
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            if found.alias:
-                raise InputError(f"the model takes a second input, {node.name}: images only")
-            found.alias[node] = "input"
-        elif node.op == "output":
-            output = node.args[0]
-            if not isinstance(output, torch.fx.Node):
-                raise InputError("the model returns more than one tensor: one of logits is needed")
-            result = found.alias[output]
-        else:
-            _take(found, node)
-    kept = needed_steps(found.steps, {result}) if result else []
+    r = Reading(dict(model.named_modules()), part=read_part)
+    return _network(model, r, read(r, graph))
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into every module whose class is not in the table."""
+
+    proxy_buffer_attributes = True
+    failed = kind = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = module_reader(m) is not None
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if not self.failed:
+                self.failed, self.kind = self.path_of_module(m), type(m).__name__
+            raise
+
+
+def _network(model: nn.Module, r: Reading, output: Any) -> Network:
+    """What of the steps the output needs, with their tensors."""
+    if not isinstance(output, Value):
+        raise InputError("the model returns more than one tensor: one of logits is needed")
+    kept = needed_steps(r.steps, {output.name})
     check_head(kept)
-    names, network = {s.name for s in kept}, found.network
+    names, network = {s.name for s in kept}, r.network
     weights = {k: v for k, v in network.weights.items() if k in names}
+    biases = {k: v for k, v in network.biases.items() if k in names}
+    plain = {f"{k}.weight" for k in weights} | {f"{k}.bias" for k in biases}
+    others = {
+        key: copied(tensor) if tensor.is_floating_point() else tensor.clone()
+        for key, tensor in model.state_dict().items()
+        if key not in plain
+    }
+    fixed = {k: v for k, v in network.fixed.items() if k in names}
     single = [s.name for s in kept if s.op == "conv" and s.settings["groups"] == 1
               and weights[s.name][0, 0].numel() == 1]  # fmt: skip
     stages = default_stages(kept, single)
-    return Network(
-        tuple(kept),
-        weights,
-        {k: v for k, v in network.biases.items() if k in names},
-        {k: v for k, v in network.norms.items() if k in names},
-        stages,
-        frozenset(stages.get("fc", ())),
-    )
-
-
-@dataclass
-class _Found:
-    """What was read so far.  ``alias``: the value a node gives, identities vanish; ``used``: layers
-    with tensors; ``owners``: whose a tensor is, by its address.
-    """
-
-    modules: dict[str, nn.Module]
-    steps: list[Step] = field(default_factory=list)
-    network: Network = field(default_factory=lambda: Network((), {}, {}, {}))
-    alias: dict[torch.fx.Node, str] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    owners: dict[int, str] = field(default_factory=dict)
-
-
-def _take(found: _Found, node: torch.fx.Node) -> None:
-    """Read one node as a step, with its tensors, or refuse it."""
-    modules = found.modules
-    reader = read_module if node.op == "call_module" else read_call
-    label = str(node.target) if node.op == "call_module" else node.name
-    step = reader(node, modules, label)
-    if step is None:
-        raise InputError(
-            f"layer {label!r} ({_kind(node, modules)}) is not supported: only Conv2d, Linear, "
-            "BatchNorm2d, ReLU, ReLU6, pooling, flatten, dropout, addition, concatenation are"
-        )
-    op, sources, settings = step
-    if _in_place(node, modules) and _readers(sources[0], modules) > 1:
-        raise InputError(
-            f"layer {label!r} overwrites a value that another layer reads: not supported"
-        )
-    if op == "identity":
-        found.alias[node] = found.alias[sources[0]]
-        return
-    owns = op in ("conv", "linear", "batchnorm")
-    if node.op == "call_module":
-        if label in found.used:
-            raise InputError(f"layer {label!r} is used twice: shared weights are not supported")
-        if owns:
-            found.used.add(label)
-            _take_tensors(found.network, label, modules[label], found.owners)
-    name = label if owns else node.name
-    found.alias[node] = name
-    found.steps.append(Step(name, op, tuple(found.alias[s] for s in sources), settings))
+    head = frozenset(stages.get("fc", ()))
+    return Network(tuple(kept), weights, biases, fixed, others, stages, head)
 
 
 def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
@@ -119,6 +109,8 @@ def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
     Without ``hooks``: they would be called with the tracer's stand-ins for values.
     """
     tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():  # what a hook made of its parameters
+        tensors += [each for each in vars(module).values() if isinstance(each, Tensor)]
     try:
         found = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
@@ -129,89 +121,45 @@ def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
     return found.eval()
 
 
-def check_own_tensors(name: str, module: nn.Module, parametrised: bool = False) -> None:
-    """Refuse a layer whose weight or bias is made anew at every call, or by a hook.
+@torch.no_grad()
+def _made_plain(module: nn.Module) -> None:
+    """Weights that a parametrisation, a weight norm or a spectral norm makes, as they are now."""
+    if is_parametrized(module):
+        made = {key: getattr(module, key) for key in module.parametrizations}  # type: ignore[union-attr]
+        module.__class__ = type(module).__bases__[0]
+        del module._modules["parametrizations"]
+        for key, tensor in made.items():
+            module.register_parameter(key, nn.Parameter(tensor.detach().clone(), False))
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            tensor = hook.compute_weight(module)
+            stale = [f"{hook.name}_g", f"{hook.name}_v"]
+        elif isinstance(hook, SpectralNorm):
+            tensor = hook.compute_weight(module, do_power_iteration=False)
+            stale = [f"{hook.name}_{key}" for key in ("orig", "u", "v")]
+        else:
+            continue
+        for key in (*stale, hook.name):
+            if hasattr(module, key):
+                delattr(module, key)
+        module.register_parameter(hook.name, nn.Parameter(tensor.detach().clone(), False))
 
-    ``parametrised``: whether what `torch.nn.utils.parametrize` makes may stand in for it.
-    """
+
+def check_unmade(name: str, module: nn.Module) -> None:
+    """Refuse to prune a layer whose weight is not the one it computes with (standardisation)."""
+    if "Std" in type(module).__name__ and hasattr(module, "eps"):
+        raise InputError(
+            f"layer {name!r} ({type(module).__name__}) makes its weights anew at every call: "
+            "setting some of them to 0 does not prune it"
+        )
+
+
+def check_own_tensors(name: str, module: nn.Module) -> None:
+    """Refuse a layer whose weight or bias is made anew at every call, or by a hook."""
     for key in ("weight", "bias"):
-        own = key in module._parameters
-        if not own and not (parametrised and is_parametrized(module, key)):
+        if key not in module._parameters:
             raise InputError(
                 f"layer {name!r}: its {key} is made by a hook or a parametrisation (pruning, "
                 "weight or spectral norm): make it permanent first, with "
                 "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
             )
-
-
-def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]).__name__
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def _is_view(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node hands on the memory of its input: dropout in eval mode, flatten."""
-    if node.op in ("placeholder", "output", "get_attr"):
-        return False
-    reader = read_module if node.op == "call_module" else read_call
-    step = reader(node, modules, str(node.target))
-    return step is not None and step[0] in ("identity", "flatten")
-
-
-def _readers(node: torch.fx.Node, modules: dict[str, nn.Module]) -> int:
-    """How many layers read the memory a node's value lies in, under whatever name."""
-    while _is_view(node, modules):
-        node = node.all_input_nodes[0]
-    same, count = [node], 0
-    while same:
-        for user in same.pop().users:
-            if _is_view(user, modules):
-                same.append(user)
-            else:
-                count += 1
-    return count
-
-
-def _in_place(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    name = getattr(node.target, "__name__", str(node.target))
-    by_place = node.target in (F.relu, F.relu6) and node.args[1:] == (True,)
-    asked = by_place or bool(node.kwargs.get("inplace", False))
-    return name == "iadd" or name.endswith("_") or asked
-
-
-@torch.no_grad()
-def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[int, str]) -> None:
-    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not tensor.is_floating_point():
-            continue
-        if tensor.is_meta:
-            raise InputError(f"layer {name!r}: {key} is on the meta device: it has no values")
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"layer {name!r}: {key} holds NaN or infinity; use a checkpoint without"
-            )
-        if owners.setdefault(tensor.data_ptr(), name) != name:
-            raise InputError(
-                f"layer {name!r} shares {key} with {owners[tensor.data_ptr()]!r}: "
-                "shared weights are not supported"
-            )
-
-    def values(tensor: Tensor) -> Tensor:
-        exact = tensor.detach()
-        return exact.clone() if exact.dtype == torch.float64 else exact.float().clone()
-
-    if isinstance(module, nn.BatchNorm2d):
-        mean, var = module.running_mean, module.running_var
-        if mean is None or var is None:
-            raise InputError(f"layer {name!r}: a batch norm without running statistics")
-        scale = torch.ones_like(mean) if module.weight is None else module.weight
-        shift = torch.zeros_like(mean) if module.bias is None else module.bias
-        network.norms[name] = (values(mean), values(var), values(scale), values(shift))
-        return
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    network.weights[name] = values(module.weight)
-    if module.bias is not None:
-        network.biases[name] = values(module.bias)
