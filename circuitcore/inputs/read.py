@@ -15,9 +15,10 @@ from circuitcore.inputs.categories import Mapping as FolderMapping
 from circuitcore.inputs.decoding import decode_all, unreadable_images
 from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_images
 from circuitcore.inputs.loading import load_model
-from circuitcore.inputs.models import Model
+from circuitcore.inputs.models import Model, said_of
 from circuitcore.inputs.pixels import to_input
 from circuitcore.options import Options
+from circuitcore.progress import Progress
 
 IN_HAND = "in hand"  # stands in the options for a model or images given as objects
 
@@ -70,8 +71,12 @@ def images_of(options: Options) -> Folder:
     return Folder(Path(options.images).expanduser())
 
 
-def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
+def read_inputs(
+    options: Options, given: InHand | None = None, progress: Progress | None = None
+) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
+
+    ``progress`` is told what there is to know of how the model was loaded.
 
     Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
     """
@@ -82,6 +87,9 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     source = given.images or images_of(options)
     folders = source.categories()
     model = given.model or load_model(options)
+    if progress is not None:
+        for line in said_of(model):
+            progress.note(line)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
     pairs = [(c.index, c.folder) for c in mapping.categories]
     counts = options.scoring_images, options.extraction_images, options.heldout_images
