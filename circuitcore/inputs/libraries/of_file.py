@@ -19,7 +19,7 @@ HINT = " Is --arch right?"
 
 
 def of_file(path: Path, arch: str | None, allow_pickle: bool) -> Source:
-    """The network ``arch``, torchvision's name, ``timm:NAME`` or ``bundled``, with a file's weights.
+    """The network ``arch`` (torchvision's name, ``timm:NAME``, ``bundled``) of a file's weights.
 
     Where these are weights that torchvision publishes they are loaded and preprocessed as it does;
     else a note says which preprocessing is assumed.  Raises UsageError where there is no such
