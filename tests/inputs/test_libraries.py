@@ -48,7 +48,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def lay(weights, module, rename=None):
-    """Put a module's state dict where torch keeps these weights; renamed, as older torch wrote it."""
+    """Put a module's state dict where torch keeps these weights; renamed: as old torch had it."""
     state = module.state_dict()
     if rename:
         floats = {k: v for k, v in state.items() if v.is_floating_point()}

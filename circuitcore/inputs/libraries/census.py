@@ -20,7 +20,7 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.libraries import of_timm, of_torchvision
 from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
 from circuitcore.inputs.libraries.families import FAMILIES
-from circuitcore.inputs.models import check_trace
+from circuitcore.inputs.models import BOUND, check_trace
 from circuitcore.network.compaction import compact
 from circuitcore.network.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.network.graph import Network
@@ -179,8 +179,8 @@ def table(path: Path = TABLE) -> list[Found]:
 def write_tables(rows: Iterable[Found], whole: bool, path: Path = TABLE) -> None:
     """Write the table, a row a line, and the page of it where there is a docs folder.
 
-    ``whole``: these rows are all; otherwise they take the places of their own in the table.  Numbers
-    are kept to two digits, so that one machine's rounding does not show.
+    ``whole``: these rows are all; otherwise they take their own places in the table.  Numbers are
+    kept to two digits, so that one machine's rounding does not show.
     """
     new = {row.model: row for row in rows}
     if not whole:
@@ -207,14 +207,16 @@ def page(rows: Sequence[Found]) -> str:
     worst = max((r.difference or 0 for r in measured), default=0)
     head = f"""# Which networks can be swept
 
-Written by `circuitcore ls models --check --write`, with torchvision {torchvision.__version__} and
-timm {timm.__version__}: every classification network of torchvision and one of each family of timm's
-convolutional networks, built with random weights and run on {IMAGES} images of {SIDE} pixels (or the
-least that it takes). *difference*: the largest difference of a logit to the module's own, over the
-spread of the logits; a network loaded for a sweep is refused above 1e-4, and the largest here is
-{worst:.1e}. *masked*: the largest difference between masking and compaction, of one unit's
-activations with half of the weights and a third of the filters pruned, over their size. *FPE*: what
-that compacted pass costs in multiply-adds, the unpruned one being 1.
+Written by `circuitcore ls models --check --write`, with torchvision {torchvision.__version__}
+and timm {timm.__version__}: every classification network of torchvision, and one or a few of each
+family of timm's convolutional networks, built with random weights and run on {IMAGES} images of
+{SIDE} pixels (or the least that it takes).
+
+*difference*: the largest difference of a logit to the module's own, over the spread of the
+logits. A network loaded for a sweep is refused above {BOUND:.0e}; the largest here is {worst:.1e}.
+*masked*: the largest difference between a pruned network masked and compacted (half of the
+weights, a third of the filters are gone), of one unit's activations, over their size.
+*FPE*: multiply-adds of that compacted pass over those of the unpruned network.
 
 {len(works)} work, {len(refused)} are refused with the name of the layer.
 
