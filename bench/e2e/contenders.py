@@ -18,7 +18,8 @@ from circuitcore.engine.splits import Split
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
 from circuitcore.extraction.judging import Reference, empty_circuit, judges, unpruned_baseline
 from circuitcore.extraction.judging import reference_of as reference_in
-from circuitcore.network.graph import STAGES, apply_step
+from circuitcore.network.graph import STAGES
+from circuitcore.network.layers.table import apply_step
 from circuitcore.records import Stage
 from circuitcore.scoring.levels import StageLevels, stage_levels
 from circuitcore.scoring.scores import contributions

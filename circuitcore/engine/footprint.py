@@ -125,7 +125,7 @@ def chunk(spare: int, image_bytes: int) -> int:
 def weight_bytes(network: Network) -> int:
     """Bytes of the network's tensors, in float32."""
     tensors = [*network.weights.values(), *network.biases.values()]
-    tensors += [each for norm in network.norms.values() for each in norm]
+    tensors += [each for fixed in network.fixed.values() for each in fixed]
     return 4 * sum(tensor.numel() for tensor in tensors)
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from circuitcore.kernels.survivors.operation import columns_read, rows_reading
 from circuitcore.network.forward import Override, forward
 from circuitcore.network.graph import Network, Step, needed_steps
+from circuitcore.network.layers.kinds import Reach
+from circuitcore.network.layers.table import LAYERS
 from circuitcore.network.pieces import Compacted, Piece
 
 
@@ -71,13 +73,39 @@ def _varies(
             return rows_reading(reads[step.name], first)
         pattern = _groups(step, reads[step.name])
         return (pattern & first.view(pattern.shape[0], 1, -1)).any(2).flatten()
-    if step.op == "add":
-        return first | varies[step.inputs[1]]
-    if step.op == "cat":
-        return torch.cat([varies[name] for name in step.inputs])
-    if step.op == "flatten":
-        return first.repeat_interleave(math.prod(fixed[step.inputs[0]].shape[2:]))
+    match _reach(step, fixed):
+        case "pairs":
+            found = first.clone()
+            for name in step.inputs[1:]:
+                found |= varies[name]
+            if LAYERS[step.op].absorbs:
+                for name in step.inputs:
+                    found &= varies[name] | fixed[name][0].flatten(1).ne(0).any(1)
+            return found
+        case "cat":
+            return torch.cat([varies[name] for name in step.inputs])
+        case "flatten":
+            return first.repeat_interleave(math.prod(fixed[step.inputs[0]].shape[2:]))
+        case "pick":
+            return first[_picked(step, fixed)]
+        case "whole":
+            some = torch.stack([varies[name].any() for name in step.inputs]).any()
+            return some.expand(fixed[step.name].shape[1])
     return first
+
+
+def _reach(step: Step, fixed: Mapping[str, Tensor]) -> Reach:
+    """That of the layer; where channels of one input meet one of another, any of them."""
+    reach = LAYERS[step.op].reach
+    counts = {fixed[name].shape[1] for name in (*step.inputs, step.name)}
+    return "whole" if reach == "pairs" and len(counts) > 1 else reach
+
+
+def _picked(step: Step, fixed: Mapping[str, Tensor]) -> Tensor:
+    """Which channel of the input each channel of the output copies: the layer run on numbers."""
+    source = fixed[step.inputs[0]]
+    numbers = torch.arange(source.shape[1], device=source.device).view(1, -1, 1, 1)
+    return LAYERS[step.op].run(step, [numbers], ()).flatten()
 
 
 def _needed(
@@ -99,16 +127,25 @@ def _needed(
             pattern = _groups(step, reads[step.name])
             read = (pattern & wanted.view(pattern.shape[0], -1, 1)).any(1).flatten()
             needed[step.inputs[0]] |= read
-        elif step.op == "cat":
-            parts = wanted.split([len(varies[name]) for name in step.inputs])
-            for name, part in zip(step.inputs, parts, strict=True):
-                needed[name] |= part
-        elif step.op == "flatten":
-            channels = fixed[step.inputs[0]].shape[1]
-            needed[step.inputs[0]] |= wanted.view(channels, -1).any(1)
-        else:
-            for name in step.inputs:
-                needed[name] |= wanted
+            continue
+        match _reach(step, fixed):
+            case "cat":
+                parts = wanted.split([len(varies[name]) for name in step.inputs])
+                for name, part in zip(step.inputs, parts, strict=True):
+                    needed[name] |= part
+            case "flatten":
+                channels = fixed[step.inputs[0]].shape[1]
+                needed[step.inputs[0]] |= wanted.view(channels, -1).any(1)
+            case "pick":
+                needed[step.inputs[0]][_picked(step, fixed)[wanted]] = True
+            case "whole":
+                for name in step.inputs:
+                    needed[name] |= wanted.any()
+            case "own":
+                needed[step.inputs[0]] |= wanted
+            case "pairs":
+                for name in step.inputs:
+                    needed[name] |= wanted
     return needed
 
 
@@ -123,32 +160,51 @@ def _piece(
     source = index[step.inputs[0]]
     if step.op in ("conv", "linear"):
         return _layer_piece(network, step, override, wanted, source, fixed)
-    if step.op == "batchnorm":
-        norm = tuple(each[source] for each in network.norms[step.name])
-        return Piece(step, source, norm=norm)
-    if step.op == "flatten":
-        each = math.prod(fixed[step.inputs[0]].shape[2:])
-        spread = source[:, None] * each + torch.arange(each, device=source.device)
-        return Piece(step, spread.flatten())
-    if step.op == "cat":
-        offset, parts = 0, []
-        for name in step.inputs:
-            parts.append(index[name] + offset)
-            offset += fixed[name].shape[1]
-        return Piece(step, torch.cat(parts))
-    if step.op == "add":
-        present = torch.zeros_like(wanted)
-        for name in step.inputs:
-            present[index[name]] = True
-        kept = (present & wanted).nonzero()[:, 0]
-        place = torch.full_like(wanted, -1, dtype=torch.int64)
-        place[kept] = torch.arange(len(kept), device=kept.device)
-        fill = []
-        for name in step.inputs:
-            target = place[index[name]]
-            fill.append((fixed[name][:, kept], target[target >= 0], (target >= 0).nonzero()[:, 0]))
-        return Piece(step, kept, fill=tuple(fill))
-    return Piece(step, source)
+    given = network.fixed.get(step.name, ())
+    match _reach(step, fixed):
+        case "flatten":
+            each = math.prod(fixed[step.inputs[0]].shape[2:])
+            spread = source[:, None] * each + torch.arange(each, device=source.device)
+            return Piece(step, spread.flatten())
+        case "cat":
+            offset, parts = 0, []
+            for name in step.inputs:
+                parts.append(index[name] + offset)
+                offset += fixed[name].shape[1]
+            return Piece(step, torch.cat(parts))
+        case "pick":
+            place, picked = _places(source, fixed[step.inputs[0]].shape[1]), _picked(step, fixed)
+            kept = (wanted & (place[picked] >= 0)).nonzero()[:, 0]
+            return Piece(step, kept, columns=(place[picked[kept]],))
+        case "pairs":
+            present = torch.zeros_like(wanted)
+            for name in step.inputs:
+                present[index[name]] = True
+            kept = (present & wanted).nonzero()[:, 0]
+            return Piece(step, kept, fixed=given, fill=_fill(step, kept, index, fixed))
+        case "whole":
+            kept = wanted.nonzero()[:, 0]
+            return Piece(step, kept, fixed=given, fill=_fill(step, None, index, fixed))
+    return Piece(step, source, fixed=tuple(each[source] for each in given))
+
+
+def _places(source: Tensor, count: int) -> Tensor:
+    """Where each of ``count`` channels lies among those that are alive; -1 where it is not."""
+    place = torch.full((count,), -1, device=source.device)
+    place[source] = torch.arange(len(source), device=source.device)
+    return place
+
+
+def _fill(
+    step: Step, kept: Tensor | None, index: Mapping[str, Tensor], fixed: Mapping[str, Tensor]
+) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """How each input's channels ``kept``, or all, are made of those alive and of constant maps."""
+    fill = []
+    for name in step.inputs:
+        blank = fixed[name] if kept is None else fixed[name][:, kept]
+        target = index[name] if kept is None else _places(kept, fixed[name].shape[1])[index[name]]
+        fill.append((blank, target[target >= 0], (target >= 0).nonzero()[:, 0]))
+    return tuple(fill)
 
 
 def _layer_piece(
@@ -185,12 +241,12 @@ def _layer_piece(
             return Piece(step, kept, source, bias=same, multiply_adds=cost)
         return Piece(step, kept, source, extra=constant, multiply_adds=cost)
     if weight.shape[1] == 1 and weight.shape[0] == groups:  # depthwise: a channel reads itself
-        place = torch.full((groups,), -1, device=kept.device)
-        place[source] = torch.arange(len(source), device=kept.device)
+        place = _places(source, groups)
         step = replace(step, settings={**step.settings, "groups": len(kept)})
         cost = len(kept) * taps * per_channel
         return Piece(step, kept, source, bias=part, columns=(place[kept],), multiply_adds=cost)
     # whole groups, with the channels that are missing filled in
     cost = weight.numel() * per_channel
-    fill = ((fixed[step.inputs[0]], source, source),)
+    taken = torch.arange(len(source), device=source.device)
+    fill = ((fixed[step.inputs[0]], source, taken),)
     return Piece(step, kept, source, bias=bias, fill=fill, multiply_adds=cost)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
-from circuitcore.network.graph import Network, Step, apply_step, needed_steps
+from circuitcore.network.graph import Network, Step, needed_steps
+from circuitcore.network.layers.table import apply_step
 
 
 @dataclass

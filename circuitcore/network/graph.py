@@ -7,28 +7,29 @@ Anything else is refused with the name of the layer, never run wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.fx
-import torch.nn.functional as F
 from torch import Tensor
-
-from circuitcore.errors import InputError
 
 STAGES = ("fc", "conv")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: ``op`` of the values named ``inputs``, with its fixed ``settings``."""
+    """One operation: ``op`` of the values named ``inputs``, with its fixed ``settings``.
+
+    ``form`` of a layer with weights: how they follow from the module's. They are its own, or
+    ``linear``, a Linear's as a convolution's of one tap; ``remade``, made of them at every call.
+    """
 
     name: str
     op: str
     inputs: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ class Network:
     """Steps in execution order and the tensors they use, all float32 (or float64) and frozen.
 
     ``weights[layer]`` is [out, in] for linear and [out, in / groups, r, s] for conv steps;
-    ``biases[layer]`` is [out] and absent where the layer has none; ``norms[layer]`` holds a batch
-    norm's (mean, variance, scale, shift).
+    ``biases[layer]`` is [out] and absent where the layer has none; ``fixed[step]`` holds what no
+    mask touches, such as a batch norm's (mean, variance, scale, shift).  ``others``: the module's
+    state but for weights and biases, under its names there.
     """
 
     steps: tuple[Step, ...]
     weights: dict[str, Tensor]
     biases: dict[str, Tensor]
-    norms: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+    fixed: dict[str, tuple[Tensor, ...]]
+    others: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def last(self) -> str:
@@ -57,11 +60,14 @@ class Network:
 
     @property
     def channels(self) -> int:
-        """Channels of the input image."""
+        """Channels of the input image: what the convolution that reads it does, or else three."""
+        images = {"input"}
         for step in self.steps:
-            if step.op == "conv" and step.inputs == ("input",):
+            if step.op == "conv" and step.inputs[0] in images:
                 return self.weights[step.name].shape[1] * int(step.settings["groups"])
-        raise InputError("the network has no convolution that reads the image")
+            if step.op in ("pad", "pad_same") and step.inputs[0] in images:
+                images.add(step.name)
+        return 3
 
     def layers(self, stage: str | None = None) -> list[str]:
         """Names of the prunable layers in module order; ``stage`` is ``fc``, ``conv`` or both."""
@@ -139,7 +145,8 @@ class Network:
             self.steps,
             {k: move(v) for k, v in self.weights.items()},
             {k: move(v) for k, v in self.biases.items()},
-            {k: (move(v[0]), move(v[1]), move(v[2]), move(v[3])) for k, v in self.norms.items()},
+            {k: tuple(move(each) for each in v) for k, v in self.fixed.items()},
+            self.others,
         )
 
 
@@ -151,27 +158,3 @@ def needed_steps(steps: Sequence[Step], wanted: Collection[str]) -> list[Step]:
             kept.append(step)
             found.update(step.inputs)
     return kept[::-1]
-
-
-def apply_step(network: Network, step: Step, inputs: Sequence[Tensor]) -> Tensor:
-    """Run one step that has no weights to mask: everything but conv and linear."""
-    return _PLAIN[step.op](network, step, inputs)
-
-
-def _batchnorm(network: Network, step: Step, inputs: Sequence[Tensor]) -> Tensor:
-    mean, var, scale, shift = network.norms[step.name]
-    return F.batch_norm(inputs[0], mean, var, scale, shift, False, 0.0, step.settings["eps"])
-
-
-_PLAIN: dict[str, Callable[[Network, Step, Sequence[Tensor]], Tensor]] = {
-    "batchnorm": _batchnorm,
-    "relu": lambda n, s, v: torch.relu(v[0]),
-    "relu6": lambda n, s, v: F.relu6(v[0]),
-    "maxpool": lambda n, s, v: F.max_pool2d(v[0], **s.settings),
-    "avgpool": lambda n, s, v: F.avg_pool2d(v[0], **s.settings),
-    "adaptive_avgpool": lambda n, s, v: F.adaptive_avg_pool2d(v[0], s.settings["output_size"]),
-    "flatten": lambda n, s, v: torch.flatten(v[0], 1),
-    "mean": lambda n, s, v: v[0].mean((2, 3)),
-    "add": lambda n, s, v: v[0] + v[1],
-    "cat": lambda n, s, v: torch.cat(list(v), 1),
-}

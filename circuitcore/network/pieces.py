@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitcore.network.forward import Override, Tally
-from circuitcore.network.graph import Network, Step, apply_step
+from circuitcore.network.graph import Network, Step
+from circuitcore.network.layers.table import LAYERS
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,11 @@ class Piece:
 
     ``index`` int64: channels of the full output that this piece gives; ``source`` int64: channels
     of the full input a layer reads; ``weight`` of a layer on them, None until gathered; ``bias``;
-    ``extra`` [out, H, W]: a bias that differs from place to place; ``columns``: where a grouped
-    convolution's channels come from; ``fill``: for each input of an addition, (blank map, places in
-    ``index`` it fills, which of its channels do); ``spatial``: height and width of the output.
+    ``extra`` [out, H, W]: a bias that differs from place to place; ``fixed``: what no mask touches,
+    of these channels; ``columns``: which channels of the input those of a grouped convolution or of
+    a copy are; ``fill``: for each input of a step that needs some whole, (constant maps, which of
+    them its channels stand in for, which of its channels do); ``spatial``: the output's axes behind
+    channels.
     """
 
     step: Step
@@ -35,7 +38,7 @@ class Piece:
     weight: Tensor | None = None
     bias: Tensor | None = None
     extra: Tensor | None = None
-    norm: tuple[Tensor, ...] = ()
+    fixed: tuple[Tensor, ...] = ()
     columns: tuple[Tensor, ...] = ()
     fill: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
     multiply_adds: int = 0
@@ -50,7 +53,7 @@ class Piece:
         """This convolution and the batch norm that reads it, as one piece in the norm's place."""
         assert self.weight is not None
         before = self.bias if self.extra is None else self.extra
-        weight, moved = fold_norm(self.weight, before, norm.norm, norm.step.settings["eps"])
+        weight, moved = fold_norm(self.weight, before, norm.fixed, norm.step.settings["eps"])
         step = replace(self.step, name=norm.step.name)
         if self.extra is None:
             return replace(self, step=step, weight=weight, bias=moved)
@@ -84,7 +87,12 @@ class Compacted:
                 piece = replace(piece, weight=_surviving(weights[piece.step.name], piece))
             before = pieces[-1] if pieces else piece
             alone = readers[before.step.name] == 1
-            if piece.norm and alone and piece.step.inputs == (before.step.name,) and before.folds:
+            if (
+                piece.step.op == "batchnorm"
+                and alone
+                and piece.step.inputs == (before.step.name,)
+                and before.folds
+            ):
                 pieces[-1] = before.folded(piece)
                 continue
             pieces.append(piece)
@@ -100,14 +108,15 @@ class Compacted:
             return self.constant.expand(count)
         alive = dict(values)
         last_use = {n: k for k, piece in enumerate(self.pieces) for n in piece.step.inputs}
+        readers = Counter(name for piece in self.pieces for name in piece.step.inputs)
         fresh = {p.step.name for p in self.pieces if p.step.op in ("conv", "linear", "batchnorm")}
         for k, piece in enumerate(self.pieces):
             inputs = [alive[name] for name in piece.step.inputs]
             name = piece.step.inputs[0]
-            if piece.step.op == "relu" and last_use[name] == k and name in fresh:
+            if piece.step.op == "relu" and readers[name] == 1 and name in fresh:
                 alive[piece.step.name] = inputs[0].relu_()
             else:
-                alive[piece.step.name] = _run_piece(self.network, piece, inputs, tally or Tally())
+                alive[piece.step.name] = _run_piece(piece, inputs, tally or Tally())
             for name in set(piece.step.inputs):
                 if last_use[name] == k:
                     del alive[name]
@@ -124,7 +133,7 @@ def _surviving(weight: Tensor, piece: Piece) -> Tensor:
     return _channels_last(weight if piece.fill else weight[piece.index])
 
 
-def _run_piece(network: Network, piece: Piece, inputs: list[Tensor], tally: Tally) -> Tensor:
+def _run_piece(piece: Piece, inputs: list[Tensor], tally: Tally) -> Tensor:
     step = piece.step
     if not len(piece.index):
         return inputs[0].new_empty((inputs[0].shape[0], 0, *piece.spatial))
@@ -136,10 +145,7 @@ def _run_piece(network: Network, piece: Piece, inputs: list[Tensor], tally: Tall
         x = inputs[0]
         assert piece.weight is not None
         if piece.fill:  # grouped
-            blank, places, _ = piece.fill[0]
-            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
-            whole[:, places] = x
-            out = F.conv2d(whole, piece.weight, piece.bias, **step.settings)
+            out = F.conv2d(_filled(x, *piece.fill[0]), piece.weight, piece.bias, **step.settings)
             tally.multiply_adds += out.numel() * piece.weight[0].numel()
             return out[:, piece.index]
         if piece.columns:  # depthwise
@@ -147,21 +153,24 @@ def _run_piece(network: Network, piece: Piece, inputs: list[Tensor], tally: Tall
         out = F.conv2d(x, piece.weight, piece.bias, **step.settings)
         tally.multiply_adds += out.numel() * piece.weight[0].numel()
         return out if piece.extra is None else out.add_(piece.extra)
-    if step.op == "batchnorm":
-        mean, var, scale, shift = piece.norm
-        eps = step.settings["eps"]
-        return F.batch_norm(inputs[0], mean, var, scale, shift, False, 0.0, eps)
-    if step.op == "relu":
-        return torch.relu(inputs[0])
-    if step.op == "add":
-        total: Tensor | None = None
-        for x, (blank, target, taken) in zip(inputs, piece.fill, strict=True):
-            whole = blank.expand(x.shape[0], *blank.shape[1:]).clone()
-            whole[:, target] = x[:, taken]
-            total = whole if total is None else total.add_(whole)
-        assert total is not None
-        return total
-    return apply_step(network, step, inputs)
+    if piece.columns:
+        return inputs[0][:, piece.columns[0]]
+    if piece.fill:
+        inputs = [_filled(x, *each) for x, each in zip(inputs, piece.fill, strict=True)]
+    out = LAYERS[step.op].run(step, inputs, piece.fixed)
+    return out if out.shape[1] == len(piece.index) else out[:, piece.index]
+
+
+def _filled(x: Tensor, blank: Tensor, places: Tensor, taken: Tensor) -> Tensor:
+    """The channels ``taken`` of ``x`` in their ``places`` among constant maps."""
+    if len(places) == blank.shape[1]:
+        return x if len(taken) == x.shape[1] else x[:, taken]
+    whole = blank.expand(x.shape[0], *blank.shape[1:])
+    if not len(places):
+        return whole
+    whole = whole.clone()
+    whole[:, places] = x[:, taken]
+    return whole
 
 
 def _channels_last(weight: Tensor) -> Tensor:

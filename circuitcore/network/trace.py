@@ -3,111 +3,222 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.node import map_arg
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from circuitcore.errors import InputError
-from circuitcore.network.graph import Network, Step, needed_steps
-from circuitcore.network.layers import read_call, read_module
+from circuitcore.network.graph import Network, needed_steps
+from circuitcore.network.layers.inplace import in_place, read_later
+from circuitcore.network.layers.reading import Reading, Refused, Value, claim, copied
+from circuitcore.network.layers.shapes import IMAGES, Size
+from circuitcore.network.layers.table import METHODS, function_reader, module_reader
+
+ATTENTION = re.compile(r"(Attention|Attn|MHSA|MultiQuery\w*)(2d)?$")
+NO_ATTENTION = re.compile(r"^(Split|Channel|Spatial|Light\w*|Eca\w*)")
 
 
 def trace(model: nn.Module) -> Network:
     """Read a module into a `Network`.
 
-    Raises InputError naming the layer where it holds anything but Conv2d, Linear, BatchNorm2d,
-    ReLU, ReLU6, pooling, flattening, dropout, additions and concatenations, uses a layer twice or
-    shares a weight, does not end in a Linear, or has NaN or infinity in a weight.
+    Raises InputError naming the layer where it holds one that `network.layers` does not know, uses
+    a layer with weights twice or shares a weight, does not end in a Linear, or has NaN or infinity
+    in a weight.
     """
     for inner in ("_orig_mod", "module"):  # torch.compile's and DataParallel's wrappers
         if isinstance(getattr(model, inner, None), nn.Module) and len(list(model.children())) == 1:
             raise InputError(f"{type(model).__name__} wraps the network: give its .{inner}")
+    model = aside(model, hooks=True)
     for name, module in model.named_modules():
+        _made_plain(module)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            check_own_tensors(name, module, parametrised=True)
-    model = aside(model)
+            check_own_tensors(name, module)
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    tracer = _Tracer()
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        graph = tracer.trace(model)
+    except InputError:
+        raise
     except Exception as error:
+        where = f"layer {tracer.failed}" if tracer.failed else "the model"
         raise InputError(
-            f"the model cannot be traced ({error}); its forward must not branch"
+            f"{where} cannot be traced ({error}); its forward must not branch"
         ) from error
-    found = _Found(dict(model.named_modules()))
-    result: str | None = None
+    r = Reading(dict(model.named_modules()))
+    return _network(model, r, _read(r, graph))
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into every module whose class is not in the table."""
+
+    failed: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = module_reader(m) is not None
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or f"{self.path_of_module(m)!r} ({type(m).__name__})"
+            raise
+
+
+def _read(r: Reading, graph: torch.fx.Graph) -> Any:
+    """Every node of a graph, in order; what the output is."""
+    env: dict[torch.fx.Node, Any] = {}
+    trained: set[torch.fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder":
-            if found.alias:
+            if not env:
+                sizes = (Size(1, (("input", axis),)) for axis in (2, 3))
+                env[node] = Value("input", (IMAGES, _image_channels(r, graph), *sizes))
+                r.values["input"] = env[node]
+            elif node.args:
+                env[node] = node.args[0]  # an argument that has a default
+            else:
                 raise InputError(f"the model takes a second input, {node.name}: images only")
-            found.alias[node] = "input"
         elif node.op == "output":
-            output = node.args[0]
-            if not isinstance(output, torch.fx.Node):
-                raise InputError("the model returns more than one tensor: one of logits is needed")
-            result = found.alias[output]
+            return map_arg(node.args[0], env.__getitem__)
         else:
-            _take(found, node)
-    kept = needed_steps(found.steps, {result}) if result else []
-    if not kept or kept[-1].op != "linear" or kept[-1].name != result:
+            if any(n in trained for n in node.all_input_nodes):
+                r.trained = True
+            env[node] = _node(r, node, env)
+            parameter = node.op == "get_attr" and isinstance(env[node], nn.Parameter)
+            if parameter or (r.trained and isinstance(env[node], Tensor)):
+                trained.add(node)
+            r.trained = False
+    return None
+
+
+def _image_channels(r: Reading, graph: torch.fx.Graph) -> int:
+    """What the first convolution reads, if nothing but padding stands before it; or else three."""
+    for node in graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = r.modules[str(node.target)]
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+        if not isinstance(module, nn.ZeroPad2d):
+            break
+    return 3
+
+
+def _node(r: Reading, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any:
+    """What a node gives: a value, or what is known without the images; or refuse it."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    r.path = str(node.target) if node.op == "call_module" else stack[-1][0] if stack else ""
+    r.name = node.name
+    args = map_arg(node.args, env.__getitem__)
+    kwargs = map_arg(node.kwargs, env.__getitem__)
+    try:
+        if node.op == "get_attr":
+            return _attribute(r, str(node.target))
+        if in_place(node, r.modules) and read_later(node, r.modules):
+            raise InputError(
+                f"layer {_label(r)!r} overwrites a value that another layer reads: not supported"
+            )
+        return _call(r, node, args, kwargs)
+    except InputError:
+        raise
+    except Exception as error:
+        why = str(error) if isinstance(error, Refused) else "its arguments are not understood"
+        raise InputError(_refusal(r, node, stack, why)) from error
+
+
+def _call(r: Reading, node: torch.fx.Node, args: Any, kwargs: Any) -> Any:
+    target: Any = node.target
+    if node.op == "call_module":
+        module = r.modules[str(target)]
+        reader = module_reader(module)
+        if reader is None:
+            raise Refused("no layer of this kind is known")
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        claim(r, str(target), dict(own))
+        return reader(r, module, *args, **kwargs)
+    name = str(target) if node.op == "call_method" else getattr(target, "__name__", str(target))
+    if name == "_assert":
+        return None
+    if not _holds_value([*args, *kwargs.values()]):
+        with torch.no_grad():
+            called = getattr(args[0], name) if node.op == "call_method" else target
+            return called(*(args[1:] if node.op == "call_method" else args), **kwargs)
+    found = METHODS.get(name) if node.op == "call_method" else function_reader(target)
+    if found is None:
+        raise Refused(f"it calls {name}, which is not known")
+    return found(r, *args, **kwargs)
+
+
+def _holds_value(arguments: Any) -> bool:
+    return any(
+        isinstance(each, Value)
+        or (isinstance(each, tuple | list) and _holds_value(each))
+        or (isinstance(each, slice) and _holds_value([each.start, each.stop, each.step]))
+        for each in arguments
+    )
+
+
+def _attribute(r: Reading, target: str) -> Any:
+    owner, _, key = target.rpartition(".")
+    found = getattr(r.modules[owner], key)
+    if isinstance(found, Tensor):
+        claim(r, owner or key, {key: found})
+    return found
+
+
+def _label(r: Reading) -> str:
+    return r.path or type(r.modules[""]).__name__
+
+
+def _refusal(r: Reading, node: torch.fx.Node, stack: list[Any], why: str) -> str:
+    """The one sentence a layer is refused with, by its own name or that of the attention it is."""
+    kinds = [(path, getattr(kind, "__name__", str(kind))) for path, kind in stack]
+    for path, kind in kinds:
+        if ATTENTION.search(kind) and not NO_ATTENTION.search(kind):
+            return f"layer {path!r} ({kind}) is attention, which is not supported"
+    kind = type(r.module).__name__
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    what = kind if node.op == "call_module" else f"{name} in {kind}"
+    return f"layer {_label(r)!r} ({what}) is not supported: {why}"
+
+
+def _network(model: nn.Module, r: Reading, output: Any) -> Network:
+    """What of the steps the output needs, with their tensors."""
+    if not isinstance(output, Value):
+        raise InputError("the model returns more than one tensor: one of logits is needed")
+    kept = needed_steps(r.steps, {output.name})
+    if not kept or kept[-1].op != "linear" or kept[-1].name != output.name:
         end = kept[-1].name if kept else "its input"
         raise InputError(f"the model ends in {end!r}: its last layer must be a Linear")
     if any(kept[-1].name in s.inputs for s in kept):
         raise InputError(f"layer {kept[-1].name!r}: its output is read by another layer")
-    names, network = {s.name for s in kept}, found.network
-    return Network(
-        tuple(kept),
-        {k: v for k, v in network.weights.items() if k in names},
-        {k: v for k, v in network.biases.items() if k in names},
-        {k: v for k, v in network.norms.items() if k in names},
-    )
-
-
-@dataclass
-class _Found:
-    """What was read so far.  ``alias``: the value a node gives, identities vanish; ``used``: layers
-    with tensors; ``owners``: whose a tensor is, by its address.
-    """
-
-    modules: dict[str, nn.Module]
-    steps: list[Step] = field(default_factory=list)
-    network: Network = field(default_factory=lambda: Network((), {}, {}, {}))
-    alias: dict[torch.fx.Node, str] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    owners: dict[int, str] = field(default_factory=dict)
-
-
-def _take(found: _Found, node: torch.fx.Node) -> None:
-    """Read one node as a step, with its tensors, or refuse it."""
-    modules = found.modules
-    reader = read_module if node.op == "call_module" else read_call
-    label = str(node.target) if node.op == "call_module" else node.name
-    step = reader(node, modules, label)
-    if step is None:
-        raise InputError(
-            f"layer {label!r} ({_kind(node, modules)}) is not supported: only Conv2d, Linear, "
-            "BatchNorm2d, ReLU, ReLU6, pooling, flatten, dropout, addition, concatenation are"
-        )
-    op, sources, settings = step
-    if _in_place(node, modules) and _readers(sources[0], modules) > 1:
-        raise InputError(
-            f"layer {label!r} overwrites a value that another layer reads: not supported"
-        )
-    if op == "identity":
-        found.alias[node] = found.alias[sources[0]]
-        return
-    owns = op in ("conv", "linear", "batchnorm")
-    if node.op == "call_module":
-        if label in found.used:
-            raise InputError(f"layer {label!r} is used twice: shared weights are not supported")
-        if owns:
-            found.used.add(label)
-            _take_tensors(found.network, label, modules[label], found.owners)
-    name = label if owns else node.name
-    found.alias[node] = name
-    found.steps.append(Step(name, op, tuple(found.alias[s] for s in sources), settings))
+    names, network = {s.name for s in kept}, r.network
+    weights = {k: v for k, v in network.weights.items() if k in names}
+    biases = {k: v for k, v in network.biases.items() if k in names}
+    plain = {f"{k}.weight" for k in weights} | {f"{k}.bias" for k in biases}
+    others = {
+        key: copied(tensor) if tensor.is_floating_point() else tensor.clone()
+        for key, tensor in model.state_dict().items()
+        if key not in plain
+    }
+    fixed = {k: v for k, v in network.fixed.items() if k in names}
+    return Network(tuple(kept), weights, biases, fixed, others)
 
 
 def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
@@ -116,6 +227,8 @@ def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
     Without ``hooks``: they would be called with the tracer's stand-ins for values.
     """
     tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():  # what a hook made of its parameters
+        tensors += [each for each in vars(module).values() if isinstance(each, Tensor)]
     try:
         found = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
@@ -126,89 +239,36 @@ def aside(model: nn.Module, hooks: bool = False) -> nn.Module:
     return found.eval()
 
 
-def check_own_tensors(name: str, module: nn.Module, parametrised: bool = False) -> None:
-    """Refuse a layer whose weight or bias is made anew at every call, or by a hook.
+@torch.no_grad()
+def _made_plain(module: nn.Module) -> None:
+    """Weights that a parametrisation, a weight norm or a spectral norm makes, as they are now."""
+    if is_parametrized(module):
+        made = {key: getattr(module, key) for key in module.parametrizations}  # type: ignore[union-attr]
+        module.__class__ = type(module).__bases__[0]
+        del module._modules["parametrizations"]
+        for key, tensor in made.items():
+            module.register_parameter(key, nn.Parameter(tensor.detach().clone(), False))
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            tensor = hook.compute_weight(module)
+            stale = (f"{hook.name}_g", f"{hook.name}_v")
+        elif isinstance(hook, SpectralNorm):
+            tensor = hook.compute_weight(module, do_power_iteration=False)
+            stale = tuple(f"{hook.name}_{key}" for key in ("orig", "u", "v"))
+        else:
+            continue
+        for key in (*stale, hook.name):
+            if hasattr(module, key):
+                delattr(module, key)
+        module.register_parameter(hook.name, nn.Parameter(tensor.detach().clone(), False))
 
-    ``parametrised``: whether what `torch.nn.utils.parametrize` makes may stand in for it.
-    """
+
+def check_own_tensors(name: str, module: nn.Module) -> None:
+    """Refuse a layer whose weight or bias is made anew at every call, or by a hook."""
     for key in ("weight", "bias"):
-        own = key in module._parameters
-        if not own and not (parametrised and is_parametrized(module, key)):
+        if key not in module._parameters:
             raise InputError(
                 f"layer {name!r}: its {key} is made by a hook or a parametrisation (pruning, "
                 "weight or spectral norm): make it permanent first, with "
                 "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
             )
-
-
-def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]).__name__
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def _is_view(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node hands on the memory of its input: dropout in eval mode, flatten."""
-    if node.op in ("placeholder", "output", "get_attr"):
-        return False
-    reader = read_module if node.op == "call_module" else read_call
-    step = reader(node, modules, str(node.target))
-    return step is not None and step[0] in ("identity", "flatten")
-
-
-def _readers(node: torch.fx.Node, modules: dict[str, nn.Module]) -> int:
-    """How many layers read the memory a node's value lies in, under whatever name."""
-    while _is_view(node, modules):
-        node = node.all_input_nodes[0]
-    same, count = [node], 0
-    while same:
-        for user in same.pop().users:
-            if _is_view(user, modules):
-                same.append(user)
-            else:
-                count += 1
-    return count
-
-
-def _in_place(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    name = getattr(node.target, "__name__", str(node.target))
-    by_place = node.target in (F.relu, F.relu6) and node.args[1:] == (True,)
-    asked = by_place or bool(node.kwargs.get("inplace", False))
-    return name == "iadd" or name.endswith("_") or asked
-
-
-@torch.no_grad()
-def _take_tensors(network: Network, name: str, module: nn.Module, owners: dict[int, str]) -> None:
-    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not tensor.is_floating_point():
-            continue
-        if tensor.is_meta:
-            raise InputError(f"layer {name!r}: {key} is on the meta device: it has no values")
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"layer {name!r}: {key} holds NaN or infinity; use a checkpoint without"
-            )
-        if owners.setdefault(tensor.data_ptr(), name) != name:
-            raise InputError(
-                f"layer {name!r} shares {key} with {owners[tensor.data_ptr()]!r}: "
-                "shared weights are not supported"
-            )
-
-    def values(tensor: Tensor) -> Tensor:
-        exact = tensor.detach()
-        return exact.clone() if exact.dtype == torch.float64 else exact.float().clone()
-
-    if isinstance(module, nn.BatchNorm2d):
-        mean, var = module.running_mean, module.running_var
-        if mean is None or var is None:
-            raise InputError(f"layer {name!r}: a batch norm without running statistics")
-        scale = torch.ones_like(mean) if module.weight is None else module.weight
-        shift = torch.zeros_like(mean) if module.bias is None else module.bias
-        network.norms[name] = (values(mean), values(var), values(scale), values(shift))
-        return
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    network.weights[name] = values(module.weight)
-    if module.bias is not None:
-        network.biases[name] = values(module.bias)

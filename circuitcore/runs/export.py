@@ -68,7 +68,8 @@ def state_dict(network: Network) -> dict[str, torch.Tensor]:
     """The network's tensors under the names its torch module gives them."""
     state = {f"{name}.weight": weight.clone() for name, weight in network.weights.items()}
     state |= {f"{name}.bias": bias.clone() for name, bias in network.biases.items()}
-    for name, (mean, var, scale, shift) in network.norms.items():
+    for name in [step.name for step in network.steps if step.op == "batchnorm"]:
+        mean, var, scale, shift = network.fixed[name]
         state |= {
             f"{name}.running_mean": mean.clone(),
             f"{name}.running_var": var.clone(),
