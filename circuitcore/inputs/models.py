@@ -17,13 +17,13 @@ from circuitcore.inputs.in_hand import (
     preprocessing_of,
     probe_input,
 )
-from circuitcore.inputs.libraries.permanent import permanent, shallow
+from circuitcore.inputs.libraries.permanent import permanent
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.weightfile import tensors_sha256
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
-from circuitcore.network.trace import trace
+from circuitcore.network.trace import aside, trace
 
 BOUND = 1e-4  # of logits' spread, docs/models.md has what networks reach
 
@@ -118,7 +118,7 @@ def check_trace(
     some = next(module.parameters())
     with torch.inference_mode():
         shown = (image if given is None else given).clone().to(some.device, some.dtype)
-        own = shallow(module).eval()(shown).float().cpu()
+        own = aside(module, hooks=True)(shown).float().cpu()
         logits = forward(network, {"input": image}, [network.last])[0]
     largest = float(logits.abs().max())
     spread = max(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -32,6 +33,7 @@ SIDE = 64  # pixels, or the least that a network takes
 IMAGES = 4
 LARGEST = 250_000_000  # weights: of larger networks the structure alone is checked
 KEPT, FILTERS = 0.5, 0.7  # of the weights, and of the filters, in the masked pass
+BLOCK = 1_000_003  # random numbers drawn
 UNIT = 1  # the output unit that is asked for
 
 
@@ -80,10 +82,10 @@ def checked(name: str) -> Found:
         return make(arch)
 
     try:
-        check_structure(build, name)
         with Valueless():
             weights = sum(p.numel() for p in build().parameters())
         if weights > LARGEST:
+            check_structure(build, name)
             return Found(
                 name, True, f"structure alone checked: {weights / 1e6:.0f} million weights"
             )
@@ -129,12 +131,20 @@ def _measured(name: str, build: Callable[[], nn.Module], side: int) -> Found:
 
 def _filled(module: nn.Module, random: torch.Generator) -> None:
     """Random weights of the scale that keeps activations alive, and norms unlike the neutral."""
+    drawn = torch.randn(BLOCK, generator=random)
     for tensor in module.parameters():
-        fan = max(tensor[0].numel(), 1) if tensor.dim() > 1 else 1
+        values = _tiled(drawn, tensor.shape)
         if tensor.dim() > 1:
-            tensor.normal_(0, (2 / fan) ** 0.5, generator=random)
+            fan = max(tensor[0].numel(), 1)
+            tensor.copy_(values).mul_((2 / fan) ** 0.5)
         else:
-            tensor.uniform_(0.5, 1.0, generator=random)
+            tensor.copy_(values).mul_(0.1).add_(0.75)
+
+
+def _tiled(block: Tensor, shape: Sequence[int]) -> Tensor:
+    """Random numbers of a shape, a block of them over and over: drawing each takes too long."""
+    count = math.prod(shape)
+    return block.repeat(-(-count // len(block)))[:count].view(shape)
 
 
 def _settled(module: nn.Module, images: Tensor) -> None:
@@ -152,10 +162,11 @@ def _pruned(
 ) -> tuple[Tensor, Tensor, Tally]:
     """One unit's activations with some weights and filters pruned: masked, and compacted."""
     row = target_row(network, UNIT)
+    drawn = torch.rand(BLOCK, generator=random)
     levels, weights = {}, {}
     for name in network.layers():
         weight = row.weights.get(name, network.weights[name])
-        kept = torch.rand(weight.shape, generator=random) < KEPT
+        kept = _tiled(drawn, weight.shape) < KEPT
         if name != network.last:
             ones = [1] * (weight.dim() - 1)
             kept &= torch.rand(weight.shape[0], *ones, generator=random) < FILTERS
