@@ -12,7 +12,7 @@ each, not about the categories: for those take ImageNet's images.
 import json
 import os
 import sys
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
@@ -49,8 +49,9 @@ def network() -> cc.Model:
 def make_images(root: Path) -> Path:
     """Crops of at least 70 % of each photograph's width and height, every other one mirrored."""
     random = np.random.default_rng(0)
+    (pictures,) = find_spec("skimage").submodule_search_locations
     for name, file in PHOTOGRAPHS.items():
-        with Image.open(str(files("skimage") / "data" / file)) as opened:
+        with Image.open(Path(pictures) / "data" / file) as opened:
             photograph = opened.convert("RGB")
         for part, count in COUNTS.items():
             folder = root / part / name
