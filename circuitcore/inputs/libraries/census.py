@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from circuitcore.errors import InputError
 from circuitcore.inputs.libraries import of_timm, of_torchvision
-from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
+from circuitcore.inputs.libraries.empty import Valueless, check_structure
 from circuitcore.inputs.libraries.families import FAMILIES
 from circuitcore.inputs.models import BOUND, check_trace
 from circuitcore.network.compaction import compact
@@ -108,8 +108,13 @@ def _side(arch: str) -> int:
 
 def _measured(name: str, build: Callable[[], nn.Module], side: int) -> Found:
     random = torch.Generator().manual_seed(0)
-    with Undrawn():
+    with Valueless():
         module = build()
+    state = module.state_dict()
+    for key, value in list(state.items()):
+        if value.is_meta:
+            state[key] = torch.zeros(value.shape, dtype=value.dtype)
+    module.load_state_dict(state, assign=True)
     images = torch.randn(IMAGES, 3, side, side, generator=random)
     with torch.inference_mode():
         _filled(module, random)

@@ -12,8 +12,6 @@ from torch.overrides import TorchFunctionMode
 from circuitcore.errors import InputError
 from circuitcore.network.trace import trace
 
-DRAWN = {"normal_", "uniform_", "erfinv_", "bernoulli_"}  # what initialisations fill weights with
-
 
 class Valueless(TorchFunctionMode):
     """Parameters made in it have shapes alone; numbers that a builder computes with are real.
@@ -32,15 +30,20 @@ class Valueless(TorchFunctionMode):
 
 
 class Undrawn(TorchFunctionMode):
-    """Parameters made in it keep whatever their memory held: drawing takes longer than loading."""
+    """Parameters made in it are not filled by ``torch.nn.init`` where that lets a mode see it.
+
+    Drawing numbers takes longer than loading those that replace them.  Tensors' own methods draw
+    as ever: initialisations that draw until all numbers lie within bounds would never end.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Leave out what would fill a tensor with random numbers."""
-        if getattr(func, "__name__", "") in DRAWN and args:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        """Leave out torch.nn.init's own functions, which pass their tensor by its name."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" and "tensor" in kwargs:
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def check_structure(build: Callable[[], nn.Module], name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.libraries import of_timm, of_torchvision
-from circuitcore.inputs.libraries.empty import Undrawn, Valueless
+from circuitcore.inputs.libraries.empty import Valueless
 from circuitcore.inputs.libraries.source import Source, stored_categories
 from circuitcore.inputs.libraries.state import load_into, plain_state, some, weights_sha256
 from circuitcore.inputs.pixels import Preprocessing
@@ -38,7 +38,7 @@ def of_file(path: Path, arch: str | None, allow_pickle: bool) -> Source:
     shapes = _shapes(arch)
     state, left = plain_state(stored.state, shapes.state_dict(), str(path))
     classes = _classes(path, arch, shapes, state)
-    with Undrawn():
+    with Valueless():
         module = _built(arch, classes)
     expected = module.state_dict()
     digest = weights_sha256({k: v for k, v in state.items() if k in expected})
