@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.machine.state import undisturbed
-from circuitcore.network.trace import check_own_tensors
+from circuitcore.network.trace import check_own_tensors, check_unmade
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
@@ -135,9 +135,12 @@ class Circuit:
         if name == self._last:
             outputs = self._run.manifest["model"]["outputs"]
             shape = (1, *shape[1:]) if shape[:1] == (outputs,) else ()
+        if isinstance(found, nn.Linear) and len(wanted) == 4:
+            shape = (*shape, 1, 1)  # one on [N, H, W, C] is a convolution of one tap
         if not isinstance(found, nn.Conv2d | nn.Linear) or shape != wanted:
             raise InputError(f"layer {name!r} of the module does not fit the circuit's {wanted}")
         check_own_tensors(name, found)
+        check_unmade(name, found)
         return found
 
     @torch.no_grad()
@@ -147,7 +150,7 @@ class Circuit:
         for name, kept in self._stored.kept.items():
             weight = layers[name].weight
             rows = weight[self._unit : self._unit + 1] if name == self._last else weight
-            rows.masked_fill_(~kept.to(rows.device), 0)
+            rows.masked_fill_(~kept.to(rows.device).view_as(rows), 0)
         last = layers[self._last]
         if last.bias is None:
             last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))

@@ -24,12 +24,19 @@ from circuitcore.machine.target import (
     masked_layer,
 )
 from circuitcore.network.graph import Network, Step
+from circuitcore.network.layers.table import LAYERS
 from circuitcore.network.sizes import value_shapes
 
 NUMBER = 8  # bytes of an image's number
 REPLAYED_BESIDE = 5  # kernels of a captured pass beside the network's: rows, results, counters
 NORMALISED, FROM_BYTES = 5, 6  # kernels that take the pixels, or are the first convolution of bytes
 PIXEL_PASSES = 2 + (1 + 4) + 3 * (4 + 4)  # bytes a pixel's value: taken, to float32, normalised
+
+
+def launches(network: Network, without: Collection[str] = ()) -> int:
+    """Kernels of one pass: of layers with weights one, of others as many as the table says."""
+    steps = [step for step in network.steps if step.name not in without]
+    return sum(LAYERS[s.op].kernels if s.op in LAYERS else 1 for s in steps)
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,8 @@ class Counting:
                 )
                 rate = target.conv_rate(precision)
                 yield kernel(target, work, read + written + count * item, rate)
-            else:  # a rectifier works in place, others read one value and write another
-                yield kernel(target, 0, read + written)
+            else:  # a rectifier works in place, others read their values and write another
+                yield from [kernel(target, 0, read + written)] * LAYERS[step.op].kernels
 
     def _multiply_adds(self, step: Step, images: int, precision: str, rows: int) -> int:
         """As the library executes them: channels and outputs filled up."""
@@ -118,7 +125,7 @@ class Counting:
             total, beside = kernel(self.target, 0, moved), NORMALISED + low
         for each in self.kernels(images, precision, without=begun):
             total += each
-        steps = len(self.network.steps) - len(begun)
+        steps = launches(self.network, without=begun)
         return total + Work(replays=1, replayed=steps + REPLAYED_BESIDE + beside + low)
 
     def _from_bytes(self, step: Step, value: str, images: int, precision: str) -> Work:
@@ -209,7 +216,7 @@ class Counting:
                 one += each
             values = self.network.outputs + sum(self._size(name) for name in boundary)
             one += Work(
-                launches=5 + len(self.network.steps) + len(boundary),
+                launches=5 + launches(self.network) + len(boundary),
                 syncs=1 + len(boundary),
                 to_host=4 * size * values,
             )

@@ -17,12 +17,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, needed_steps
-from circuitcore.network.layers.inplace import in_place, read_later
+from circuitcore.network.layers.inplace import in_place, overwritten
 from circuitcore.network.layers.reading import Reading, Refused, Value, claim, copied
 from circuitcore.network.layers.shapes import IMAGES, Size
 from circuitcore.network.layers.table import METHODS, function_reader, module_reader
 
-ATTENTION = re.compile(r"(Attention|Attn|MHSA|MultiQuery\w*)(2d)?$")
+ATTENTION = re.compile(r"(Attention|Attn|MHSA|SHSA|MultiQuery)\w*$")
+MATRIX_PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 NO_ATTENTION = re.compile(r"^(Split|Channel|Spatial|Light\w*|Eca\w*)")
 
 
@@ -49,18 +50,22 @@ def trace(model: nn.Module) -> Network:
     except InputError:
         raise
     except Exception as error:
-        where = f"layer {tracer.failed}" if tracer.failed else "the model"
+        attention = _attention(model, tracer.failed)
+        if attention:
+            raise InputError(attention) from error
+        where = f"layer {tracer.failed!r} ({tracer.kind})" if tracer.failed else "the model"
         raise InputError(
             f"{where} cannot be traced ({error}); its forward must not branch"
         ) from error
-    r = Reading(dict(model.named_modules()))
+    r = Reading(dict(model.named_modules()), part=_read_part)
     return _network(model, r, _read(r, graph))
 
 
 class _Tracer(torch.fx.Tracer):
     """Looks into every module whose class is not in the table."""
 
-    failed: str | None = None
+    proxy_buffer_attributes = True
+    failed = kind = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = module_reader(m) is not None
@@ -76,7 +81,8 @@ class _Tracer(torch.fx.Tracer):
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
-            self.failed = self.failed or f"{self.path_of_module(m)!r} ({type(m).__name__})"
+            if not self.failed:
+                self.failed, self.kind = self.path_of_module(m), type(m).__name__
             raise
 
 
@@ -84,6 +90,7 @@ def _read(r: Reading, graph: torch.fx.Graph) -> Any:
     """Every node of a graph, in order; what the output is."""
     env: dict[torch.fx.Node, Any] = {}
     trained: set[torch.fx.Node] = set()
+    place = {node: k for k, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if node.op == "placeholder":
             if not env:
@@ -104,19 +111,35 @@ def _read(r: Reading, graph: torch.fx.Graph) -> Any:
             if parameter or (r.trained and isinstance(env[node], Tensor)):
                 trained.add(node)
             r.trained = False
+            if in_place(node, r.modules) and isinstance(env[node], Value):
+                _overwrite(r, node, env, overwritten(node, r.modules, place))
     return None
+
+
+def _overwrite(
+    r: Reading, node: torch.fx.Node, env: dict[torch.fx.Node, Any], same: set[torch.fx.Node] | None
+) -> None:
+    """Whoever reads this memory from here on reads what the node gives."""
+    if same is None:
+        raise InputError(
+            f"layer {_label(r)!r} overwrites a value that another layer reads in part: "
+            "not supported"
+        )
+    for one in same & env.keys():
+        env[one] = env[node]
 
 
 def _image_channels(r: Reading, graph: torch.fx.Graph) -> int:
     """What the first convolution reads, if nothing but padding stands before it; or else three."""
+    images = {node for node in graph.nodes if node.op == "placeholder"}
     for node in graph.nodes:
-        if node.op != "call_module":
+        if node.op != "call_module" or node.all_input_nodes[0] not in images:
             continue
         module = r.modules[str(node.target)]
         if isinstance(module, nn.Conv2d):
             return module.in_channels
-        if not isinstance(module, nn.ZeroPad2d):
-            break
+        if isinstance(module, nn.ZeroPad2d):
+            images.add(node)
     return 3
 
 
@@ -130,10 +153,6 @@ def _node(r: Reading, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any
     try:
         if node.op == "get_attr":
             return _attribute(r, str(node.target))
-        if in_place(node, r.modules) and read_later(node, r.modules):
-            raise InputError(
-                f"layer {_label(r)!r} overwrites a value that another layer reads: not supported"
-            )
         return _call(r, node, args, kwargs)
     except InputError:
         raise
@@ -155,21 +174,48 @@ def _call(r: Reading, node: torch.fx.Node, args: Any, kwargs: Any) -> Any:
     name = str(target) if node.op == "call_method" else getattr(target, "__name__", str(target))
     if name == "_assert":
         return None
-    if not _holds_value([*args, *kwargs.values()]):
-        with torch.no_grad():
-            called = getattr(args[0], name) if node.op == "call_method" else target
-            return called(*(args[1:] if node.op == "call_method" else args), **kwargs)
+    if not _holds([*args, *kwargs.values()], Value):
+        return _computed(node, name, args, kwargs)
     found = METHODS.get(name) if node.op == "call_method" else function_reader(target)
+    if name in MATRIX_PRODUCTS:
+        raise Refused("it multiplies values as matrices, as attention does")
     if found is None:
         raise Refused(f"it calls {name}, which is not known")
     return found(r, *args, **kwargs)
 
 
-def _holds_value(arguments: Any) -> bool:
+def _computed(node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+    """What no image reaches, computed at once; sizes among it stay open."""
+    target: Any = node.target
+    called = getattr(args[0], name) if node.op == "call_method" else target
+    try:
+        with torch.no_grad():
+            return called(*(args[1:] if node.op == "call_method" else args), **kwargs)
+    except TypeError as error:
+        if _holds([*args, *kwargs.values()], Size):
+            raise Refused("what it makes depends on the size of the image") from error
+        raise
+
+
+def _read_part(r: Reading, path: str, *args: Any) -> Any:
+    """A module inside one that is read whole."""
+    module, before = r.modules[path], (r.path, r.name)
+    reader = module_reader(module)
+    if reader is None:
+        raise Refused(f"its part {path!r} ({type(module).__name__}) is not known")
+    r.path, r.name = path, path
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    claim(r, path, dict(own))
+    found = reader(r, module, *args)
+    r.path, r.name = before
+    return found
+
+
+def _holds(arguments: Any, kind: type) -> bool:
     return any(
-        isinstance(each, Value)
-        or (isinstance(each, tuple | list) and _holds_value(each))
-        or (isinstance(each, slice) and _holds_value([each.start, each.stop, each.step]))
+        isinstance(each, kind)
+        or (isinstance(each, tuple | list) and _holds(each, kind))
+        or (isinstance(each, slice) and _holds([each.start, each.stop, each.step], kind))
         for each in arguments
     )
 
@@ -188,14 +234,30 @@ def _label(r: Reading) -> str:
 
 def _refusal(r: Reading, node: torch.fx.Node, stack: list[Any], why: str) -> str:
     """The one sentence a layer is refused with, by its own name or that of the attention it is."""
-    kinds = [(path, getattr(kind, "__name__", str(kind))) for path, kind in stack]
-    for path, kind in kinds:
-        if ATTENTION.search(kind) and not NO_ATTENTION.search(kind):
-            return f"layer {path!r} ({kind}) is attention, which is not supported"
+    for path, _ in stack:
+        if _attends(r.modules[path]):
+            return _attention_sentence(path, r.modules[path])
     kind = type(r.module).__name__
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
     what = kind if node.op == "call_module" else f"{name} in {kind}"
     return f"layer {_label(r)!r} ({what}) is not supported: {why}"
+
+
+def _attends(module: nn.Module) -> bool:
+    kind = type(module).__name__
+    return bool(ATTENTION.search(kind)) and not NO_ATTENTION.search(kind)
+
+
+def _attention_sentence(path: str, module: nn.Module) -> str:
+    return f"layer {path!r} ({type(module).__name__}) is attention, which is not supported"
+
+
+def _attention(model: nn.Module, under: str) -> str:
+    """The sentence about the first attention inside a module, if there is one."""
+    for path, module in model.named_modules():
+        if path.startswith(under) and _attends(module):
+            return _attention_sentence(path, module)
+    return ""
 
 
 def _network(model: nn.Module, r: Reading, output: Any) -> Network:
@@ -251,16 +313,25 @@ def _made_plain(module: nn.Module) -> None:
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
             tensor = hook.compute_weight(module)
-            stale = (f"{hook.name}_g", f"{hook.name}_v")
+            stale = [f"{hook.name}_g", f"{hook.name}_v"]
         elif isinstance(hook, SpectralNorm):
             tensor = hook.compute_weight(module, do_power_iteration=False)
-            stale = tuple(f"{hook.name}_{key}" for key in ("orig", "u", "v"))
+            stale = [f"{hook.name}_{key}" for key in ("orig", "u", "v")]
         else:
             continue
         for key in (*stale, hook.name):
             if hasattr(module, key):
                 delattr(module, key)
         module.register_parameter(hook.name, nn.Parameter(tensor.detach().clone(), False))
+
+
+def check_unmade(name: str, module: nn.Module) -> None:
+    """Refuse to prune a layer whose weight is not the one it computes with (standardisation)."""
+    if "Std" in type(module).__name__ and hasattr(module, "eps"):
+        raise InputError(
+            f"layer {name!r} ({type(module).__name__}) makes its weights anew at every call: "
+            "setting some of them to 0 does not prune it"
+        )
 
 
 def check_own_tensors(name: str, module: nn.Module) -> None:

@@ -43,8 +43,9 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
             mask[unit] = kept[0].float()
         else:
             mask = kept.float()
-        masks[f"{layer}.weight"] = mask
-        state[f"{layer}.weight"] = torch.where(mask > 0, network.weights[layer], 0.0)
+        pruned = torch.where(mask > 0, network.weights[layer], 0.0)
+        masks[f"{layer}.weight"] = as_module(network, layer, mask)
+        state[f"{layer}.weight"] = as_module(network, layer, pruned)
     bias = state.get(f"{network.last}.bias")
     if bias is None:
         raise InputError(f"layer {network.last!r} has no bias: the circuit's bias has no place")
@@ -65,16 +66,24 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
 
 
 def state_dict(network: Network) -> dict[str, torch.Tensor]:
-    """The network's tensors under the names its torch module gives them."""
-    state = {f"{name}.weight": weight.clone() for name, weight in network.weights.items()}
+    """The network's tensors under the names, and of the shapes, its torch module gives them."""
+    state = {
+        f"{name}.weight": as_module(network, name, weight).clone()
+        for name, weight in network.weights.items()
+    }
     state |= {f"{name}.bias": bias.clone() for name, bias in network.biases.items()}
-    for name in [step.name for step in network.steps if step.op == "batchnorm"]:
-        mean, var, scale, shift = network.fixed[name]
-        state |= {
-            f"{name}.running_mean": mean.clone(),
-            f"{name}.running_var": var.clone(),
-            f"{name}.weight": scale.clone(),
-            f"{name}.bias": shift.clone(),
-            f"{name}.num_batches_tracked": torch.zeros((), dtype=torch.long),
-        }
-    return state
+    return state | {name: tensor.clone() for name, tensor in network.others.items()}
+
+
+def as_module(network: Network, layer: str, weight: torch.Tensor) -> torch.Tensor:
+    """A layer's weights, or their mask, of the shape its module has them in.
+
+    Raises InputError naming the layer where the module makes them anew at every call.
+    """
+    form = network.step(layer).form
+    if form == "remade":
+        raise InputError(
+            f"layer {layer!r} makes its weights anew at every call (weight standardisation): no "
+            "state of the module gives the circuit"
+        )
+    return weight.flatten(1) if form == "linear" else weight

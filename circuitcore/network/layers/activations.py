@@ -49,7 +49,7 @@ def _value(x: Any) -> Value:
 
 def _prelu(r: Reading, x: Value, weight: Tensor) -> Value:
     if weight.numel() == 1:
-        return r.like("leaky_relu", _value(x), {"negative_slope": float(weight)})
+        return r.like("leaky_relu", _value(x), {"negative_slope": weight.item()})
     return r.like("prelu", _value(x), fixed=[weight])
 
 
@@ -72,10 +72,6 @@ def _stochastic_depth(
     r: Reading, input: Value, p: float, mode: str, training: bool = True
 ) -> Value:
     return _dropout(r, input, p, training)
-
-
-def _power(x: Tensor, exponent: float) -> Tensor:
-    return x**exponent
 
 
 LAYERS = {
@@ -106,7 +102,6 @@ LAYERS = {
     "rsqrt": _unary(torch.rsqrt),
     "reciprocal": _unary(torch.reciprocal),
     "square": _unary(torch.square),
-    "power": _unary(_power),
 }
 
 MODULES: dict[type[nn.Module] | str, Reader] = {

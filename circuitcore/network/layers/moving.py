@@ -14,7 +14,7 @@ from circuitcore.network.graph import Step
 from circuitcore.network.layers.arithmetic import axes_of
 from circuitcore.network.layers.kinds import Layer
 from circuitcore.network.layers.reading import Reader, Reading, Refused, Value
-from circuitcore.network.layers.shapes import IMAGES, Size, number, product
+from circuitcore.network.layers.shapes import IMAGES, Size, number, product, quotient
 
 
 def _arranged(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
@@ -40,12 +40,21 @@ def _reshaped(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> 
     return values[0].reshape(len(values[0]), *shape)
 
 
+def _reshaped_places(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
+    shape = [number(each, values) for each in step.settings["shape"]]
+    return values[0].reshape(*values[0].shape[:2], *shape)
+
+
 def _indexed(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
     return values[0][(slice(None), *step.settings["index"])]
 
 
 def _expanded(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
     return values[0].expand(-1, *(number(each, values) for each in step.settings["shape"]))
+
+
+def _expanded_places(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
+    return values[0].expand(-1, -1, *(number(each, values) for each in step.settings["shape"]))
 
 
 LAYERS = {
@@ -56,13 +65,13 @@ LAYERS = {
     "shuffled": Layer(_shuffled, "pick"),
     "channels": Layer(_channels, "pick"),
     "reshaped": Layer(_reshaped, "whole"),
-    "reshaped_places": Layer(_reshaped, "own"),
+    "reshaped_places": Layer(_reshaped_places, "own"),
     "indexed": Layer(_indexed, "whole"),
     "indexed_places": Layer(_indexed, "own"),
     "permuted": Layer(lambda s, v, f: v[0].permute(s.settings["axes"]), "whole"),
     "permuted_places": Layer(lambda s, v, f: v[0].permute(s.settings["axes"]), "own"),
     "expanded": Layer(_expanded, "whole"),
-    "expanded_places": Layer(_expanded, "own"),
+    "expanded_places": Layer(_expanded_places, "own"),
     "repeated": Layer(lambda s, v, f: v[0].repeat(1, *s.settings["times"]), "whole"),
     "pixel_shuffle": Layer(lambda s, v, f: F.pixel_shuffle(v[0], **s.settings), "whole"),
     "pixel_unshuffle": Layer(lambda s, v, f: F.pixel_unshuffle(v[0], **s.settings), "whole"),
@@ -81,8 +90,7 @@ def _to_shape(r: Reading, value: Value, dims: list[Any]) -> Value:
     if -1 in dims:
         place = dims.index(-1)
         dims[place] = 1
-        rest = product(dims)
-        dims[place] = whole // rest if isinstance(rest, int | Size) else -1
+        dims[place] = quotient(whole, product(dims))
     if dims[0] != IMAGES:
         raise Refused("it mixes the images of a batch, or their number is fixed")
     new = tuple(dims)
@@ -100,7 +108,9 @@ def _to_shape(r: Reading, value: Value, dims: list[Any]) -> Value:
             return replace(value, view="split", groups=groups)
     x = r.plain(value)
     own = len(new) > 1 and new[1] == x.shape[1]
-    return r.emit("reshaped_places" if own else "reshaped", [x], new[1:], {"shape": new[1:]})
+    if own:
+        return r.emit("reshaped_places", [x], new[1:], {"shape": new[2:]})
+    return r.emit("reshaped", [x], new[1:], {"shape": new[1:]})
 
 
 def _flattened(r: Reading, value: Value) -> Value:
@@ -129,7 +139,7 @@ def _unflatten(r: Reading, input: Value, dim: int, sizes: Any) -> Value:
     if -1 in new:
         place = new.index(-1)
         new[place] = 1
-        new[place] = seen[dim] // product(new)
+        new[place] = quotient(seen[dim], product(new))
     return _to_shape(r, input, [*seen[:dim], *new, *seen[dim + 1 :]])
 
 
@@ -324,8 +334,9 @@ def _expand(r: Reading, input: Value, *shape: Any) -> Value:
         raise Refused("it repeats the images of a batch")
     if tuple(dims) == x.shape:
         return x
-    op = "expanded_places" if dims[1] == x.shape[1] else "expanded"
-    return r.emit(op, [x], dims[1:], {"shape": tuple(dims[1:])})
+    if dims[1] == x.shape[1]:
+        return r.emit("expanded_places", [x], dims[1:], {"shape": tuple(dims[2:])})
+    return r.emit("expanded", [x], dims[1:], {"shape": tuple(dims[1:])})
 
 
 def _expand_as(r: Reading, input: Value, other: Value) -> Value:

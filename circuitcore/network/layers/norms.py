@@ -73,7 +73,7 @@ def _read_batchnorm(
     r: Reading, x: Value, mean: Tensor | None, var: Tensor | None, scale: Tensor | None,
     shift: Tensor | None, eps: float,
 ) -> Value:  # fmt: skip
-    label = r.path
+    label = r.path or r.name
     if mean is None or var is None:
         raise InputError(f"layer {label!r}: a batch norm without running statistics")
     scale = torch.ones_like(mean) if scale is None else scale

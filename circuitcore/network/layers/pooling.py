@@ -47,6 +47,15 @@ def _interpolate(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) 
     return F.interpolate(values[0], **s)
 
 
+def _at_least(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
+    """Maps smaller than a size are pooled to it, which repeats some of their positions."""
+    x, least = values[0], step.settings["size"]
+    if min(x.shape[2:]) >= least:
+        return x
+    height, width = (max(least, size) for size in x.shape[2:])
+    return F.adaptive_avg_pool2d(x, (height, width))
+
+
 LAYERS = {
     "maxpool": Layer(lambda s, v, f: F.max_pool2d(v[0], **s.settings), "own"),
     "avgpool": Layer(lambda s, v, f: F.avg_pool2d(v[0], **s.settings), "own"),
@@ -56,6 +65,7 @@ LAYERS = {
     "adaptive_maxpool": Layer(
         lambda s, v, f: F.adaptive_max_pool2d(v[0], s.settings["output_size"]), "own"
     ),
+    "at_least": Layer(_at_least, "own"),
     "pad": Layer(_pad, "own"),
     "pad_channels": Layer(_pad, "whole"),
     "pad_same": Layer(_pad_same, "own"),
@@ -168,7 +178,13 @@ def _adaptive_module(op: str) -> Reader:
 
 
 def pad_call(
-    r: Reading, input: Value, pad: Any, mode: str = "constant", value: float | None = None
+    r: Reading,
+    input: Value,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+    *,
+    name: str | None = None,
 ) -> Value:
     around = tuple(pad)
     if not any(around):
@@ -183,7 +199,8 @@ def pad_call(
         extra = around[2 * k] + around[2 * k + 1]
         shape[-1 - k] = None if isinstance(extra, Size) else shape[-1 - k] + extra  # type: ignore[operator]
     settings = {"around": around, "mode": mode, "value": value}
-    return r.emit(op, [x], [s if isinstance(s, int) else None for s in shape], settings)
+    sizes = [s if isinstance(s, int) else None for s in shape]
+    return r.emit(op, [x], sizes, settings, name=name)
 
 
 def _pad_module(mode: str, value: Any = None) -> Reader:
@@ -218,6 +235,16 @@ def _upsample(r: Reading, m: nn.Upsample, input: Value) -> Value:
                              m.recompute_scale_factor)  # fmt: skip
 
 
+def _conv_mlp(r: Reading, m: Any, input: Value) -> Value:
+    """The head of timm's VGG: convolutions of maps at least as large as the first's kernel."""
+    x = _maps(r, input)
+    settings = {"size": m.input_kernel_size}
+    x = r.emit("at_least", [x], [x.channels, None, None], settings, name=f"{r.name}.grown")
+    for part in ("fc1", "act1", "drop", "fc2", "act2"):
+        x = r.part(r, f"{r.path}.{part}", x)
+    return x
+
+
 MODULES: dict[type[nn.Module] | str, Reader] = {
     nn.MaxPool2d: _maxpool_module,
     nn.AvgPool2d: _avgpool_module,
@@ -230,6 +257,7 @@ MODULES: dict[type[nn.Module] | str, Reader] = {
     nn.ReflectionPad2d: _pad_module("reflect"),
     nn.ReplicationPad2d: _pad_module("replicate"),
     nn.CircularPad2d: _pad_module("circular"),
+    "ConvMlp": _conv_mlp,
     nn.Upsample: _upsample,
     nn.UpsamplingNearest2d: _upsample,
     nn.UpsamplingBilinear2d: _upsample,

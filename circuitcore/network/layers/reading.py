@@ -59,10 +59,12 @@ class Reading:
     """What was read so far.
 
     ``owners``: whose a tensor is, by its address; ``used``: layers with weights; ``name``, ``path``
-    and ``module`` are the node's that is being read and of the module it belongs to.
+    and ``module`` are the node's that is being read and of the module it belongs to, ``part(r,
+    path, value)`` reads one inside it; ``trained``: whether a parameter is among the arguments.
     """
 
     modules: dict[str, nn.Module]
+    part: Callable[..., Any]
     steps: list[Step] = field(default_factory=list)
     network: Network = field(default_factory=lambda: Network((), {}, {}, {}))
     values: dict[str, Value] = field(default_factory=dict)

@@ -108,6 +108,13 @@ def product(dims: Sequence[int | Size]) -> int | Size:
     return found
 
 
+def quotient(whole: int | Size, part: int | Size) -> int | Size:
+    """What a size is divided by another into."""
+    if isinstance(whole, Size):
+        return whole // part
+    return whole // part if isinstance(part, int) else Size(whole, ()) // part
+
+
 def number(dim: object, values: Sequence[Tensor]) -> int:
     """A size on these inputs: its atoms are ("images", 0) or ("of", input, axis)."""
     return int(_number(dim, values))

@@ -62,7 +62,7 @@ def _convolved(
     kernel, stride, dilation = pair(tuple(weight.shape[2:])), pair(stride), pair(dilation)
     top, bottom, left, right = _padding(padding, kernel, dilation)
     if (top, left) != (bottom, right):
-        x = pad_call(r, x, (left, right, top, bottom))
+        x = pad_call(r, x, (left, right, top, bottom), name=f"{r.name}.pad")
         top = left = 0
     if isinstance(x.shape[1], int) and x.shape[1] != weight.shape[1] * groups:
         raise Refused(f"it is given {x.shape[1]} channels and reads {weight.shape[1] * groups}")
@@ -77,11 +77,12 @@ def _convolved(
 
 
 def _conv_module(r: Reading, m: nn.Conv2d, input: Value) -> Value:
-    padding = m.padding
+    padding: Any = m.padding
     if m.padding_mode != "zeros":
         top, bottom, left, right = _padding(padding, pair(m.kernel_size), pair(m.dilation))
         mode = m.padding_mode
-        input, padding = pad_call(r, input, (left, right, top, bottom), mode), 0
+        around = (left, right, top, bottom)
+        input, padding = pad_call(r, input, around, mode, name=f"{r.name}.pad"), 0
     return _convolved(r, r.path, input, m.weight, m.bias, m.stride, padding, m.dilation, m.groups)
 
 
