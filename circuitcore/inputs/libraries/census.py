@@ -30,8 +30,8 @@ from circuitcore.progress import Progress
 
 TABLE = Path(__file__).parent / "census.json"
 SIDE = 64  # pixels, or the least that a network takes
-IMAGES = 4
-LARGEST = 62_000_000  # weights: of larger networks the structure alone is checked
+IMAGES = 2
+LARGEST = 30_000_000  # weights: of larger networks the structure alone is checked
 KEPT, FILTERS = 0.5, 0.7  # of the weights, and of the filters, in the masked pass
 BLOCK = 1_000_003  # random numbers drawn
 UNIT = 1  # the output unit that is asked for
