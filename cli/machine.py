@@ -13,6 +13,7 @@ import typer
 
 from circuitcore.cli.method import RunPath, Wanted
 from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
+from circuitcore.errors import UsageError
 
 FAILED = 3
 
@@ -32,23 +33,33 @@ def ls(
     root: Annotated[
         Path, typer.Option(metavar="DIR", help="where the runs are  [runs]", show_default=False)
     ] = Path("runs"),
+    check: Annotated[
+        bool, typer.Option("--check", help="models: build and run each, small, with random weights")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="with --check: these alone, such as 'tv:resnet*'"),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="with --check: keep the table, and docs/models.md")
+    ] = False,
     *,
     given: Given,
 ) -> None:
-    """List the models, devices, categories or runs there are."""
+    """List the models, devices, categories or runs there are.
+
+    Of models those that can be swept are listed; --check finds out which, and why others cannot.
+    """
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
     rows: list[dict[str, Any]]
-    if what is Listed.models:
-        import torchvision.models as tv
-
-        names = tv.list_models(module=tv)
-        rows = [{"model": "bundled", "weights": "with circuitcore"}]
-        rows += [
-            {"model": f"tv:{n}", "weights": ", ".join(w.name for w in tv.get_model_weights(n))}
-            for n in names
-        ]
+    if (check or only or write) and not (check and what is Listed.models):
+        raise UsageError("--only and --write go with 'ls models --check'")
+    if check:
+        rows = _checked(tuple(only or ()), write, given)
+    elif what is Listed.models:
+        rows = _known_models(given)
     elif what is Listed.devices:
         from dataclasses import asdict
 
@@ -64,6 +75,50 @@ def ls(
 
         rows = list_runs(root)
     emit(rows_text(rows, form, left=3))
+
+
+def _known_models(given: Given) -> list[dict[str, Any]]:
+    """Models that can be swept, with the names of their weights; a line on stderr on the others."""
+    import torchvision.models as tv
+
+    from circuitcore.cli.progress import progress
+    from circuitcore.inputs.libraries.census import table
+
+    rows = [{"model": "bundled", "weights": "with circuitcore"}]
+    refused = []
+    for found in table():
+        library, _, name = found.model.partition(":")
+        if not found.works:
+            refused.append(found.model)
+        elif library == "tv":
+            listed = ", ".join(w.name for w in tv.get_model_weights(name))
+            rows.append({"model": found.model, "weights": listed})
+        else:
+            rows.append({"model": found.model, "weights": "timm's"})
+    if refused:
+        with progress(given.quiet) as shown:
+            shown.note(
+                f"{len(refused)} networks that were tried cannot be swept ({refused[0]}, ...); why "
+                "says docs/models.md, or 'circuitcore ls models --check --only NAME'"
+            )
+    return rows
+
+
+def _checked(only: tuple[str, ...], write: bool, given: Given) -> list[dict[str, Any]]:
+    """The table of what works, made anew."""
+    from dataclasses import asdict
+
+    from circuitcore.cli.progress import progress
+    from circuitcore.inputs.libraries.census import census, write_tables
+    from circuitcore.machine.state import undisturbed
+
+    with undisturbed(), progress(given.quiet) as shown:
+        found = census(only, shown)
+    if not found:
+        raise UsageError(f"--only {' '.join(only)}: no such network; 'circuitcore ls models'")
+    if write:
+        write_tables(found, whole=not only)
+    return [asdict(each) for each in found]
 
 
 @takes(OUTPUT)

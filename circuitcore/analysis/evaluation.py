@@ -115,7 +115,7 @@ def prepared_run(
         changes["images"], given = IN_HAND, InHand(given.model, images)
     options = run.options(**changes)
     on = machine(options)
-    inputs = read_inputs(options, given)
+    inputs = read_inputs(options, given, progress)
     if images is None:
         run = create_run(folder, inputs, options, on.device)
     elif inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:

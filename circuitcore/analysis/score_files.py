@@ -74,7 +74,7 @@ def score(
     A full AlexNet's scores are 228 MB a category.  Raises as `category_scores` does.
     """
     device = machine(options).device
-    inputs = read_inputs(options, given)
+    inputs = read_inputs(options, given, progress)
     network = inputs.model.network.to(device)
     chosen = select(inputs.categories, wanted)
     rows = []

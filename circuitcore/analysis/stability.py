@@ -50,7 +50,7 @@ def stability(
     if options.scoring_images < 2:
         raise InputError("stability compares k with 2k images: --scoring-images must be 2 or more")
     device = machine(options).device
-    inputs = read_inputs(options, given)
+    inputs = read_inputs(options, given, progress)
     network = inputs.model.network.to(device)
     counts = [1]
     while 2 * counts[-1] <= options.scoring_images:

@@ -103,8 +103,9 @@ def plan(
             on = target_machine(there, chosen)
             return planned(inputs, chosen, on, wanted, told, target=there)
     with undisturbed():
-        inputs, on = read_inputs(chosen, given), machine(chosen)
-        wanted, told = wanted_of(categories), progress_of(progress)
+        told = progress_of(progress)
+        inputs, on = read_inputs(chosen, given, told), machine(chosen)
+        wanted = wanted_of(categories)
         return planned(inputs, chosen, on, wanted, told, probe=probe, exact=exact)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,25 +86,50 @@ def _split(transform: Any, channels: int) -> Preprocessing | None:
     return Preprocessing(None, None, mean, std, channels, transform=image_steps)
 
 
-def probe_input(preprocessing: Preprocessing) -> Tensor:
+def plain_steps(transform: Any, channels: int) -> Preprocessing | None:
+    """The numbers of a ``Compose`` that resizes the shorter side, crops the centre, normalises.
+
+    None where it does anything else, or where its numbers do not give the same input.
+    """
+    kinds = [type(step).__name__ for step in getattr(transform, "transforms", ())]
+    if len(kinds) != 4 or kinds[:2] != ["Resize", "CenterCrop"]:
+        return None
+    split = _split(transform, channels)
+    resize, crop = transform.transforms[0], transform.transforms[1].size
+    sizes = [resize.size] if isinstance(resize.size, int) else list(resize.size)
+    if split is None or len(sizes) != 1 or resize.max_size is not None or crop[0] != crop[1]:
+        return None
+    plain = replace(split, resize=int(sizes[0]), crop=int(crop[0]), transform=None,
+                    interpolation=resize.interpolation.value)  # fmt: skip
+    return plain if torch.equal(probe_input(plain), probe_input(split)) else None
+
+
+def probe_input(preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> Tensor:
     """Network input [1, channels, height, width] made of one fixed image of noise.
 
+    ``size``: its height and width, for a network that takes no other where nothing resizes it.
     Raises InputError where the transform fails on it.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (PROBE[1], PROBE[0], 3), dtype=np.uint8)
+    shape = size or (PROBE[1], PROBE[0])
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     pixels = decode_opened(lambda: image.copy(), "a probe image, by the transform", preprocessing)
     return to_input(pixels[None].copy(), preprocessing, torch.device("cpu"))
+
+
+def fingerprint(preprocessing: Preprocessing) -> str:
+    """sha256 of one probe image's input: what preprocessing does, however it is written down."""
+    if preprocessing.ready:
+        return "ready"
+    probe = probe_input(preprocessing).contiguous().numpy().tobytes()
+    return hashlib.sha256(probe).hexdigest()
 
 
 def identity(network: Network, preprocessing: Preprocessing) -> dict[str, str]:
     """What a model in hand adds to its keys: hashes of its graph and of one probe image's input."""
     steps = [(s.name, s.op, s.inputs, sorted(s.settings.items())) for s in network.steps]
     graph = hashlib.sha256(repr(steps).encode()).hexdigest()
-    if preprocessing.ready:
-        return {"graph_sha256": graph, "probe_sha256": "ready"}
-    probe = probe_input(preprocessing).contiguous().numpy().tobytes()
-    return {"graph_sha256": graph, "probe_sha256": hashlib.sha256(probe).hexdigest()}
+    return {"graph_sha256": graph, "probe_sha256": fingerprint(preprocessing)}
 
 
 def check_module(module: object) -> nn.Module:

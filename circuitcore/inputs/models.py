@@ -17,12 +17,15 @@ from circuitcore.inputs.in_hand import (
     preprocessing_of,
     probe_input,
 )
+from circuitcore.inputs.libraries.permanent import permanent
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.weightfile import tensors_sha256
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.network.trace import aside, trace
+
+BOUND = 1e-4  # of logits' spread, docs/models.md has what networks reach
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +38,9 @@ class Model:
     categories: tuple[str, ...] | None  # names of the output units, if the weights carry them
     preprocessing: Preprocessing
     identity: Mapping[str, str] = field(default_factory=dict)  # more of its keys, of one in hand
-    check: Callable[[Tensor], None] | None = None  # of one in hand, on one image's input
+    check: Callable[[Tensor], object] | None = None  # of one in hand, on one image's input
+    difference: float | None = None  # of logits to the module's own on a probe image, over spread
+    notes: tuple[str, ...] = ()  # what the user should know of how it was loaded
 
     def __repr__(self) -> str:
         weights = self.network.relevant()
@@ -71,7 +76,7 @@ def _in_hand(
     categories: Sequence[str] | None,
     name: str | None,
 ) -> Model:
-    network = trace(module).to("cpu", torch.float32)
+    network = trace(permanent(module)).to("cpu", torch.float32)
     if isinstance(categories, str):
         raise InputError("categories: a list of names, not one text")
     listed = categories.values() if isinstance(categories, Mapping) else categories
@@ -81,12 +86,13 @@ def _in_hand(
     preprocessing = preprocessing_of(transform, network.channels)
     label = name or f"module:{type(module).__name__}"
 
-    def check(image: Tensor) -> None:
-        check_trace(module, network, image, label)
+    def check(image: Tensor) -> float:
+        return check_trace(module, network, image, label)
 
+    difference = None
     if not preprocessing.ready:
         with suppress(RuntimeError):  # an image of another size than the network's own
-            check(probe_input(preprocessing))
+            difference = check(probe_input(preprocessing))
     floats = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
     return Model(
         label,
@@ -96,16 +102,47 @@ def _in_hand(
         preprocessing,
         identity(network, preprocessing),
         check,
+        difference,
     )
 
 
-def check_trace(module: nn.Module, network: Network, image: Tensor, name: str) -> None:
-    """Refuse a module that computes what its steps do not; ``image``: network input [1, ...]."""
+def check_trace(
+    module: nn.Module, network: Network, image: Tensor, name: str, given: Tensor | None = None
+) -> float:
+    """The largest difference of logits to the module's own, over their spread.
+
+    ``image``: network input [1, ...]; ``given``: what the module is given in its place, where it
+    transforms its input itself.  Raises InputError above `BOUND`, which rounding does not reach;
+    a module in half precision may differ by its own rounding.
+    """
     some = next(module.parameters())
     with torch.inference_mode():
-        given = image.clone().to(some.device, some.dtype)
-        own = aside(module, hooks=True)(given).float().cpu()
+        shown = (image if given is None else given).clone().to(some.device, some.dtype)
+        own = aside(module, hooks=True)(shown).float().cpu()
         logits = forward(network, {"input": image}, [network.result])[0]
-    rounding = 4 * torch.finfo(some.dtype).eps * float(logits.abs().max())  # of its own precision
-    if not torch.allclose(logits, own, rtol=1e-3, atol=max(1e-4, rounding)):
-        raise InputError(f"{name}: its forward does something its layers do not show; refused")
+    largest = float(logits.abs().max())
+    spread = max(
+        float(logits.max() - logits.min()), 1e-3 * largest, torch.finfo(torch.float32).tiny
+    )
+    rounding = 4 * torch.finfo(some.dtype).eps * largest if some.dtype != torch.float32 else 0.0
+    difference = (
+        (logits - own).abs().max() if logits.shape == own.shape else torch.tensor(torch.nan)
+    )
+    relative = float(difference) / spread
+    if not relative <= max(BOUND, rounding / spread):
+        raise InputError(
+            f"{name}: its forward does something its layers do not show: logits of a probe image "
+            f"differ by {relative:.1e} of their spread, {BOUND:.0e} is allowed; refused"
+        )
+    return relative
+
+
+def said_of(model: Model) -> list[str]:
+    """What loading a model has to tell: its notes, and how far its logits are from its module's."""
+    told = list(model.notes)
+    if model.difference is not None:
+        told.append(
+            f"{model.name}: logits of a probe image differ from the module's own by at most "
+            f"{model.difference:.1e} of their spread"
+        )
+    return told

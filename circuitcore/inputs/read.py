@@ -15,12 +15,13 @@ from circuitcore.inputs.categories import Mapping as FolderMapping
 from circuitcore.inputs.decoding import decode_all, unreadable_images
 from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_images
 from circuitcore.inputs.loading import load_model
-from circuitcore.inputs.models import Model
+from circuitcore.inputs.models import Model, said_of
 from circuitcore.inputs.pixels import to_input
 from circuitcore.inputs.targets import ALL, NO_CATEGORY, Aim, Pool, aimed, unlabelled
 from circuitcore.network.stages import staged
 from circuitcore.options import Options
 from circuitcore.options.values import parse_stages
+from circuitcore.progress import Progress
 
 IN_HAND = "in hand"  # stands in the options for a model or images given as objects
 
@@ -83,8 +84,12 @@ def images_of(options: Options) -> Folder:
     return Folder(Path(options.images).expanduser())
 
 
-def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
+def read_inputs(
+    options: Options, given: InHand | None = None, progress: Progress | None = None
+) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
+
+    ``progress`` is told what there is to know of how the model was loaded.
 
     Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
     """
@@ -97,6 +102,9 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
         return _of_targets(options, source, model_of(options, given))
     folders = source.categories()
     model = model_of(options, given)
+    if progress is not None:
+        for line in said_of(model):
+            progress.note(line)
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
     pairs = [(c.index, c.folder) for c in mapping.categories]
     counts = options.scoring_images, options.extraction_images, options.heldout_images

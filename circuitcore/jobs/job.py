@@ -61,7 +61,7 @@ def sweep(
     is full; running again goes on from there.
     """
     on = machine(options)
-    inputs = read_inputs(options, given)
+    inputs = read_inputs(options, given, progress)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
     try:
@@ -255,7 +255,7 @@ def extract(
         )
     old = open_run(folder)
     options = old.options(**changes)
-    inputs = read_inputs(options, given)
+    inputs = read_inputs(options, given, progress)
     config = configuration(inputs, options)
     target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
     if target.resolve() == folder.resolve():

@@ -82,7 +82,7 @@ class Options:
         "bundled", "bundled, tv:NAME@WEIGHTS, timm:NAME or file:PATH.safetensors", "MODEL"
     )
     arch: str | None = _what(
-        None, "torchvision architecture of a file: model, such as alexnet", "NAME"
+        None, "architecture of a file: model, such as alexnet or timm:resnet18", "NAME"
     )
     images: str = _what(
         "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*; for other "

@@ -24,6 +24,7 @@ import circuitcore
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.categories import finder
+from circuitcore.inputs.in_hand import fingerprint
 from circuitcore.inputs.pixels import DECODER
 from circuitcore.inputs.read import Inputs
 from circuitcore.kernels import verdicts
@@ -36,6 +37,7 @@ from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
 from circuitcore.runs.tables import write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers
+PROBE = "probe_sha256"  # of one image's input: in the keys of runs since it was added
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 NOT_KEPT = frozenset(changing("call"))
@@ -60,6 +62,7 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
         "crop": preprocessing.crop,
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
+        PROBE: fingerprint(preprocessing),
         "dtype": resolve_dtype(options),
         "screen": options.screen,
         **options.method(),
@@ -174,6 +177,7 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
     if (folder / MANIFEST).exists():
         run = open_run(folder)
         old = run.manifest["configuration"]
+        config = {k: v for k, v in config.items() if k != PROBE or k in old}  # older runs have none
         differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
         if differing:
             shown = "\n".join(

@@ -1,0 +1,1 @@
+"""Networks as their own libraries make them: torchvision's, timm's, and checkpoints of either."""

@@ -1,0 +1,20 @@
+"""timm's convolutional families, one small member or a few of each."""
+
+NAMES = """
+bat_resnext26ts convmixer_768_32 convnext_atto convnextv2_atto cs3darknet_s cs3darknet_focus_s
+cspresnet50 cspresnext50 darknet17 densenet121 densenetblur121d dla34 dla46x_c dla60_res2next
+dpn68 eca_nfnet_l0 eca_resnet33ts eca_vovnet39b ecaresnet26t edgenext_xx_small efficientnet_b0
+efficientnet_b0_gn efficientnet_es efficientnet_lite0 efficientnetv2_rw_t efficientvit_m0
+ese_vovnet19b_dw fasternet_t0 fastvit_t8 fbnetc_100 fbnetv3_b gcresnet33ts gernet_s ghostnet_050
+ghostnetv2_100 halonet26t hardcorenas_a hgnetv2_b0 hrnet_w18_small inception_next_atto
+inception_v3 inception_v4 lambda_resnet26t lcnet_050 legacy_seresnet18 legacy_xception
+mambaout_femto mixnet_s mnasnet_050 mobilenet_edgetpu_100 mobilenetv1_100 mobilenetv2_050
+mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 mobilevit_xxs nf_regnet_b0 nf_resnet26
+poolformer_s12 rdnet_tiny regnetv_040 regnetx_002 regnety_002 regnetz_005 repghostnet_050
+repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnet10t resnet18d resnet50_gn resnetaa34d
+resnetblur18 resnetv2_18 resnetv2_50x1_bit resnext50_32x4d rexnet_100 selecsls42b semnasnet_050
+seresnet18 seresnext26t_32x4d skresnet18 spnasnet_100 starnet_s050 tf_efficientnet_b0
+tf_efficientnet_lite0 tf_mobilenetv3_small_minimal_100 tinynet_e tresnet_m vgg11_bn
+visformer_tiny vovnet39a xception41
+"""
+FAMILIES = tuple(NAMES.split())
