@@ -147,6 +147,8 @@ def _sweep_summary(document: Sweep) -> str:
         )
     for reason, count in s.undefined.items():
         lines.append(f"{count} undefined (NA): {reason}")
+    for reason, count in s.undefined_heldout.items():
+        lines.append(f"{count} with a circuit, {reason}")
     if s.no_better_than_random:
         more = len(s.no_better_than_random) - NAMED
         named = ", ".join(map(plain, s.no_better_than_random[:NAMED]))
