@@ -114,10 +114,10 @@ def judging() -> float:
         logits[torch.arange(images), labels] += 3
         return Split(np.zeros((images, 0)), labels, logits, {})
 
-    network = SimpleNamespace(biases={}, last="last")
+    model = SimpleNamespace(network=SimpleNamespace(biases={}, last="last"))
     prepared: SimpleNamespace = SimpleNamespace(
         extraction=split(20_000, 20), heldout=split(HELDOUT, 30), options=Options(),
-        runner=SimpleNamespace(network=network),
+        inputs=SimpleNamespace(model=model),
     )  # fmt: skip
     prepared.extraction.largest, prepared.heldout.largest  # noqa: B018  once a run
     began = time.thread_time()
