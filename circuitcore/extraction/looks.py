@@ -31,7 +31,8 @@ class Looks:
     ``activation`` float64, ``looked`` (run at all) and ``exact`` (in float32) bool, [count, N];
     ``bound`` float64 [count]: how far off what is not exact may be; ``repeated`` int64 [count]:
     runs in float32 of images that were run in low precision before; ``tried``: those of them that
-    were finite, ``largest`` float64 [count] the largest error of these.
+    were finite, ``largest`` float64 [count] the largest error of these; ``changes`` int64 [count]:
+    how often a level was looked at.
     """
 
     def __init__(self, look: Look, count: int, images: int, low: bool) -> None:
@@ -43,6 +44,8 @@ class Looks:
         self.tried = np.zeros(count, np.int64)
         self.largest = np.zeros(count)
         self.repeated = np.zeros(count, np.int64)
+        self.changes = np.zeros(count, np.int64)
+        self._sizes = np.full(count, np.nan)  # NaN: not known since the level changed
 
     def start(self, activation: np.ndarray, exact: np.ndarray, bound: float) -> None:
         """Level 0, known before."""
@@ -56,41 +59,50 @@ class Looks:
     def see(self, levels: Sequence[int], images: np.ndarray, precise: bool = False) -> None:
         """Run images at levels, those not yet run there (in float32: those not yet exact)."""
         precise = precise or not self.low
-        rows = np.asarray(levels, np.int64)
-        done = self.exact[rows] if precise else self.looked[rows]
-        images = images[~done[:, images].all(0)]
-        if not len(images) or not len(rows):
+        done = self.exact if precise else self.looked
+        new = np.zeros(len(images), bool)
+        for t in levels:
+            new |= ~done[t][images]
+        images = images[new]
+        if not len(images):
             return
-        block = np.ix_(rows, images)
         found = self.look(levels, images, precise).double().numpy()
-        exact = self.exact[block]
-        if precise:
-            self._tested(rows, block, found)
-        self.activation[block] = (
-            found if precise else np.where(exact, self.activation[block], found)
-        )
-        self.looked[block] = True
-        self.exact[block] = exact | precise
+        for t, values in zip(levels, found, strict=True):
+            self._note(t, images, values, precise)
         if not precise:
             # what overflowed says nothing
             self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
-            self._measure(rows, images)
+            self._measure(np.asarray(levels, np.int64), images)
+
+    def _note(self, t: int, images: np.ndarray, values: np.ndarray, precise: bool) -> None:
+        """Keep what was found of images at a level; what is exact stays."""
+        exact, looked = self.exact[t], self.looked[t]
+        if precise:
+            if self.low:
+                self._tested(t, images, values)
+            exact[images] = True
+        elif (kept := exact[images]).any():
+            values = np.where(kept, self.activation[t][images], values)
+        self.activation[t][images] = values
+        looked[images] = True
+        self.changes[t] += 1
+        self._sizes[t] = np.nan
 
     def recheck(self, t: int, unsure: Callable[[], np.ndarray]) -> None:
         """Run in float32 what ``unsure`` names at level ``t``, until it names no image more."""
         while len(images := unsure()):
             self.see([t], images, precise=True)
 
-    def _tested(self, rows: np.ndarray, block: tuple[np.ndarray, ...], found: np.ndarray) -> None:
+    def _tested(self, t: int, images: np.ndarray, values: np.ndarray) -> None:
         """Note how far off images were that are run again in float32, and widen what they break."""
-        again = self.looked[block] & ~self.exact[block]
-        self.repeated[rows] += again.sum(1)
-        off = np.abs(self.activation[block] - found)
-        tells = again & np.isfinite(off)
-        self.tried[rows] += tells.sum(1)
-        self.largest[rows] = np.maximum(self.largest[rows], np.where(tells, off, 0.0).max(1))
-        known = rows[self.bound[rows] > 0]
-        self.bound[known] = np.maximum(self.bound[known], ROUNDING * self.largest[known])
+        again = images[place := self.looked[t][images] & ~self.exact[t][images]]
+        self.repeated[t] += len(again)
+        off = np.abs(self.activation[t][again] - values[place])
+        off = off[np.isfinite(off)]
+        self.tried[t] += len(off)
+        self.largest[t] = max(self.largest[t], off.max(initial=0.0))
+        if self.bound[t] > 0:
+            self.bound[t] = max(self.bound[t], ROUNDING * self.largest[t])
 
     def _measure(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Bound the error of levels, on as many images tried as those that rely on it ask for."""
@@ -111,9 +123,12 @@ class Looks:
 
     def _size(self, t: int) -> float:
         """Root mean square of a level's activations: errors grow with it from level to level."""
-        own = self.activation[t, self.looked[t]]
-        own = own[np.isfinite(own)]
-        return max(float(np.sqrt(np.sum(own * own) / max(len(own), 1))), LEAST)
+        if np.isnan(self._sizes[t]):
+            own = self.activation[t][np.flatnonzero(self.looked[t])]
+            own = own[np.isfinite(own)]
+            size = float(np.sqrt(np.sum(own * own) / max(len(own), 1)))
+            self._sizes[t] = max(size, LEAST)
+        return float(self._sizes[t])
 
     def _short(self, rows: np.ndarray) -> np.ndarray:
         """How many more images must be tried at or near each of these levels, int64 [T]."""

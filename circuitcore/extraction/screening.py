@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from circuitcore.extraction.bounds import (
     false_alarm_limit,
     images_at,
     next_images,
+    smallest,
     undecided_images,
     unsettled_images,
 )
@@ -98,6 +100,8 @@ class Screening:
         error = np.zeros(images) if start_error is None else start_error
         self.looks.start(start.double().numpy(), error == 0, float(error.max()))
         self.first = self._first_images()
+        self._passed: tuple[list[tuple[int, int]], Any] = [], None
+        self._movements: dict[int, tuple[tuple[int, int], tuple[float, float]]] = {}
         level_0 = judge.fitted(start[None], rule.bias)[0]
         self.judged = {0: Judged(Bounds(level_0, level_0, level_0, rule.bias), images, 0)}
 
@@ -105,10 +109,10 @@ class Screening:
         """Run at every level: the targets, the hardest others, and to see movement a control."""
         target = self.judge.is_target.numpy()
         others = np.flatnonzero(~target)
-        steps = self.judge.margin_max.numpy() - self.activation[0]
+        steps = self.judge.margins - self.activation[0]
         hardest, control = run_at_every_level(len(target), self.judge.targets, self.rule.stop)
         chosen = target.copy()
-        chosen[others[np.argsort(steps[others], kind="stable")[:hardest]]] = True
+        chosen[others[smallest(steps[others], hardest)]] = True
         random = np.random.default_rng([self.rule.seed, 17])
         chosen[random.permutation(others)[:control]] = True
         return np.flatnonzero(chosen)
@@ -245,10 +249,12 @@ class Screening:
         The bias is fixed before the sample is drawn, so its false alarms are an unbiased count.
         """
         rule, bias = self.rule, found.expected.bias
-        unseen = np.flatnonzero(~known.looked)
         usable = self.judge.norm == "other" and rule.stop == "first-crossing"
         fails = worth(found.expected, rule.bias) < rule.below
-        if not usable or fails or len(unseen) < 2 * SAMPLE:
+        if not usable or fails:
+            return None
+        unseen = np.flatnonzero(~known.looked)
+        if len(unseen) < 2 * SAMPLE:
             return None
         least = false_alarm_limit(0, SAMPLE, len(unseen), rule.risk)
         if rule.bias == "matched" and least > self.judge.unpruned_alarms:
@@ -256,7 +262,7 @@ class Screening:
         random = np.random.default_rng([rule.seed, 23, t, len(unseen)])
         sample = random.choice(unseen, SAMPLE, replace=False)
         self.looks.see([t], sample)
-        steps = self.judge.margin_max.numpy()
+        steps = self.judge.margins
         if rule.low:  # what is counted is what float32 would count
             self.looks.recheck(t, lambda: images_at(self.judge, self._known(t), bias))
         said = bias > steps - self.activation[t]
@@ -270,28 +276,55 @@ class Screening:
 
     def _known(self, t: int) -> Known:
         """Level ``t`` as run, and otherwise as expected from the nearest level judged before."""
-        looked = self.looked[t]
+        looks, looked = self.looks, self.looked[t].copy()
+        own = np.where(looks.exact[t], 0.0, looks.bound[t])
+        if looked.all():
+            return Known(self.activation[t].copy(), own, looked)
+        near, activation, rounding = self._nearest(t)
         if self.rule.stop == "sparsest-above":  # only an order to look in
-            near = t + np.argmax(self.looked[t:], axis=0)
-            near[~self.looked[t:].any(0)] = 0
-            reach = np.full(len(looked), np.inf)
-            shift = np.zeros(len(looked))
+            activation, error = activation.copy(), np.full(len(looked), np.inf)
         else:
-            near = t - np.argmax(self.looked[t::-1], axis=0)
             shifts, reaches = self._movement(t)
-            shift, reach = shifts[t] - shifts[near], reaches[t] - reaches[near]
-        images = np.arange(len(looked))
-        rounding = np.where(self.looks.exact[near, images], 0.0, self.looks.bound[near])
-        error = np.where(looked, rounding, reach + rounding)
-        return Known(self.activation[near, images] + shift, error, looked.copy())
+            activation = activation + (shifts[t] - shifts)[near]
+            error = (reaches[t] - reaches)[near] + rounding
+        run = np.flatnonzero(looked)
+        activation[run], error[run] = self.activation[t][run], own[run]
+        return Known(activation, error, looked)
+
+    def _nearest(self, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each image the level before ``t`` that it was last run at, as the stop rule goes.
+
+        Level 0 where none.  int64 [N]; beside it the activation there, and how far off that is.
+        """
+        looks, changes = self.looks, self.looks.changes
+        sparse = self.rule.stop == "sparsest-above"
+        before = range(self.count - 1, t, -1) if sparse else range(1, t)
+        levels = [(u, int(changes[u])) for u in (0, *before)]
+        known, found = self._passed
+        if levels[: len(known)] != known or not known:
+            known = levels[:1]
+            zero = np.zeros(len(self.looked[0]), np.int64)
+            found = zero, self.activation[0].copy(), looks.error(0)
+        near, activation, rounding = found
+        for u, _ in levels[len(known) :]:
+            run = np.flatnonzero(self.looked[u])
+            near[run], activation[run] = u, self.activation[u][run]
+            rounding[run] = looks.error(u)[run]
+        self._passed = levels, found
+        return found
 
     def _movement(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Summed over the levels up to ``t``: the common shift, and the reach beside it."""
-        moved = np.diff(self.activation[: t + 1][:, self.first], axis=0)
-        shift = np.median(moved, axis=1, keepdims=True)
-        reach = REACH * np.abs(moved - shift).max(axis=1)
-        zero = np.zeros(1)
-        return (
-            np.concatenate([zero, shift[:, 0].cumsum()]),
-            np.concatenate([zero, reach.cumsum()]),
-        )
+        moved = [(0.0, 0.0), *(self._moved(u) for u in range(1, t + 1))]
+        shift, reach = np.array(moved).T
+        return shift.cumsum(), reach.cumsum()
+
+    def _moved(self, t: int) -> tuple[float, float]:
+        """From the level before to ``t``: the shift of the first images, the reach beside it."""
+        key = int(self.looks.changes[t - 1]), int(self.looks.changes[t])
+        if self._movements.get(t, (None, None))[0] != key:
+            moved = self.activation[t][self.first] - self.activation[t - 1][self.first]
+            shift = np.median(moved)
+            reach = REACH * np.abs(moved - shift).max()
+            self._movements[t] = key, (float(shift), float(reach))
+        return self._movements[t][1]

@@ -132,9 +132,7 @@ def _candidates(
             for row, target in zip(*rows, strict=True)
         ]
         kinds = torch.float64, torch.float64, torch.int64, torch.int64, torch.float64
-        found = [
-            torch.tensor([row[k] for row in each], dtype=kind) for k, kind in enumerate(kinds)
-        ]
+        found = [torch.tensor([row[k] for row in each], dtype=kind) for k, kind in enumerate(kinds)]
     lo, hi, hits, false_alarms, least = found
     totals = is_target.sum(1)
     others = is_target.shape[1] - totals
