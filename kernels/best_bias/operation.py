@@ -16,9 +16,10 @@ smallest step of the other images, so hits are those of the target steps below e
 `best_bias_reference` sorts all steps and scans, O(N log N).  The CPU path needs no sort of the
 others: CSA rises only at a target image's step, so the best interval starts at one of at most P
 distinct target steps, and one pass with a binary search, O(N log P), finds the false alarms and
-the upper end of each; of a matched bias no step above e matters, `matched_row`.  There is no Triton kernel on purpose: all levels of a sweep are one
-batched `torch.sort` of L x N numbers (32 x 20,000 float64 = 5 MB) against L forward passes over
-N images, so on a GPU the reference is the implementation.
+the upper end of each; of a matched bias no step above e matters (`matched_row`).  There is no
+Triton kernel on purpose: all levels of a sweep are one batched `torch.sort` of L x N numbers
+(32 x 20,000 float64 = 5 MB) against L forward passes over N images, so on a GPU the reference is
+the implementation.
 """
 
 from __future__ import annotations
