@@ -113,7 +113,7 @@ class Judge:
     def record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
         """Accuracy of so many hits and false alarms, at a bias."""
         targets = self.targets
-        others = len(self) - targets
+        others = len(self.margins) - targets
         return Accuracy(
             hit=hits / targets,
             false_alarm=false_alarms / max(others, 1),

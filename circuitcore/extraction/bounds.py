@@ -86,7 +86,7 @@ def _matched(judge: Judge, known: Known, error: np.ndarray) -> tuple[Accuracy, A
     """
     most, margins, target = judge.unpruned_alarms, judge.margins, judge.target_at
     early = margins - (known.activation + error)  # the least steps of others
-    if not np.isfinite(early).all():
+    if not np.isfinite(early.sum()):  # FAR times the images is far from overflowing
         raise ValueError("an activation or a margin is not finite")
     early[target] = np.inf
     run = known.looked.copy()
@@ -202,8 +202,8 @@ def _open_images(judge: Judge, known: Known, bias: str, below: float) -> np.ndar
     most = judge.unpruned_alarms
     end = np.partition(late, most)[most] if len(late) > most else np.inf
     near = np.flatnonzero(low <= end)  # no bias beyond is admissible, whatever the others do
-    parts = (each[near] for each in (target, low, high, far))
-    return near[_open(judge, *parts, bias, below) & inexact[near]]
+    meets = _open(judge, target[near], low[near], high[near], far[near], bias, below)
+    return near[meets & inexact[near]]
 
 
 def _open(

@@ -82,12 +82,24 @@ def extract_circuit(
     stored_fc: Stage | None = None,
     work: Scored | None = None,
 ) -> Extracted:
-    """Score, sweep, choose and judge the circuit of output unit ``unit``.
+    """The circuit of output unit ``unit``, scored, swept, chosen, judged: see `swept_circuit`."""
+    return swept_circuit(prepared, unit, name, stored_fc, work)()
 
-    ``stored_fc``: an fc curve swept before with the same scores; its level is chosen anew and only
-    run once.  ``work``: the category scored before (`scored`), as several readings of the method
-    share it; each then costs what the others before it did not run.  Raises InputError where a
-    layer's scores are not finite.
+
+def swept_circuit(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    stored_fc: Stage | None = None,
+    work: Scored | None = None,
+) -> Callable[[], Extracted]:
+    """Score, sweep and choose the circuit of output unit ``unit``, and run it on held-out images.
+
+    What is returned tests it there: accuracy and bootstrap intervals, the host's work alone, which
+    nothing that follows waits for.  ``stored_fc``: an fc curve swept before with the same scores;
+    its level is chosen anew and only run once.  ``work``: the category scored before (`scored`), as
+    several readings of the method share it; each then costs what the others before it did not run.
+    Raises InputError where a layer's scores are not finite.
     """
     began = time.perf_counter()
     options = prepared.options
@@ -99,7 +111,7 @@ def extract_circuit(
     if reference.why is not None:
         cost = _cost(prepared, began, 0, 0, 0)
         record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
-        return Extracted(record, {}, None)
+        return lambda: Extracted(record, {}, None)
     work = work or scored(prepared, unit)
     tally, before = work.tally, work.tally.multiply_adds
     kept: dict[str, Tensor] = {}
@@ -109,20 +121,28 @@ def extract_circuit(
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
     activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally)
-    heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = _cost(prepared, began, sweeping, certifying, testing)
     floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
-    record = Category(
-        **about,
-        stages=[each.record for each in swept],
-        circuit=_circuit(kept, swept, fitted, heldout),
-        cost=cost,
-        faithfulness=faithful,
-        random_masks=floor,
-    )
-    return Extracted(record, kept, activation)
+
+    def tested() -> Extracted:
+        began = time.perf_counter()
+        heldout, faithful = _tested(
+            prepared, unit, heldout_judge, activation, fitted, unpruned, empty
+        )
+        seconds = cost.seconds + time.perf_counter() - began
+        record = Category(
+            **about,
+            stages=[each.record for each in swept],
+            circuit=_circuit(kept, swept, fitted, heldout),
+            cost=cost.model_copy(update={"seconds": seconds}),
+            faithfulness=faithful,
+            random_masks=floor,
+        )
+        return Extracted(record, kept, activation)
+
+    return tested
 
 
 def heldout_activation(

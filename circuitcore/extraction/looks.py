@@ -45,12 +45,14 @@ class Looks:
         self.largest = np.zeros(count)
         self.repeated = np.zeros(count, np.int64)
         self.changes = np.zeros(count, np.int64)
-        self._sizes = np.full(count, np.nan)  # NaN: not known since the level changed
+        self._relying = np.zeros(count, np.int64)  # images not in float32
+        self._sizes: dict[int, float] = {}  # of levels not looked at since
 
     def start(self, activation: np.ndarray, exact: np.ndarray, bound: float) -> None:
         """Level 0, known before."""
         self.activation[0], self.looked[0], self.exact[0] = activation, True, exact
         self.bound[0] = bound
+        self._relying[0] = np.count_nonzero(~exact)
 
     def error(self, t: int) -> np.ndarray:
         """How far off the activations of level ``t`` may be, float64 [N]; 0 in float32."""
@@ -81,12 +83,14 @@ class Looks:
             if self.low:
                 self._tested(t, images, values)
             exact[images] = True
-        elif (kept := exact[images]).any():
-            values = np.where(kept, self.activation[t][images], values)
+        else:
+            if (kept := exact[images]).any():
+                values = np.where(kept, self.activation[t][images], values)
+            self._relying[t] += len(images) - np.count_nonzero(looked[images])
         self.activation[t][images] = values
         looked[images] = True
         self.changes[t] += 1
-        self._sizes[t] = np.nan
+        self._sizes.pop(t, None)
 
     def recheck(self, t: int, unsure: Callable[[], np.ndarray]) -> None:
         """Run in float32 what ``unsure`` names at level ``t``, until it names no image more."""
@@ -97,6 +101,7 @@ class Looks:
         """Note how far off images were that are run again in float32, and widen what they break."""
         again = images[place := self.looked[t][images] & ~self.exact[t][images]]
         self.repeated[t] += len(again)
+        self._relying[t] -= len(again)
         off = np.abs(self.activation[t][again] - values[place])
         off = off[np.isfinite(off)]
         self.tried[t] += len(off)
@@ -123,18 +128,18 @@ class Looks:
 
     def _size(self, t: int) -> float:
         """Root mean square of a level's activations: errors grow with it from level to level."""
-        if np.isnan(self._sizes[t]):
+        if t not in self._sizes:
             own = self.activation[t][np.flatnonzero(self.looked[t])]
             own = own[np.isfinite(own)]
             size = float(np.sqrt(np.sum(own * own) / max(len(own), 1)))
             self._sizes[t] = max(size, LEAST)
-        return float(self._sizes[t])
+        return self._sizes[t]
 
     def _short(self, rows: np.ndarray) -> np.ndarray:
         """How many more images must be tried at or near each of these levels, int64 [T]."""
         found = np.zeros(len(rows), np.int64)
         for k, t in enumerate(rows):
-            relying = np.count_nonzero(self.looked[t] & ~self.exact[t])
+            relying = self._relying[t]
             wanted = PROBE if relying <= FEW else PROBE_MANY
             near = np.minimum(self.tried[_near(t)], wanted).sum()
             found[k] = min(max(wanted - near, 0), relying)

@@ -277,9 +277,8 @@ class Screening:
     def _known(self, t: int) -> Known:
         """Level ``t`` as run, and otherwise as expected from the nearest level judged before."""
         looks, looked = self.looks, self.looked[t].copy()
-        own = np.where(looks.exact[t], 0.0, looks.bound[t])
         if looked.all():
-            return Known(self.activation[t].copy(), own, looked)
+            return Known(self.activation[t].copy(), looks.error(t), looked)
         near, activation, rounding = self._nearest(t)
         if self.rule.stop == "sparsest-above":  # only an order to look in
             activation, error = activation.copy(), np.full(len(looked), np.inf)
@@ -288,7 +287,8 @@ class Screening:
             activation = activation + (shifts[t] - shifts)[near]
             error = (reaches[t] - reaches)[near] + rounding
         run = np.flatnonzero(looked)
-        activation[run], error[run] = self.activation[t][run], own[run]
+        activation[run] = self.activation[t][run]
+        error[run] = np.where(looks.exact[t][run], 0.0, looks.bound[t])
         return Known(activation, error, looked)
 
     def _nearest(self, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -309,7 +309,7 @@ class Screening:
         for u, _ in levels[len(known) :]:
             run = np.flatnonzero(self.looked[u])
             near[run], activation[run] = u, self.activation[u][run]
-            rounding[run] = looks.error(u)[run]
+            rounding[run] = np.where(looks.exact[u][run], 0.0, looks.bound[u])
         self._passed = levels, found
         return found
 
@@ -324,7 +324,8 @@ class Screening:
         key = int(self.looks.changes[t - 1]), int(self.looks.changes[t])
         if self._movements.get(t, (None, None))[0] != key:
             moved = self.activation[t][self.first] - self.activation[t - 1][self.first]
-            shift = np.median(moved)
+            middle = (len(moved) - 1) // 2, len(moved) // 2
+            shift = np.partition(moved, middle)[list(middle)].sum() / 2  # the median
             reach = REACH * np.abs(moved - shift).max()
             self._movements[t] = key, (float(shift), float(reach))
         return self._movements[t][1]
