@@ -24,11 +24,10 @@ from test_fpe_precision import ERROR, look_at, made_up
 
 from circuitcore.engine.splits import Split
 from circuitcore.extraction.accuracy import SLACK, worth
-from circuitcore.extraction.bounds import Known, images_at
 from circuitcore.extraction.circuit import _tested
 from circuitcore.extraction.floor import at_random
 from circuitcore.extraction.judging import empty_circuit, judges, unpruned_baseline
-from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.looks import as_in_float32
 from circuitcore.extraction.screening import Rule, Screening
 from circuitcore.options import Options
 
@@ -88,20 +87,20 @@ def swept(seed: int, how: str, stop: str) -> dict[str, Counted] | None:
     return found
 
 
-def held_out(seed: int, how: str) -> int:
-    """Images run again in float32 on 20,000 at a frozen bias."""
+def held_out(seed: int, how: str) -> tuple[int, int]:
+    """Images run again in float32 on 20,000 at a frozen bias, and looks in float32."""
     judge, stages = made_up(seed)
     rows, runs = next(stages)[5:6], Counter[bool]()
-    look = look_at(rows, ERROR[how], np.random.default_rng([seed, 3]), runs)
-    looks = Looks(look, 1, rows.shape[1], low=how != "float32")
-    looks.see([0], np.arange(rows.shape[1]))
+    inner = look_at(rows, ERROR[how], np.random.default_rng([seed, 3]), runs)
+    looked: list[bool] = []
 
-    def unsure() -> np.ndarray:
-        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
-        return images_at(judge, known, float(seed % 7 - 3))
+    def look(levels, images, precise):
+        looked.append(precise)
+        return inner(levels, images, precise)
 
-    looks.recheck(0, unsure)
-    return runs[True] if how != "float32" else 0
+    low = how != "float32"
+    as_in_float32(look, judge, float(seed % 7 - 3), low=low)
+    return runs[True] * low, sum(looked) * low
 
 
 def judging() -> tuple[float, float]:
@@ -161,8 +160,8 @@ def main() -> None:
             seed += 1
         print(f"{stop}, {how}: {CATEGORIES} categories")
         print("\n".join(table(found)))
-        again = mean(held_out(k, how) for k in range(CATEGORIES))
-        print(f"held out: {again:.0f} of 20,000 images again in float32")
+        again, looks = np.mean([held_out(k, how) for k in range(CATEGORIES)], axis=0)
+        print(f"held out: {again:.0f} of 20,000 images again in float32, {looks:.2f} looks")
         own = mean(sum(each.own for each in stages.values()) for stages in found)
         print(f"host, screening: {1000 * own:.1f} ms a category")
     before, behind = judging()

@@ -19,7 +19,6 @@ from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import Kept, circuit_pass
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
-from circuitcore.extraction.bounds import Known, images_at
 from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
@@ -31,7 +30,7 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.looks import as_in_float32
 from circuitcore.extraction.stage import (
     Scored,
     Swept,
@@ -159,16 +158,14 @@ def heldout_activation(
     def run(precise: bool) -> Callable[[np.ndarray], Tensor]:
         return circuit_pass(runner, split, unit, kept, tally, precise)
 
-    low, every = runner.machine.low, np.arange(len(split))
-    looks = Looks(lambda levels, images, precise: run(precise)(images)[None], 1, len(split), low)
-    looks.see([0], every)
-
-    def unsure() -> np.ndarray:
-        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
-        return images_at(judge, known, bias)
-
-    looks.recheck(0, unsure)
-    return torch.from_numpy(looks.activation[0]).float()
+    return torch.from_numpy(
+        as_in_float32(
+            lambda levels, images, precise: run(precise)(images)[None],
+            judge,
+            bias,
+            low=runner.machine.low,
+        )
+    ).float()
 
 
 def _tested(

@@ -13,8 +13,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from circuitcore.extraction.accuracy import Judge
+from circuitcore.extraction.bounds import Known, images_at, smallest
+
 Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
 """look(levels, images int64 [n], in float32?) -> target activations float32 [T, n]"""
+
+Away = Callable[[int], np.ndarray]
+"""away(level) -> how far each image's step lies from where it may decide, float64 [N]"""
 
 # Of normal errors the largest of 20,000 exceeds the bound in one level of 100,000 with 32 images
 # tried, in one of 20 with 8; of 400 in one of 10,000 with 16
@@ -35,8 +41,10 @@ class Looks:
     how often a level was looked at.
     """
 
-    def __init__(self, look: Look, count: int, images: int, low: bool) -> None:
-        self.look, self.low = look, low
+    def __init__(
+        self, look: Look, count: int, images: int, low: bool, away: Away | None = None
+    ) -> None:
+        self.look, self.low, self.away = look, low, away
         self.activation = np.zeros((count, images))
         self.looked = np.zeros((count, images), bool)
         self.exact = np.zeros((count, images), bool)
@@ -117,7 +125,10 @@ class Looks:
                 break
             some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
             count = -(-int(self._short(short).max()) // min(len(some), 2))
-            self.see(some.tolist(), left[_spread(len(left), count)], precise=True)
+            tried = left[_spread(len(left), count)]
+            if self.away is not None and len(some) == 1:  # those that would be run again soon
+                tried = left[smallest(self.away(int(some[0]))[left], count)]
+            self.see(some.tolist(), np.sort(tried), precise=True)
         for t in rows:
             near = [u for u in range(len(self.tried))[_near(t)] if self.tried[u]]
             seen = max(
@@ -144,6 +155,25 @@ class Looks:
             near = np.minimum(self.tried[_near(t)], wanted).sum()
             found[k] = min(max(wanted - near, 0), relying)
         return found
+
+
+def as_in_float32(look: Look, judge: Judge, bias: float, *, low: bool) -> np.ndarray:
+    """One circuit's activation float64 [N], every prediction at ``bias`` that of float32.
+
+    ``look``: at level 0, the circuit; ``low``: in low precision but for images close to the bias.
+    """
+
+    def away(t: int) -> np.ndarray:
+        return np.abs(judge.margins - looks.activation[t] - bias)
+
+    def unsure() -> np.ndarray:
+        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
+        return images_at(judge, known, bias)
+
+    looks = Looks(look, 1, len(judge), low, away)
+    looks.see([0], np.arange(len(judge)))
+    looks.recheck(0, unsure)
+    return looks.activation[0]
 
 
 def _near(t: int) -> slice:

@@ -5,17 +5,17 @@ end of what a matched bias may be.  So the target images, the hardest others (by
 and a random control come first.  Scanned from the sparse end (``sparsest-above``) a level is
 accepted when nothing is left open, which makes the choice that of running everything.  Scanned from
 the dense end (``first-crossing``) an image last run at an earlier level counts as expected, within
-what images moved from level to level since: ``REACH`` times the largest movement seen, beside the
-one all have in common.  It is run again once that could matter.  The level chosen is always run
-whole, and stepped back from if it fails.  Looks may be in a lower precision: an image is run again
-in float32 where its rounding could decide, or could move the accuracy recorded of the level chosen.
+what images moved from level to level since (`Neighbours`).  It is run again once that could matter.
+The level chosen is always run whole, and stepped back from if it fails.  Looks may be in a lower
+precision: an image is run again in float32 where its rounding could decide, or could move the
+accuracy recorded of the level chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ from circuitcore.extraction.bounds import (
     unsettled_images,
 )
 from circuitcore.extraction.looks import Look, Looks
+from circuitcore.extraction.neighbours import Neighbours
 from circuitcore.records import Accuracy
 
-REACH = 2.0  # times the largest movement seen between neighbouring levels
 HARDEST = 0.01  # of the images, at least as many as target images: run at every level
 CONTROL = 1 / 128  # of the images, at least 64: run at every level, drawn at random
 SAMPLE = 512  # images of a sample
@@ -96,12 +96,11 @@ class Screening:
         self.judge, self.rule, self.count = judge, rule, count
         self.work, self.certifying = work, 0
         images = len(start)
-        self.looks = Looks(look, count, images, rule.low)
+        self.looks = Looks(look, count, images, rule.low, self._away)
         error = np.zeros(images) if start_error is None else start_error
         self.looks.start(start.double().numpy(), error == 0, float(error.max()))
         self.first = self._first_images()
-        self._passed: tuple[list[tuple[int, int]], Any] = [], None
-        self._movements: dict[int, tuple[tuple[int, int], tuple[float, float]]] = {}
+        self._known = Neighbours(self.looks, self.first, rule.stop).known
         level_0 = judge.fitted(start[None], rule.bias)[0]
         self.judged = {0: Judged(Bounds(level_0, level_0, level_0, rule.bias), images, 0)}
 
@@ -274,58 +273,23 @@ class Screening:
             return None
         return self.judge.record(int((said & target).sum()), alarms, bias)
 
-    def _known(self, t: int) -> Known:
-        """Level ``t`` as run, and otherwise as expected from the nearest level judged before."""
-        looks, looked = self.looks, self.looked[t].copy()
-        if looked.all():
-            return Known(self.activation[t].copy(), looks.error(t), looked)
-        near, activation, rounding = self._nearest(t)
-        if self.rule.stop == "sparsest-above":  # only an order to look in
-            activation, error = activation.copy(), np.full(len(looked), np.inf)
-        else:
-            shifts, reaches = self._movement(t)
-            activation = activation + (shifts[t] - shifts)[near]
-            error = (reaches[t] - reaches)[near] + rounding
-        run = np.flatnonzero(looked)
-        activation[run] = self.activation[t][run]
-        error[run] = np.where(looks.exact[t][run], 0.0, looks.bound[t])
-        return Known(activation, error, looked)
+    def _away(self, t: int) -> np.ndarray:
+        """How far the steps at level ``t`` are from where one may decide, as far as that is known.
 
-    def _nearest(self, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each image the level before ``t`` that it was last run at, as the stop rule goes.
-
-        Level 0 where none.  int64 [N]; beside it the activation there, and how far off that is.
+        Whether the level holds is decided near the last target image that it needs, what is
+        recorded of it near its bias.
         """
-        looks, changes = self.looks, self.looks.changes
-        sparse = self.rule.stop == "sparsest-above"
-        before = range(self.count - 1, t, -1) if sparse else range(1, t)
-        levels = [(u, int(changes[u])) for u in (0, *before)]
-        known, found = self._passed
-        if levels[: len(known)] != known or not known:
-            known = levels[:1]
-            zero = np.zeros(len(self.looked[0]), np.int64)
-            found = zero, self.activation[0].copy(), looks.error(0)
-        near, activation, rounding = found
-        for u, _ in levels[len(known) :]:
-            run = np.flatnonzero(self.looked[u])
-            near[run], activation[run] = u, self.activation[u][run]
-            rounding[run] = np.where(looks.exact[u][run], 0.0, looks.bound[u])
-        self._passed = levels, found
-        return found
-
-    def _movement(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """Summed over the levels up to ``t``: the common shift, and the reach beside it."""
-        moved = [(0.0, 0.0), *(self._moved(u) for u in range(1, t + 1))]
-        shift, reach = np.array(moved).T
-        return shift.cumsum(), reach.cumsum()
-
-    def _moved(self, t: int) -> tuple[float, float]:
-        """From the level before to ``t``: the shift of the first images, the reach beside it."""
-        key = int(self.looks.changes[t - 1]), int(self.looks.changes[t])
-        if self._movements.get(t, (None, None))[0] != key:
-            moved = self.activation[t][self.first] - self.activation[t - 1][self.first]
-            middle = (len(moved) - 1) // 2, len(moved) // 2
-            shift = np.partition(moved, middle)[list(middle)].sum() / 2  # the median
-            reach = REACH * np.abs(moved - shift).max()
-            self._movements[t] = key, (float(shift), float(reach))
-        return self._movements[t][1]
+        judge, bias = self.judge, self.rule.bias
+        steps = judge.margins - self.activation[t]
+        places = [0.0]
+        if bias == "matched":
+            own = np.sort(steps[judge.target_at])
+            needed = max(math.ceil(self.rule.below * judge.targets), 1) - 1
+            places = [own[min(needed, len(own) - 1)]]
+        if bias != "none" and self.looked[t].all():
+            fitted = judge.fitted(torch.from_numpy(self.activation[t : t + 1]), bias)[0]
+            places.append(fitted.bias)
+        elif bias == "exact":
+            near = min(self.judged, key=lambda u: abs(u - t))
+            places = [self.judged[near].bounds.expected.bias]
+        return np.min([np.abs(steps - place) for place in places], axis=0)
