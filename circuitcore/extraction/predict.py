@@ -158,7 +158,8 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     heldout = c.passed() + c.held(False) + c.replayed(1, counts.heldout, False, written=False)
     if low:  # those that bound the rounding are those close to the bias
         few = min(PROBE_MANY, counts.heldout)
-        again += c.passed() + c.held(True) + c.replayed(1, few, True, written=False)
+        again += c.passed() + c.held(True)
+        again += c.replayed(1, few, True, written=False) * TYPICAL[options.stop].heldout
     weights = network.relevant()
     hardest, _ = run_at_every_level(counts.extraction, targets, "sparsest-above")
     mask = c.passed() + c.held(True) + c.replayed(1, targets + hardest, True, written=False)
