@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,24 +125,35 @@ def swept_circuit(
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = _cost(prepared, began, sweeping, certifying, testing)
     floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
+    found = {**about, "random_masks": floor}
+    return partial(_finished, prepared, found, swept, kept, heldout_judge, activation, cost)
 
-    def tested() -> Extracted:
-        began = time.perf_counter()
-        heldout, faithful = _tested(
-            prepared, unit, heldout_judge, activation, fitted, unpruned, empty
-        )
-        seconds = cost.seconds + time.perf_counter() - began
-        record = Category(
-            **about,
-            stages=[each.record for each in swept],
-            circuit=_circuit(kept, swept, fitted, heldout),
-            cost=cost.model_copy(update={"seconds": seconds}),
-            faithfulness=faithful,
-            random_masks=floor,
-        )
-        return Extracted(record, kept, activation)
 
-    return tested
+def _finished(
+    prepared: Prepared,
+    found: dict[str, Any],
+    swept: list[Swept],
+    kept: dict[str, Tensor],
+    judge: Judge,
+    activation: Tensor,
+    cost: Cost,
+) -> Extracted:
+    """Test a circuit by its ``activation`` on the held-out set, which ``judge`` is of.
+
+    ``found``: the fields of its record that are known.
+    """
+    began, fitted = time.perf_counter(), swept[-1].chosen.alone()
+    unit, unpruned, empty = found["index"], found["unpruned"], found["empty"]
+    heldout, faithful = _tested(prepared, unit, judge, activation, fitted, unpruned, empty)
+    seconds = cost.seconds + time.perf_counter() - began
+    record = Category(
+        **found,
+        stages=[each.record for each in swept],
+        circuit=_circuit(kept, swept, fitted, heldout),
+        cost=cost.model_copy(update={"seconds": seconds}),
+        faithfulness=faithful,
+    )
+    return Extracted(record, kept, activation)
 
 
 def heldout_activation(
