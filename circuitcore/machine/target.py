@@ -56,8 +56,8 @@ ASSUMED: tuple[tuple[str, str], ...] = (
     ("PCIe x16: 31.5 GB/s (gen 4), 63 GB/s (gen 5), 0.8 of it reached",
      "PCI-SIG rates; 0.8: assumption"),
     ("16 cores decode, 6 ms an image and core", "assumption"),
-    ("host a category: screening 32 ms (sparsest-above 148), judging 6 ms; testing, beside the next "
-     "one, 22 ms", "measured: python bench/e2e/looks.py, x86-64, one thread, other jobs beside"),
+    ("host a category: screening 32 ms (sparsest-above 148), judging 6 ms; beside the next one, "
+     "testing 22 ms", "measured: python bench/e2e/looks.py, x86-64, one thread, other jobs beside"),
     ("a random mask moves 440 bytes a weight and takes 40 launches a layer",
      "counted by hand in extraction/floor.py, `hashed`"),
     ("a commit 10 ns a byte of masks", "assumption"),
