@@ -138,11 +138,9 @@ def must_compile(machine: Machine) -> bool:
     """Whether a run will compile CPU kernels, as the first one of an installation does."""
     if machine.device.type != "cpu" or machine.impl not in ("auto", "numba"):
         return False
-    from circuitcore.kernels.best_bias import cpu as best_bias_cpu
     from circuitcore.kernels.levels import cpu as levels_cpu  # numba
 
-    always = best_bias_cpu.scan_rows, levels_cpu.scan_range  # whatever the network and the options
-    return not all(map(on_disk, always))
+    return not on_disk(levels_cpu.scan_range)  # whatever the network and the options
 
 
 def as_run(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import Kept, circuit_pass
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
-from circuitcore.extraction.bounds import Known, images_at
 from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
@@ -31,7 +31,7 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.looks import as_in_float32
 from circuitcore.extraction.stage import (
     Scored,
     Swept,
@@ -82,12 +82,24 @@ def extract_circuit(
     stored_fc: Stage | None = None,
     work: Scored | None = None,
 ) -> Extracted:
-    """Score, sweep, choose and judge the circuit of output unit ``unit``.
+    """The circuit of output unit ``unit``, scored, swept, chosen, judged: see `swept_circuit`."""
+    return swept_circuit(prepared, unit, name, stored_fc, work)()
 
-    ``stored_fc``: an fc curve swept before with the same scores; its level is chosen anew and only
-    run once.  ``work``: the category scored before (`scored`), as several readings of the method
-    share it; each then costs what the others before it did not run.  Raises InputError where a
-    layer's scores are not finite.
+
+def swept_circuit(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    stored_fc: Stage | None = None,
+    work: Scored | None = None,
+) -> Callable[[], Extracted]:
+    """Score, sweep and choose the circuit of output unit ``unit``, and run it on held-out images.
+
+    What is returned tests it there: accuracy and bootstrap intervals, the host's work alone, which
+    nothing that follows waits for.  ``stored_fc``: an fc curve swept before with the same scores;
+    its level is chosen anew and only run once.  ``work``: the category scored before (`scored`), as
+    several readings of the method share it; each then costs what the others before it did not run.
+    Raises InputError where a layer's scores are not finite.
     """
     began = time.perf_counter()
     options = prepared.options
@@ -99,7 +111,7 @@ def extract_circuit(
     if reference.why is not None:
         cost = _cost(prepared, began, 0, 0, 0)
         record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
-        return Extracted(record, {}, None)
+        return lambda: Extracted(record, {}, None)
     work = work or scored(prepared, unit)
     tally, before = work.tally, work.tally.multiply_adds
     kept: dict[str, Tensor] = {}
@@ -109,18 +121,37 @@ def extract_circuit(
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
     activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally)
-    heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = _cost(prepared, began, sweeping, certifying, testing)
     floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
+    found = {**about, "random_masks": floor}
+    return partial(_finished, prepared, found, swept, kept, heldout_judge, activation, cost)
+
+
+def _finished(
+    prepared: Prepared,
+    found: dict[str, Any],
+    swept: list[Swept],
+    kept: dict[str, Tensor],
+    judge: Judge,
+    activation: Tensor,
+    cost: Cost,
+) -> Extracted:
+    """Test a circuit by its ``activation`` on the held-out set, which ``judge`` is of.
+
+    ``found``: the fields of its record that are known.
+    """
+    began, fitted = time.perf_counter(), swept[-1].chosen.alone()
+    unit, unpruned, empty = found["index"], found["unpruned"], found["empty"]
+    heldout, faithful = _tested(prepared, unit, judge, activation, fitted, unpruned, empty)
+    seconds = cost.seconds + time.perf_counter() - began
     record = Category(
-        **about,
+        **found,
         stages=[each.record for each in swept],
         circuit=_circuit(kept, swept, fitted, heldout),
-        cost=cost,
+        cost=cost.model_copy(update={"seconds": seconds}),
         faithfulness=faithful,
-        random_masks=floor,
     )
     return Extracted(record, kept, activation)
 
@@ -139,16 +170,14 @@ def heldout_activation(
     def run(precise: bool) -> Callable[[np.ndarray], Tensor]:
         return circuit_pass(runner, split, unit, kept, tally, precise)
 
-    low, every = runner.machine.low, np.arange(len(split))
-    looks = Looks(lambda levels, images, precise: run(precise)(images)[None], 1, len(split), low)
-    looks.see([0], every)
-
-    def unsure() -> np.ndarray:
-        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
-        return images_at(judge, known, bias)
-
-    looks.recheck(0, unsure)
-    return torch.from_numpy(looks.activation[0]).float()
+    return torch.from_numpy(
+        as_in_float32(
+            lambda levels, images, precise: run(precise)(images)[None],
+            judge,
+            bias,
+            low=runner.machine.low,
+        )
+    ).float()
 
 
 def _tested(

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from circuitcore.engine.footprint import must_compile, weight_bytes
 from circuitcore.engine.prepare import prepare
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
-from circuitcore.extraction.circuit import Extracted, extract_circuit
+from circuitcore.extraction.circuit import Extracted, swept_circuit
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
@@ -166,8 +166,8 @@ def _extract_all(
                 stage = (stored_fc or {}).get(category.index)
                 with span("category", category.name, category.index):
                     unit, name = category.index, category.name
-                    found = extract_circuit(prepared, unit, name, stage, work())
-                    behind(partial(commit, run, found.measured(meter.so_far())))
+                    found = swept_circuit(prepared, unit, name, stage, work())
+                    behind(partial(_test_and_commit, run, found, meter.so_far()))
                     return_freed_memory()
             except DeviceError:
                 raise
@@ -179,6 +179,11 @@ def _extract_all(
         listed = "\n".join(f"  {line}" for line in failed)
         raise PartialError(f"{len(failed)} of {len(chosen)} categories failed:\n{listed}")
     return len(missing)
+
+
+def _test_and_commit(run: RunFolder, circuit: Callable[[], Extracted], memory_bytes: int) -> None:
+    """Test a swept circuit on the held-out images and commit it, with the memory it took."""
+    commit(run, circuit().measured(memory_bytes))
 
 
 def commit(run: RunFolder, found: Extracted) -> None:
