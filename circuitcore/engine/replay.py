@@ -20,6 +20,9 @@ from torch import Tensor
 from circuitcore.engine.splits import Split
 from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
+from circuitcore.kernels.levels.layer import MAX_LEVELS
+from circuitcore.kernels.masked_weights.operation import masked_weights
+from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
 from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
 from circuitcore.network.graph import Network, Step
@@ -61,6 +64,7 @@ class Replay:
         self.convolutions = network.layers("conv")
         self.whole = torch.cat([_flat(network.weights[n]) for n in self.convolutions])
         self.masked = self.whole.clone()
+        self.numbers = torch.arange(MAX_LEVELS + 1, dtype=torch.int32, device=self.device)
         weights = dict(zip(self.convolutions, self._views(), strict=True))
         for name in network.layers("fc"):
             weights[name] = some.new_zeros(network.relevant_shape(name))
@@ -117,7 +121,9 @@ class Replay:
 
     def level(self, levels: Tensor, t: int) -> None:
         """Write all convolutions at level ``t``; ``levels`` uint8 as `flat_levels` gives them."""
-        torch.where(levels > t, self.whole, self.nothing, out=self.masked)
+        masked_weights(
+            self.whole, levels, self.numbers[t : t + 1], self.masked[None], impl=self.impl
+        )
 
     def look(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None = None
@@ -190,16 +196,7 @@ class Replay:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""
         if size not in self.graphs:
             before = self.counters.clone()
-            current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-            with torch.cuda.device(self.device):
-                side.wait_stream(current)
-                with torch.cuda.stream(side):
-                    self._pass(size)  # so that what libraries make on first use is not captured
-                current.wait_stream(side)
-                graph = torch.cuda.CUDAGraph()
-                # another thread may score the next category, and ask for memory, meanwhile
-                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                    self._pass(size)
+            graph, _ = captured(lambda: self._pass(size), self.device, self.pool)
             self.counters.copy_(before)
             self.pool = self.pool or graph.pool()
             self.graphs[size] = graph

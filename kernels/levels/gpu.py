@@ -152,7 +152,7 @@ def _launch_bytes(
     launch(
         levels_byte_kernel, _grid(layout),
         weight, left, right, table, first, level, index, node, count, norm, *layout[:4], start,
-        **_options(layout),
+        len(index), **_options(layout),
     )  # fmt: skip
 
 
