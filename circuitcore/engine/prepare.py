@@ -46,7 +46,7 @@ class Prepared:
 
     @cached_property
     def ranking(self) -> CapturedRanking | None:
-        """Scoring and ranking as one graph, on a GPU where the options allow it; made once a run."""
+        """Scoring and ranking as one graph, on a GPU where the options allow it; once a run."""
         network = self.runner.network
         if not can_be_captured(network, self.options):
             return None

@@ -22,6 +22,7 @@ from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.kernels.levels.layer import MAX_LEVELS
 from circuitcore.kernels.masked_weights.operation import masked_weights
+from circuitcore.machine.arrivals import arrived, waiting_each_time
 from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
 from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
@@ -138,7 +139,10 @@ class Replay:
                 run = self._staged if self.resident is None else self._resident
                 each = ROOM if self.resident is None else self._room(len(images))
                 parts = [writes[k : k + each] for k in range(0, len(writes), each)]
-                return torch.cat([run(split, images, part, tally) for part in parts])
+                if len(parts) == 1:
+                    return run(split, images, writes, tally)
+                with waiting_each_time():
+                    return torch.cat([run(split, images, part, tally) for part in parts])
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 # a graph is captured before anything is counted: nothing is counted twice
                 self._sized(smaller(error, self.batch, self.fallback, self.note))
@@ -156,7 +160,7 @@ class Replay:
                 self._graph(size).replay()
             self._count(tally, sum(sizes))
         rows = self.found[: len(writes) * sum(sizes)].view(-1, sum(sizes))
-        return rows[:, : len(images)].to("cpu", copy=True)
+        return arrived(rows[:, : len(images)])
 
     def _staged(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None

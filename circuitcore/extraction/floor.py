@@ -25,19 +25,23 @@ from circuitcore.scoring.seeds import layer_seed
 
 
 def random_masks(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, circuit: Accuracy, tally: Tally
-) -> RandomMasks | None:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, circuit: Accuracy, tally: Tally,
+    whole: bool | None = None,
+) -> RandomMasks | None:  # fmt: skip
     """``--random-masks`` masks held against a circuit on the extraction set; None for none.
 
-    ``circuit``: its accuracy there, with its bias; each mask has its own best bias.  Cost: a look
-    at the target images and the hardest others each, a pass over all images at most.
+    ``circuit``: its accuracy there, with its bias; each mask has its own best bias.  ``whole``:
+    whether all its convolutions are, None where that is not known.  Cost: a look at the target
+    images and the hardest others each, a pass over all images at most.
     """
     options = prepared.options
     rule = Rule(worth(circuit, options.bias) - SLACK, "sparsest-above", options.bias, at_once=False)
     found, as_good, images = [], 0, 0
     for draw in range(options.random_masks):
         mask = random_mask(prepared, unit, kept, draw)
-        run = circuit_pass(prepared.runner, prepared.extraction, unit, mask, tally)
+        run = circuit_pass(
+            prepared.runner, prepared.extraction, unit, mask, tally, conv_whole=whole
+        )
 
         screening = Screening(judge, judge.unpruned, 2, _look(run), rule)
         if options.bias == "sgd":  # has no bounds

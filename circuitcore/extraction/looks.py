@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from circuitcore.machine.arrivals import may_wait_once, waiting_once
+
 Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
 """look(levels, images int64 [n], in float32?) -> target activations float32 [T, n]"""
 
@@ -61,8 +63,38 @@ class Looks:
         images = images[~done[:, images].all(0)]
         if not len(images) or not len(rows):
             return
-        block = np.ix_(rows, images)
-        found = self.look(levels, images, precise).double().numpy()
+        if precise:
+            self._take(rows, images, self.look(levels, images, True), True)
+            return
+        found = self._low(rows, images)
+        # what overflowed says nothing
+        self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
+        self._measure(rows, images)
+
+    def _low(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Run images in low precision, and in the same wait those that tell its error."""
+        levels, tried = rows.tolist(), None
+        if may_wait_once(self.look):
+            self.looked[np.ix_(rows, images)] = True
+            tried = self._untried(rows, images)
+        if tried is None:
+            return self._take(rows, images, self.look(levels, images, False), False)
+        few = tried[0].tolist(), tried[1], True
+        with waiting_once():
+            found, exact = self.look(levels, images, False), self.look(*few)
+        if found.isnan().any():
+            found = self.look(levels, images, False)
+        if exact.isnan().any():
+            exact = self.look(*few)
+        low = self._take(rows, images, found, False)
+        self._take(*tried, exact, True)
+        return low
+
+    def _take(
+        self, rows: np.ndarray, images: np.ndarray, activation: Tensor, precise: bool
+    ) -> np.ndarray:
+        """Note what was run; as float64 [T, n]."""
+        block, found = np.ix_(rows, images), activation.double().numpy()
         exact = self.exact[block]
         if precise:
             self._tested(rows, block, found)
@@ -71,10 +103,7 @@ class Looks:
         )
         self.looked[block] = True
         self.exact[block] = exact | precise
-        if not precise:
-            # what overflowed says nothing
-            self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
-            self._measure(rows, images)
+        return found
 
     def recheck(self, t: int, unsure: Callable[[], np.ndarray]) -> None:
         """Run in float32 what ``unsure`` names at level ``t``, until it names no image more."""
@@ -94,13 +123,8 @@ class Looks:
 
     def _measure(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Bound the error of levels, on as many images tried as those that rely on it ask for."""
-        while len(short := rows[self._short(rows) > 0]):
-            left = images[~self.exact[np.ix_(short, images)].any(0)]
-            if not len(left):
-                break
-            some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
-            count = -(-int(self._short(short).max()) // min(len(some), 2))
-            self.see(some.tolist(), left[_spread(len(left), count)], precise=True)
+        while (tried := self._untried(rows, images)) is not None:
+            self.see(tried[0].tolist(), tried[1], precise=True)
         for t in rows:
             near = [u for u in range(len(self.tried))[_near(t)] if self.tried[u]]
             seen = max(
@@ -108,6 +132,18 @@ class Looks:
                 default=0.0,
             )
             self.bound[t] = max(self.bound[t], ROUNDING * seen, LEAST)
+
+    def _untried(
+        self, rows: np.ndarray, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Levels and images to try next; None where enough are, or nothing is left."""
+        short = rows[self._short(rows) > 0]
+        left = images[~self.exact[np.ix_(short, images)].any(0)]
+        if not len(short) or not len(left):
+            return None
+        some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
+        count = -(-int(self._short(short).max()) // min(len(some), 2))
+        return some, left[_spread(len(left), count)]
 
     def _size(self, t: int) -> float:
         """Root mean square of a level's activations: errors grow with it from level to level."""

@@ -124,7 +124,7 @@ def levels_histogram_kernel(
     tl.atomic_add(out + at, 1, mask=wanted, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def levels_byte_kernel(
     weight,
     left,

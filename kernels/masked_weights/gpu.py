@@ -1,4 +1,4 @@
-"""`masked_weights` on a GPU: bound by memory, so a program holds weights while levels are written."""
+"""`masked_weights` on a GPU: bound by memory, so a program holds its weights for all levels."""
 
 from __future__ import annotations
 

@@ -70,10 +70,7 @@ def random_masks_search_kernel(
     LOW: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(0)
-    if LOW:
-        want = tl.load(found + L + layer).to(tl.int32)
-    else:
-        want = tl.load(counts + layer).to(tl.int32)
+    want = tl.load(found + L + layer if LOW else counts + layer).to(tl.int32)
     digit = 0
     before = 0
     total = 0
@@ -106,7 +103,7 @@ def random_masks_write_kernel(
 
 
 def launch_masks(counts: torch.Tensor, sizes: Sequence[int], words: Sequence[int]) -> torch.Tensor:
-    """uint8 [places], each layer's mask at `starts`: five launches, and one that clears counters."""
+    """uint8 [places], each layer's mask at `starts`: five launches, one that clears counters."""
     device, layers, first = counts.device, len(sizes), starts(sizes)
     out = torch.empty(first[-1], dtype=torch.uint8, device=device)
     if not len(out):

@@ -22,7 +22,8 @@ OF = {  # the launching operation that is made wrong -> the operation of the sel
     "first_conv": "first_conv", "levels_histogram": "levels", "levels_bytes": "levels",
     "levels_refine": "levels", "levels_range": "levels", "masked_linear": "masked_linear",
     "masked_weights": "masked_weights",
-    "overlap": "overlap", "random_masks": "random_masks", "score_conv": "score_conv", "score_linear": "score_linear",
+    "overlap": "overlap", "random_masks": "random_masks", "score_conv": "score_conv",
+    "score_linear": "score_linear",
 }  # fmt: skip
 GPU = torch.device("cuda:1")
 
