@@ -141,14 +141,14 @@ class Counting:
         found = Work(to_host=4 * levels * images)
         for size in set(sizes):
             found += self.captured(size, precise) * (levels * sizes.count(size))
-        level = kernel(self.target, 0, convolutions * (3 + 2 * item)) if written else Work()
-        found += (level + Work(launches=3 if written else 1)) * levels
+        level = kernel(self.target, 0, convolutions * (1 + 2 * item)) if written else Work()
+        found += (level + Work(launches=1 + written)) * levels
         if self.sizes.resident:
             room = (self.images + ROOM * self.batch) // max(1, sum(sizes))
             parts = -(-levels // max(1, room))
             return found + Work(launches=1, syncs=1, to_device=NUMBER * images) * parts
         pixels = Work(to_device=images * self.pixels)  # level weights are written for every batch
-        again = (level + Work(launches=3 if written else 1)) * (levels * (len(sizes) - 1))
+        again = (level + Work(launches=1 + written)) * (levels * (len(sizes) - 1))
         return found + pixels + again + Work(launches=1, syncs=1) * len(sizes)
 
     def held(self, precise: bool, stage: str | None = None) -> Work:
@@ -157,13 +157,6 @@ class Counting:
         launches = len(self.network.layers(stage)) + (self.network.last in self.network.biases)
         moved = self.network.relevant(stage) * (2 * item + 1)
         return kernel(self.target, 0, moved) + Work(launches=launches)
-
-    def passed(self) -> Work:
-        """`circuit_pass` on a GPU, before it runs: whether each convolution is pruned at all."""
-        count = len(self.network.layers("conv"))
-        return kernel(self.target, 0, self.network.relevant("conv")) + Work(
-            launches=count + 1, syncs=1, to_host=count
-        )
 
     def chained(self, levels: int, images: int, precise: bool) -> Work:
         """`ChainExecutor.look` from boundary values, all levels in one pass of every chunk."""
@@ -191,7 +184,7 @@ class Counting:
             launches = 1
             if path == "library":
                 together = max(1, TOGETHER // (rows * columns))
-                launches = 4 * -(-levels // together) + relu
+                launches = 2 * -(-levels // together) + relu
                 moved = 2 * levels * images * rows * item * relu
                 work += kernel(self.target, 0, moved)
             found += work + Work(launches=launches, to_device=4 * levels)

@@ -33,7 +33,6 @@ CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
 LOADING = "loading of the model"
-HASHED = 28  # bytes a weight of a layer whose random mask is drawn on a GPU
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,11 @@ def phases(
         "unpruned network": Phase(held, held, work.image, 2 * work.image, chunk_of_one),
         "scoring": Phase(scoring, scoring),
     }
-    held += work.recorded + curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
+    if work.gpu:  # the graph of scoring and ranking keeps its memory
+        held = scoring + work.size["conv"]
+    else:
+        held += work.recorded
+    held += curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
     if network.layers("fc"):
         found["fc stage"] = _fc_stage(work, held)
     if network.layers("conv"):
@@ -269,9 +272,8 @@ def _conv_stage(work: _Work, held: int) -> Phase:
 
 def _heldout(work: _Work, held: int) -> Phase:
     most = held + (9 if work.gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
-    if work.gpu and work.options.random_masks:  # drawn there, a layer at a time
-        shapes = [work.network.relevant_shape(name) for name in work.network.layers()]
-        most += HASHED * max(math.prod(shape) for shape in shapes)
+    if work.gpu and work.options.random_masks:  # drawn there, beside the circuit's own
+        most += work.network.relevant()
     fixed = most - int((1 - CHOSEN) * 4 * work.size["fc"])
     count = work.conv_chunk(1, work.counts.heldout)
     return Phase(fixed, most, work.image, 2 * work.image, count)

@@ -57,20 +57,28 @@ def circuit_pass(
     kept: Kept,
     tally: Tally | None = None,
     precise: bool = True,
+    conv_whole: bool | None = None,
 ) -> Pass:
     """A circuit's pass over images of a split, in float32, or else in the sweep's precision.
+
+    ``conv_whole``: whether all of ``kept`` keeps every convolution whole; None asks the masks.
 
     Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no conv
     layer is masked and the split has them, else from the images.
     """
-    whole = runner.network if precise else runner.low_network
     conv = [name for name in runner.network.layers("conv") if name in kept]
+    if runner.machine.device.type == "cuda":
+        if conv_whole is None:
+            masks = [kept[name].all() for name in conv]
+            conv_whole = bool(torch.stack(masks).all()) if masks else True
+        return _gpu_pass(
+            runner, split, unit, kept, bool(split.features) and conv_whole, tally, precise
+        )
+    whole = runner.network if precise else runner.low_network
     whole_ones = torch.stack([kept[name].all() for name in conv]).tolist() if conv else []
     left = {name for name, is_whole in zip(conv, whole_ones, strict=True) if is_whole}
     kept = {name: mask for name, mask in kept.items() if name not in left}
     features = bool(split.features) and all(whole_ones)
-    if runner.machine.device.type == "cuda":
-        return _gpu_pass(runner, split, unit, kept, features, tally, precise)
     network, kept = shrunk(whole, unit, kept)
     network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
     found = compact(network, override, blank(split, network, features)).gathered(override)
@@ -111,7 +119,8 @@ def _gpu_pass(
 
         return replayed
     whole = runner.network if precise else runner.low_network
-    network, override = circuit_override(whole, unit, kept)
+    fc = {name: mask for name, mask in kept.items() if name not in whole.layers("conv")}
+    network, override = circuit_override(whole, unit, fc)
 
     def behind(values: dict[str, Tensor]) -> Tensor:
         last = [network.last]

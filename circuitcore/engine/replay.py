@@ -20,6 +20,10 @@ from torch import Tensor
 from circuitcore.engine.splits import Split
 from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
+from circuitcore.kernels.levels.layer import MAX_LEVELS
+from circuitcore.kernels.masked_weights.operation import masked_weights
+from circuitcore.machine.arrivals import arrived, waiting_each_time
+from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
 from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
 from circuitcore.network.graph import Network, Step
@@ -61,6 +65,7 @@ class Replay:
         self.convolutions = network.layers("conv")
         self.whole = torch.cat([_flat(network.weights[n]) for n in self.convolutions])
         self.masked = self.whole.clone()
+        self.numbers = torch.arange(MAX_LEVELS + 1, dtype=torch.int32, device=self.device)
         weights = dict(zip(self.convolutions, self._views(), strict=True))
         for name in network.layers("fc"):
             weights[name] = some.new_zeros(network.relevant_shape(name))
@@ -117,7 +122,9 @@ class Replay:
 
     def level(self, levels: Tensor, t: int) -> None:
         """Write all convolutions at level ``t``; ``levels`` uint8 as `flat_levels` gives them."""
-        torch.where(levels > t, self.whole, self.nothing, out=self.masked)
+        masked_weights(
+            self.whole, levels, self.numbers[t : t + 1], self.masked[None], impl=self.impl
+        )
 
     def look(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None = None
@@ -132,7 +139,10 @@ class Replay:
                 run = self._staged if self.resident is None else self._resident
                 each = ROOM if self.resident is None else self._room(len(images))
                 parts = [writes[k : k + each] for k in range(0, len(writes), each)]
-                return torch.cat([run(split, images, part, tally) for part in parts])
+                if len(parts) == 1:
+                    return run(split, images, writes, tally)
+                with waiting_each_time():
+                    return torch.cat([run(split, images, part, tally) for part in parts])
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 # a graph is captured before anything is counted: nothing is counted twice
                 self._sized(smaller(error, self.batch, self.fallback, self.note))
@@ -150,7 +160,7 @@ class Replay:
                 self._graph(size).replay()
             self._count(tally, sum(sizes))
         rows = self.found[: len(writes) * sum(sizes)].view(-1, sum(sizes))
-        return rows[:, : len(images)].to("cpu", copy=True)
+        return arrived(rows[:, : len(images)])
 
     def _staged(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None
@@ -190,16 +200,7 @@ class Replay:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""
         if size not in self.graphs:
             before = self.counters.clone()
-            current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-            with torch.cuda.device(self.device):
-                side.wait_stream(current)
-                with torch.cuda.stream(side):
-                    self._pass(size)  # so that what libraries make on first use is not captured
-                current.wait_stream(side)
-                graph = torch.cuda.CUDAGraph()
-                # another thread may score the next category, and ask for memory, meanwhile
-                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                    self._pass(size)
+            graph, _ = captured(lambda: self._pass(size), self.device, self.pool)
             self.counters.copy_(before)
             self.pool = self.pool or graph.pool()
             self.graphs[size] = graph

@@ -7,7 +7,7 @@ layers until circuit substitution accuracy falls below the threshold, then the c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -40,6 +40,7 @@ from circuitcore.extraction.stage import (
     stage_executors,
     sweep_stage,
 )
+from circuitcore.machine.arrivals import unwaited
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.records import (
@@ -120,11 +121,12 @@ def swept_circuit(
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
-    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally)
+    whole = conv_whole(swept)
+    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally, whole)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = _cost(prepared, began, sweeping, certifying, testing)
-    floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
+    floor, cost = _floor(prepared, unit, kept, judge, fitted, cost, whole)
     found = {**about, "random_masks": floor}
     return partial(_finished, prepared, found, swept, kept, heldout_judge, activation, cost)
 
@@ -157,27 +159,34 @@ def _finished(
 
 
 def heldout_activation(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, bias: float, tally: Tally
-) -> Tensor:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, bias: float, tally: Tally,
+    whole: bool | None = None,
+) -> Tensor:  # fmt: skip
     """A circuit's activation on the held-out set, float32 [N], every prediction that of float32.
 
     In the sweep's precision; images whose prediction at ``bias`` lies within its error are run
-    again in float32.  Cost: one pass, and those.
+    again in float32.  ``whole``: as `circuit_pass` has it.  Cost: one pass, and those.
     """
     runner, split = prepared.runner, prepared.heldout
 
     @cache
     def run(precise: bool) -> Callable[[np.ndarray], Tensor]:
-        return circuit_pass(runner, split, unit, kept, tally, precise)
+        return circuit_pass(runner, split, unit, kept, tally, precise, whole)
 
-    return torch.from_numpy(
-        as_in_float32(
-            lambda levels, images, precise: run(precise)(images)[None],
-            judge,
-            bias,
-            low=runner.machine.low,
-        )
-    ).float()
+    @unwaited
+    def look(levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        return run(precise)(images)[None]
+
+    found = as_in_float32(
+        look, judge, bias, low=runner.machine.low, once=runner.machine.device.type != "cpu"
+    )
+    return torch.from_numpy(found).float()
+
+
+def conv_whole(swept: Iterable[Swept]) -> bool:
+    """Whether no convolution is pruned, as the chosen levels say."""
+    conv = (each for each in swept if each.record.stage == "conv")
+    return all(each.chosen.kept_weights == each.record.relevant_weights for each in conv)
 
 
 def _tested(
@@ -202,11 +211,12 @@ def _tested(
 
 
 def _floor(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, fitted: Accuracy, cost: Cost
-) -> tuple[RandomMasks | None, Cost]:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, fitted: Accuracy, cost: Cost,
+    whole: bool,
+) -> tuple[RandomMasks | None, Cost]:  # fmt: skip
     """The random masks a circuit is held against, and the cost with theirs beside it."""
     began, tally = time.perf_counter(), Tally()
-    found = random_masks(prepared, unit, kept, judge, fitted, tally)
+    found = random_masks(prepared, unit, kept, judge, fitted, tally, whole)
     beside = {
         "fpe_floor": tally.multiply_adds / _once(prepared),
         "floor_seconds": time.perf_counter() - began,

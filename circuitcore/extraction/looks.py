@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuitcore.extraction.accuracy import Judge
 from circuitcore.extraction.bounds import Known, images_at, smallest
+from circuitcore.machine.arrivals import may_wait_once, waiting_once
 
 Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
 """look(levels, images int64 [n], in float32?) -> target activations float32 [T, n]"""
@@ -42,9 +43,15 @@ class Looks:
     """
 
     def __init__(
-        self, look: Look, count: int, images: int, low: bool, away: Away | None = None
+        self,
+        look: Look,
+        count: int,
+        images: int,
+        low: bool,
+        away: Away | None = None,
+        once: bool = False,
     ) -> None:
-        self.look, self.low, self.away = look, low, away
+        self.look, self.low, self.away, self.once = look, low, away, once
         self.activation = np.zeros((count, images))
         self.looked = np.zeros((count, images), bool)
         self.exact = np.zeros((count, images), bool)
@@ -76,13 +83,44 @@ class Looks:
         images = images[new]
         if not len(images):
             return
-        found = self.look(levels, images, precise).double().numpy()
+        if precise:
+            self._take(levels, images, self.look(levels, images, True), True)
+            return
+        found = self._low(levels, images)
+        # what overflowed says nothing
+        self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
+        self._measure(np.asarray(levels, np.int64), images)
+
+    def _low(self, levels: Sequence[int], images: np.ndarray) -> np.ndarray:
+        """Run images in low precision, and in the same wait those that tell its error.
+
+        Those closest to where a level is decided would tell as much and be run again anyhow, but
+        only the look itself shows them: it costs another wait, which is nothing where none is.
+        """
+        tried = None
+        if self.once and may_wait_once(self.look):
+            tried = self._untried(np.asarray(levels, np.int64), images)
+        if tried is None:
+            return self._take(levels, images, self.look(levels, images, False), False)
+        few = tried[0].tolist(), tried[1], True
+        with waiting_once():
+            found, exact = self.look(levels, images, False), self.look(*few)
+        if found.isnan().any():
+            found = self.look(levels, images, False)
+        if exact.isnan().any():
+            exact = self.look(*few)
+        low = self._take(levels, images, found, False)
+        self._take(few[0], few[1], exact, True)
+        return low
+
+    def _take(
+        self, levels: Sequence[int], images: np.ndarray, activation: Tensor, precise: bool
+    ) -> np.ndarray:
+        """Note what was run; as float64 [T, n]."""
+        found = activation.double().numpy()
         for t, values in zip(levels, found, strict=True):
             self._note(t, images, values, precise)
-        if not precise:
-            # what overflowed says nothing
-            self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
-            self._measure(np.asarray(levels, np.int64), images)
+        return found
 
     def _note(self, t: int, images: np.ndarray, values: np.ndarray, precise: bool) -> None:
         """Keep what was found of images at a level; what is exact stays."""
@@ -119,16 +157,8 @@ class Looks:
 
     def _measure(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Bound the error of levels, on as many images tried as those that rely on it ask for."""
-        while len(short := rows[self._short(rows) > 0]):
-            left = images[~self.exact[np.ix_(short, images)].any(0)]
-            if not len(left):
-                break
-            some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
-            count = -(-int(self._short(short).max()) // min(len(some), 2))
-            tried = left[_spread(len(left), count)]
-            if self.away is not None and len(some) == 1:  # those that would be run again soon
-                tried = left[smallest(self.away(int(some[0]))[left], count)]
-            self.see(some.tolist(), np.sort(tried), precise=True)
+        while (tried := self._untried(rows, images)) is not None:
+            self.see(tried[0].tolist(), tried[1], precise=True)
         for t in rows:
             near = [u for u in range(len(self.tried))[_near(t)] if self.tried[u]]
             seen = max(
@@ -136,6 +166,22 @@ class Looks:
                 default=0.0,
             )
             self.bound[t] = max(self.bound[t], ROUNDING * seen, LEAST)
+
+    def _untried(
+        self, rows: np.ndarray, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Levels and images to try next; None where enough are, or nothing is left."""
+        short = rows[self._short(rows, images) > 0]
+        left = images[~self.exact[np.ix_(short, images)].any(0)]
+        if not len(short) or not len(left):
+            return None
+        some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
+        count = -(-int(self._short(short, images).max()) // min(len(some), 2))
+        tried = left[_spread(len(left), count)]
+        if self.away is not None and len(some) == 1 and self.looked[some[0]][left].all():
+            # those that would be run again soon
+            tried = np.sort(left[smallest(self.away(int(some[0]))[left], count)])
+        return some, tried
 
     def _size(self, t: int) -> float:
         """Root mean square of a level's activations: errors grow with it from level to level."""
@@ -146,18 +192,23 @@ class Looks:
             self._sizes[t] = max(size, LEAST)
         return self._sizes[t]
 
-    def _short(self, rows: np.ndarray) -> np.ndarray:
-        """How many more images must be tried at or near each of these levels, int64 [T]."""
+    def _short(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """How many more images must be tried at or near each of these levels, int64 [T].
+
+        ``images`` are run there in low precision, or about to be.
+        """
         found = np.zeros(len(rows), np.int64)
         for k, t in enumerate(rows):
-            relying = self._relying[t]
+            relying = self._relying[t] + np.count_nonzero(~self.looked[t][images])
             wanted = PROBE if relying <= FEW else PROBE_MANY
             near = np.minimum(self.tried[_near(t)], wanted).sum()
             found[k] = min(max(wanted - near, 0), relying)
         return found
 
 
-def as_in_float32(look: Look, judge: Judge, bias: float, *, low: bool) -> np.ndarray:
+def as_in_float32(
+    look: Look, judge: Judge, bias: float, *, low: bool, once: bool = False
+) -> np.ndarray:
     """One circuit's activation float64 [N], every prediction at ``bias`` that of float32.
 
     ``look``: at level 0, the circuit; ``low``: in low precision but for images close to the bias.
@@ -170,7 +221,7 @@ def as_in_float32(look: Look, judge: Judge, bias: float, *, low: bool) -> np.nda
         known = Known(looks.activation[0], looks.error(0), looks.looked[0])
         return images_at(judge, known, bias)
 
-    looks = Looks(look, 1, len(judge), low, away)
+    looks = Looks(look, 1, len(judge), low, away, once)
     looks.see([0], np.arange(len(judge)))
     looks.recheck(0, unsure)
     return looks.activation[0]

@@ -34,7 +34,9 @@ from circuitcore.machine.target import (
 )
 from circuitcore.options import Options
 
-SCORED_STAGE, SCORED_LAYER = 37, 20  # launches of scoring and ranking, on a pretended device
+# launches of scoring and ranking, on a pretended device: in the graph, by stage and by layer;
+# images taken and normalised, and what the graph reads and leaves copied
+SCORED_STAGE, SCORED_LAYER, SCORED_BESIDE = 52, 19, 7
 SELECTION = 6  # passes over weights and scores that select levels, `aot.roofline`
 CAPTURED = 9  # sizes of batches: a graph each and precision
 
@@ -155,16 +157,16 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     fc, conv, certify, again = _looks(c, options, counts, every, low)
     network = c.network
     setup = Work(launches=len(network.layers("conv")) + 1 + len(network.layers()))
-    heldout = c.passed() + c.held(False) + c.replayed(1, counts.heldout, False, written=False)
+    heldout = c.held(False) + c.replayed(1, counts.heldout, False, written=False)
     if low:  # those that bound the rounding are those close to the bias
         few = min(PROBE_MANY, counts.heldout)
-        again += c.passed() + c.held(True)
+        again += c.held(True)
         again += c.replayed(1, few, True, written=False) * TYPICAL[options.stop].heldout
     weights = network.relevant()
     hardest, _ = run_at_every_level(counts.extraction, targets, "sparsest-above")
-    mask = c.passed() + c.held(True) + c.replayed(1, targets + hardest, True, written=False)
+    mask = c.held(True) + c.replayed(1, targets + hardest, True, written=False)
     mask += kernel(c.target, 0, HASHED * weights)
-    mask += Work(launches=HASH_LAUNCHES * len(network.layers()), syncs=1)
+    mask += Work(launches=HASH_LAUNCHES + len(network.layers()))
     bits = -(-weights // 8)
     commit = kernel(c.target, 0, 10 * weights) + Work(
         launches=5, syncs=1, to_host=bits, host=COMMIT_BYTE * bits + TESTING
@@ -221,11 +223,12 @@ def _scored(c: Counting, options: Options) -> Work:
     for each in c.kernels(images, "float32"):
         found += each * 3
     stages = sum(bool(c.network.layers(stage)) for stage in ("fc", "conv"))
-    launches = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
+    replayed = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
     select = kernel(c.target, 0, weights * (8 * SELECTION + 1))
     decoding = DECODE * images / CORES
     return found + select + Work(
-        launches=launches, syncs=stages, to_device=images * c.pixels, host=decoding
+        launches=SCORED_BESIDE + stages, replays=1, replayed=replayed, syncs=1,
+        to_device=images * c.pixels, host=decoding,
     )  # fmt: skip
 
 

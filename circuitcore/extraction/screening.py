@@ -47,7 +47,8 @@ class Rule:
     """How levels are judged: one `worth` at least ``below`` holds.
 
     ``stop``, ``bias``: as in the options; ``at_once``: levels run together (the fc stage) or one
-    by one; ``low``: looks are in low precision unless in float32 is asked for; ``risk``:
+    by one; ``low``: looks are in low precision unless in float32 is asked for; ``once``: two looks
+    may share one wait for a device (`Looks`); ``risk``:
     probability of a false acceptance that a sample may have, at one level; ``seed`` of random
     choices.
     """
@@ -57,6 +58,7 @@ class Rule:
     bias: str
     at_once: bool
     low: bool = False
+    once: bool = False
     risk: float = 1e-4
     seed: int = 0
 
@@ -96,7 +98,7 @@ class Screening:
         self.judge, self.rule, self.count = judge, rule, count
         self.work, self.certifying = work, 0
         images = len(start)
-        self.looks = Looks(look, count, images, rule.low, self._away)
+        self.looks = Looks(look, count, images, rule.low, self._away, rule.once)
         error = np.zeros(images) if start_error is None else start_error
         self.looks.start(start.double().numpy(), error == 0, float(error.max()))
         self.first = self._first_images()

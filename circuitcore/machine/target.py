@@ -36,7 +36,7 @@ CORES = 16
 DECODE = 6e-3  # seconds an image on one core
 SCREENING = {"first-crossing": 0.032, "sparsest-above": 0.148}  # seconds of the host a category
 JUDGING, TESTING = 0.006, 0.022  # before its looks; after them, on the thread that commits
-HASHED, HASH_LAUNCHES = 440, 40  # bytes a weight of a random mask, launches a layer
+HASHED, HASH_LAUNCHES = 20, 7  # bytes a weight of a random mask, launches beside one a layer
 COMMIT_BYTE = 10e-9  # seconds a byte of masks: hashed twice, written
 CHANNELS = {2: 8, 4: 4}  # input channels are filled up to so many on matrix units, by item bytes
 
@@ -58,8 +58,8 @@ ASSUMED: tuple[tuple[str, str], ...] = (
     ("16 cores decode, 6 ms an image and core", "assumption"),
     ("host a category: screening 32 ms (sparsest-above 148), judging 6 ms; beside the next one, "
      "testing 22 ms", "measured: python bench/e2e/looks.py, x86-64, one thread, other jobs beside"),
-    ("a random mask moves 440 bytes a weight and takes 40 launches a layer",
-     "counted by hand in extraction/floor.py, `hashed`"),
+    ("a random mask takes as long as 20 bytes a weight: three times some 25 instructions",
+     "counted by hand in kernels/random_masks/gpu.py"),
     ("a commit 10 ns a byte of masks", "assumption"),
     ("four fifths of the device's memory are free", "assumption"),
 )  # fmt: skip
