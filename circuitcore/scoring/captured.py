@@ -8,6 +8,7 @@ numbers that belong to them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,7 +68,9 @@ class CapturedRanking:
         try:
             if self.graph is None:
                 self._capture(images, unit)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
+            if not _of_the_device(error):
+                raise
             self.fails, self.graph = True, None
             self.note(f"scoring goes on without a captured graph: {error}")
             return None
@@ -139,3 +142,9 @@ class CapturedRanking:
             norm = self.plain if layer.norm is None else layer.norm
             layers.append(gpu.prepared(replace(layer, norm=norm)))
         return gpu_select.unwaited(layers, self.asked[stage], self.options.ties)
+
+
+def _of_the_device(error: RuntimeError) -> bool:
+    """Whether a GPU or its libraries refused; any other error is this program's own."""
+    refused = re.search("CUDA|cuDNN|cuBLAS|captur", str(error), re.IGNORECASE)
+    return isinstance(error, torch.OutOfMemoryError) or refused is not None

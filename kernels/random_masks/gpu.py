@@ -85,7 +85,7 @@ def random_masks_search_kernel(
         limit = tl.load(found + layer) * 65536 + digit + 1
         tl.store(found + 2 * L + layer, tl.where(want > 0, limit, 0))
     else:
-        tl.store(found + layer, digit.to(tl.int64))
+        tl.store(found + layer, tl.cast(digit, tl.int64))
         tl.store(found + L + layer, (want - before).to(tl.int64))
 
 

@@ -21,7 +21,10 @@ def prepared_with(**changes):
         device="cuda:1", extraction_images=4, heldout_images=4, scoring_images=3, levels="5",
         **changes,
     )  # fmt: skip
-    return prepare(read_inputs(options), options, machine(options), Silent())
+    prepared = prepare(read_inputs(options), options, machine(options), Silent())
+    if prepared.ranking is not None:
+        prepared.ranking.note = pytest.fail  # no test passes because a graph was done without
+    return prepared
 
 
 def same_as_eager(prepared, unit):
@@ -44,6 +47,8 @@ def same_as_eager(prepared, unit):
     [
         {},
         {"criterion": "snip", "ties": "snap", "normalise": "l1"},
+        {"magnitude": "image", "normalise": "none"},
+        {"criterion": "weight-magnitude"},
     ],
 )
 def test_one_category_after_another(options):
@@ -51,7 +56,7 @@ def test_one_category_after_another(options):
         prepared = prepared_with(**options)
         first = same_as_eager(prepared, 3)
         kept = {name: level.cpu() for name, level in first.assigned["fc"].levels.items()}
-        for unit in (7,):
+        for unit in (0, 7):
             cuda.counts.clear()
             ranked(prepared, unit)
             totals = cuda.counts.totals()
