@@ -307,6 +307,9 @@ class Summary(Record):
     ``mean_csa_ratio`` and ``ratio_of_means`` are like with like (``csa_ratio_biased``), and so is
     ``mean_heldout_csa`` beside ``mean_unpruned_heldout_csa_biased``;
     ``ratio_of_means_unbiased`` to the unpruned network at bias 0, as the paper's 47.5 / 52.3.
+    ``mean_unpruned_heldout_hit`` is at bias 0, its ``_biased`` twin at the unpruned network's own
+    bias, as circuits' hits are at theirs.  ``undefined_heldout`` counts by reason the categories
+    whose circuit has no held-out ratio or faithfulness: they are left out of those means alone.
     ``no_better_than_random``: categories where one of the random masks does as well as the circuit.
     """
 
@@ -323,6 +326,8 @@ class Summary(Record):
     ratio_of_means: float | None
     ratio_of_means_unbiased: float | None
     mean_faithfulness: float | None
+    mean_unpruned_heldout_hit_biased: float | None = None
+    undefined_heldout: dict[str, int] = {}
     no_better_than_random: list[str] = []
 
 

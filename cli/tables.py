@@ -181,7 +181,9 @@ def _sweep_summary(document: Sweep) -> str:
             f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
-    lines += _undefined(s.undefined) + _no_better(s.no_better_than_random)
+    lines += _undefined(s.undefined)
+    lines += [f"{n} with a circuit, {reason}" for reason, n in s.undefined_heldout.items()]
+    lines += _no_better(s.no_better_than_random)
     return "\n".join([*lines, *_closing(document.run, document.overlap)]) + "\n"
 
 

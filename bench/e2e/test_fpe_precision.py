@@ -20,7 +20,7 @@ from thousand import category, moved
 from torch import Tensor
 
 from circuitcore.extraction.accuracy import SLACK, Judge, worth
-from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.looks import as_in_float32
 from circuitcore.extraction.screening import Rule, Screening
 from circuitcore.records import Accuracy
 
@@ -130,20 +130,10 @@ def test_low_precision(kind, stop, bias, how, capsys):
 @pytest.mark.parametrize("how", ["tf32", "bfloat16"])
 def test_held_out(how, capsys):
     """20,000 images at a frozen bias: every prediction is float32's."""
-    from circuitcore.extraction.bounds import Known, images_at
-
     for seed in range(CATEGORIES):
         judge, stages = made_up(seed)
-        rows, runs = next(stages)[5:6], Counter[bool]()
+        rows, runs, bias = next(stages)[5:6], Counter[bool](), float(seed % 7 - 3)
         look = look_at(rows, ERROR[how], np.random.default_rng([seed, 3]), runs)
-        looks, bias = Looks(look, 1, rows.shape[1], low=True), float(seed % 7 - 3)
-        looks.see([0], np.arange(rows.shape[1]))
-        looks.recheck(
-            0,
-            lambda looks=looks, judge=judge, bias=bias: images_at(
-                judge, Known(looks.activation[0], looks.error(0), looks.looked[0]), bias
-            ),
-        )
-        low = torch.from_numpy(looks.activation[0]).float()
+        low = torch.from_numpy(as_in_float32(look, judge, bias, low=True)).float()
         assert torch.equal(judge.predicted(low, bias), judge.predicted(rows[0], bias))
         assert runs[True] <= 0.1 * runs.total()

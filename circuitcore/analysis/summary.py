@@ -24,6 +24,9 @@ from circuitcore.records import (
 )
 from circuitcore.runs.folder import PLAN, RunFolder
 
+NO_RATIO = "no ratio: the unpruned network's held-out CSA is not above 0 at its own bias"
+NO_FAITHFULNESS = "no faithfulness: the unpruned network is no better than the empty circuit"
+
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
@@ -32,14 +35,15 @@ def mean(values: Sequence[float] | np.ndarray) -> float | None:
 def summarise(records: Sequence[Category]) -> Summary:
     """The summary of a sweep: both the mean of ratios and the ratio of means.
 
-    A category without a circuit, or with an undefined ratio, is counted and left out of the means
-    that need it, never taken as 0.
+    A category without a circuit, or whose circuit has an undefined ratio, is counted and left out
+    of the means that need it, never taken as 0.
     """
     found = [(r, r.circuit) for r in records if r.circuit is not None]
     circuits = [c for _, c in found]
     pruned = [c.pruned for c in circuits]
     ratios = [c.heldout.csa_ratio_biased for c in circuits]
     faithful = [r.faithfulness.heldout for r, _ in found if r.faithfulness is not None]
+    without = {NO_RATIO: ratios.count(None), NO_FAITHFULNESS: faithful.count(None)}
     reasons = Counter(r.undefined or "no circuit" for r in records if r.circuit is None)
     own = mean([r.unpruned.heldout_biased.csa for r, _ in found])
     csa = mean([c.heldout.csa for c in circuits])
@@ -54,6 +58,8 @@ def summarise(records: Sequence[Category]) -> Summary:
         mean_unpruned_heldout_csa_biased=own,
         mean_heldout_hit=mean([c.heldout.hit for c in circuits]),
         mean_unpruned_heldout_hit=mean([r.unpruned.heldout.hit for r, _ in found]),
+        mean_unpruned_heldout_hit_biased=mean([r.unpruned.heldout_biased.hit for r, _ in found]),
+        undefined_heldout={reason: count for reason, count in without.items() if count},
         mean_csa_ratio=mean([r for r in ratios if r is not None]),
         ratio_of_means=_ratio(csa, own),
         ratio_of_means_unbiased=_ratio(csa, unpruned),

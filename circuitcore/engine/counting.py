@@ -148,14 +148,14 @@ class Counting:
         found = Work(to_host=4 * levels * images)
         for size in set(sizes):
             found += self.captured(size, precise) * (levels * sizes.count(size))
-        level = kernel(self.target, 0, convolutions * (3 + 2 * item)) if written else Work()
-        found += (level + Work(launches=3 if written else 1)) * levels
+        level = kernel(self.target, 0, convolutions * (1 + 2 * item)) if written else Work()
+        found += (level + Work(launches=1 + written)) * levels
         if self.sizes.resident:
             room = (self.images + ROOM * self.batch) // max(1, sum(sizes))
             parts = -(-levels // max(1, room))
             return found + Work(launches=1, syncs=1, to_device=NUMBER * images) * parts
         pixels = Work(to_device=images * self.pixels)  # level weights are written for every batch
-        again = (level + Work(launches=3 if written else 1)) * (levels * (len(sizes) - 1))
+        again = (level + Work(launches=1 + written)) * (levels * (len(sizes) - 1))
         return found + pixels + again + Work(launches=1, syncs=1) * len(sizes)
 
     def _convolutions(self) -> dict[str, int]:
@@ -170,15 +170,6 @@ class Counting:
         launches = len(names) + (self.network.last in self.network.biases)
         moved = sum(math.prod(self.network.relevant_shape(n)) for n in names) * (2 * item + 1)
         return kernel(self.target, 0, moved) + Work(launches=launches)
-
-    def passed(self) -> Work:
-        """`circuit_pass` on a GPU, before it runs: whether a layer in front is pruned."""
-        behind = self.network.after_boundary()
-        early = [name for name in self.network.layers() if name not in behind]
-        moved = sum(math.prod(self.network.relevant_shape(name)) for name in early)
-        return kernel(self.target, 0, moved) + Work(
-            launches=len(early) + 1, syncs=1, to_host=len(early)
-        )
 
     def chained(self, levels: int, images: int, precise: bool) -> Work:
         """A look from boundary values, all levels in one pass of every chunk.
@@ -216,7 +207,7 @@ class Counting:
             launches = 1
             if path == "library":
                 together = max(1, TOGETHER // (rows * columns))
-                launches = 4 * -(-levels // together) + relu
+                launches = 2 * -(-levels // together) + relu
                 moved = 2 * levels * images * rows * item * relu
                 work += kernel(self.target, 0, moved)
             found += work + Work(launches=launches, to_device=4 * levels)

@@ -33,7 +33,6 @@ CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
 LOADING = "loading of the model"
-HASHED = 28  # bytes a weight of a layer whose random mask is drawn on a GPU
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,9 @@ def must_compile(machine: Machine) -> bool:
     """Whether a run will compile CPU kernels, as the first one of an installation does."""
     if machine.device.type != "cpu" or machine.impl not in ("auto", "numba"):
         return False
-    from circuitcore.kernels.best_bias import cpu as best_bias_cpu
     from circuitcore.kernels.levels import cpu as levels_cpu  # numba
 
-    always = best_bias_cpu.scan_rows, levels_cpu.scan_range  # whatever the network and the options
-    return not all(map(on_disk, always))
+    return not on_disk(levels_cpu.scan_range)  # whatever the network and the options
 
 
 def as_run(
@@ -238,7 +235,11 @@ def phases(
         "unpruned network": Phase(held, held, work.image, 2 * work.image, chunk_of_one),
         "scoring": Phase(scoring, scoring),
     }
-    held += work.recorded + curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
+    if work.gpu:  # the graph of scoring and ranking keeps its memory
+        held = scoring + work.size["conv"]
+    else:
+        held += work.recorded
+    held += curve + work.size["fc"]  # level bytes or, afterwards, the chosen masks
     for stage, names in network.stages.items():
         kind = _fc_stage if late.issuperset(names) else _conv_stage
         found[f"{stage} stage"] = kind(work, held, stage)
@@ -277,9 +278,8 @@ def _conv_stage(work: _Work, held: int, stage: str) -> Phase:
 
 def _heldout(work: _Work, held: int) -> Phase:
     most = held + (9 if work.gpu else 4) * work.size["fc"] + 10 * work.size["conv"]
-    if work.gpu and work.options.random_masks:  # drawn there, a layer at a time
-        shapes = [work.network.relevant_shape(name) for name in work.network.layers()]
-        most += HASHED * max(math.prod(shape) for shape in shapes)
+    if work.gpu and work.options.random_masks:  # drawn there, beside the circuit's own
+        most += work.network.relevant()
     fixed = most - int((1 - CHOSEN) * 4 * work.size["fc"])
     count = work.conv_chunk(1, work.counts.heldout)
     return Phase(fixed, most, work.image, 2 * work.image, count)

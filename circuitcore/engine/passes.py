@@ -58,21 +58,30 @@ def circuit_pass(
     kept: Kept,
     tally: Tally | None = None,
     precise: bool = True,
+    early_whole: bool | None = None,
 ) -> Pass:
     """A circuit's pass over images of a split, in float32, or else in the sweep's precision.
+
+    ``early_whole``: whether ``kept`` keeps every layer before the boundary whole; None asks the
+    masks.
 
     Cost: a forward pass an image, compacted on a CPU, from the cached boundary values where no
     layer before them is masked and the split has them, else from the images.
     """
-    whole = runner.network if precise else runner.low_network
     behind = runner.network.after_boundary()
     early = [name for name in runner.network.layers() if name in kept and name not in behind]
+    if runner.machine.device.type == "cuda":
+        if early_whole is None:
+            masks = [kept[name].all() for name in early]
+            early_whole = bool(torch.stack(masks).all()) if masks else True
+        return _gpu_pass(
+            runner, split, unit, kept, bool(split.features) and early_whole, tally, precise
+        )
+    whole = runner.network if precise else runner.low_network
     whole_ones = torch.stack([kept[name].all() for name in early]).tolist() if early else []
     left = {name for name, is_whole in zip(early, whole_ones, strict=True) if is_whole}
     kept = {name: mask for name, mask in kept.items() if name not in left}
     features = bool(split.features) and all(whole_ones)
-    if runner.machine.device.type == "cuda":
-        return _gpu_pass(runner, split, unit, kept, features, tally, precise)
     network, kept = shrunk(whole, unit, kept)
     network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
     found = compact(network, override, blank(split, network, features)).gathered(override)
@@ -113,7 +122,9 @@ def _gpu_pass(
 
         return replayed
     whole = runner.network if precise else runner.low_network
-    network, override = circuit_override(whole, unit, kept)
+    late = whole.after_boundary()
+    left = {name: mask for name, mask in kept.items() if name in late}
+    network, override = circuit_override(whole, unit, left)
 
     def behind(values: dict[str, Tensor]) -> Tensor:
         result = [network.result]

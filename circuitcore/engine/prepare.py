@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from circuitcore.machine.scratch import Scratch
 from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress
+from circuitcore.scoring.captured import CapturedRanking, can_be_captured
 
 # an AlexNet of 64 pixels, two cores with AMX: `python bench/e2e/precision.py`
 CPU_NOTE = "on a CPU --dtype float32 is about as fast as any lower one, with the same circuits"
@@ -40,6 +42,14 @@ class Prepared:
     extraction: Split
     heldout: Split
     scratch: Scratch
+
+    @cached_property
+    def ranking(self) -> CapturedRanking | None:
+        """Scoring and ranking as one graph, on a GPU where the options allow it; once a run."""
+        network = self.runner.network
+        if not can_be_captured(network, self.options):
+            return None
+        return CapturedRanking(network, self.options, tuple(network.stages), self.runner.note)
 
     def scoring_images(self, unit: int) -> Tensor:
         """Normalised scoring images of one category, float32 on the device."""

@@ -20,6 +20,10 @@ from torch import Tensor
 from circuitcore.engine.splits import Split
 from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
+from circuitcore.kernels.levels.layer import MAX_LEVELS
+from circuitcore.kernels.masked_weights.operation import masked_weights
+from circuitcore.machine.arrivals import arrived, waiting_each_time
+from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
 from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
 from circuitcore.network.graph import Network, Step
@@ -62,6 +66,7 @@ class Replay:
         every = [_flat(network.weights[n]) for n in self.convolutions]
         self.whole = torch.cat(every) if every else some.new_zeros(0)
         self.masked = self.whole.clone()
+        self.numbers = torch.arange(MAX_LEVELS + 1, dtype=torch.int32, device=self.device)
         weights = dict(zip(self.convolutions, self._views(), strict=True))
         for name in network.weighted():
             if name not in weights:
@@ -129,7 +134,10 @@ class Replay:
 
         ``apart``: weights and levels of layers that do not lie in the flat buffer.
         """
-        torch.where(levels > t, self.whole, self.nothing, out=self.masked)
+        if len(self.whole):
+            masked_weights(
+                self.whole, levels, self.numbers[t : t + 1], self.masked[None], impl=self.impl
+            )
         for name, (weight, own) in (apart or {}).items():
             torch.where(own > t, weight, self.nothing, out=self.circuit.weights[name])
 
@@ -146,7 +154,10 @@ class Replay:
                 run = self._staged if self.resident is None else self._resident
                 each = ROOM if self.resident is None else self._room(len(images))
                 parts = [writes[k : k + each] for k in range(0, len(writes), each)]
-                return torch.cat([run(split, images, part, tally) for part in parts])
+                if len(parts) == 1:
+                    return run(split, images, writes, tally)
+                with waiting_each_time():
+                    return torch.cat([run(split, images, part, tally) for part in parts])
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 # a graph is captured before anything is counted: nothing is counted twice
                 self._sized(smaller(error, self.batch, self.fallback, self.note))
@@ -164,7 +175,7 @@ class Replay:
                 self._graph(size).replay()
             self._count(tally, sum(sizes))
         rows = self.found[: len(writes) * sum(sizes)].view(-1, sum(sizes))
-        return rows[:, : len(images)].to("cpu", copy=True)
+        return arrived(rows[:, : len(images)])
 
     def _staged(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None
@@ -204,16 +215,7 @@ class Replay:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""
         if size not in self.graphs:
             before = self.counters.clone()
-            current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-            with torch.cuda.device(self.device):
-                side.wait_stream(current)
-                with torch.cuda.stream(side):
-                    self._pass(size)  # so that what libraries make on first use is not captured
-                current.wait_stream(side)
-                graph = torch.cuda.CUDAGraph()
-                # another thread may score the next category, and ask for memory, meanwhile
-                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                    self._pass(size)
+            graph, _ = captured(lambda: self._pass(size), self.device, self.pool)
             self.counters.copy_(before)
             self.pool = self.pool or graph.pool()
             self.graphs[size] = graph

@@ -31,6 +31,7 @@ from circuitcore.inputs.pixels import (
     to_device,
     to_input,
 )
+from circuitcore.machine.arrivals import arrived
 from circuitcore.machine.chunks import Ahead, in_chunks
 from circuitcore.machine.device import Machine
 from circuitcore.machine.state import float32_products
@@ -161,7 +162,7 @@ class Runner:
         ahead = Ahead(load, len(images), device, direct=self.resident is not None)
         with self.products(precise), ahead as chunks:
             in_chunks(len(images), size, work, fallback=self.machine.fallback, note=self.note)
-        return out.cpu()
+        return out if device.type == "cpu" else arrived(out)
 
 
 def taken(stored: Tensor, split: Split, images: np.ndarray | slice) -> Tensor:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitcore.kernels.best_bias.matched import matched_bias
 from circuitcore.kernels.best_bias.operation import best_bias
-from circuitcore.kernels.best_bias.reference import csa
+from circuitcore.kernels.best_bias.reference import csa, csa_of
 from circuitcore.records import Accuracy
 
 SLACK = 1e-9  # 0.9 x reference is often met exactly and lost in rounding
@@ -43,7 +44,17 @@ class Judge:
     @cached_property
     def targets(self) -> int:
         """How many target images there are."""
-        return int(self.is_target.sum())
+        return len(self.target_at)
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """``margin_max`` as float64 [N]."""
+        return self.margin_max.double().numpy()
+
+    @cached_property
+    def target_at(self) -> np.ndarray:
+        """Which images are targets: int64 [P], in order."""
+        return np.flatnonzero(self.is_target.numpy())
 
     @cached_property
     def unpruned_alarms(self) -> int:
@@ -52,13 +63,13 @@ class Judge:
 
     def predicted(self, activation: Tensor, bias: float) -> Tensor:
         """Which images are predicted as the category: a_n + b > m_n, decided as b > m_n - a_n."""
-        return bias > self.margin_max - activation.double()
+        return bias > torch.from_numpy(self.margins) - activation.double()
 
     def at(self, activation: Tensor, bias: float) -> Accuracy:
         """Accuracy of one activation [N] with a given bias."""
-        said = self.predicted(activation, bias)
-        hits = int((said & self.is_target).sum())
-        return self.record(hits, int((said & ~self.is_target).sum()), bias)
+        said = self.predicted(activation, bias).numpy()
+        hits = int(np.count_nonzero(said[self.target_at]))
+        return self.record(hits, int(np.count_nonzero(said)) - hits, bias)
 
     def fitted(self, activations: Tensor, how: str) -> list[Accuracy]:
         """Accuracy of each row of ``activations`` [L, N] with its bias fitted on these images.
@@ -72,26 +83,42 @@ class Judge:
             return [
                 self.at(row, b) for row, b in zip(activations, self._sgd(activations), strict=True)
             ]
-        most = self.unpruned_alarms if how == "matched" else None
-        best = best_bias(
-            activations, self.margin_max, self.is_target, norm=self.norm, most_alarms=most
-        )
+        if how == "matched":
+            return [self.matched(row) for row in activations.double().numpy()]
+        best = best_bias(activations, self.margin_max, self.is_target, norm=self.norm)
         return [
             self.record(int(h), int(f), float(b))
             for h, f, b in zip(best.hits, best.false_alarms, best.bias, strict=True)
         ]
 
+    def matched(self, activation: np.ndarray) -> Accuracy:
+        """Accuracy of one activation, float64 [N], with its matched bias.
+
+        Raises ValueError where a step is not finite or there is no target image.
+        """
+        steps = self.margins - activation
+        if not np.isfinite(steps).all():
+            raise ValueError("an activation or a margin is not finite")
+        own = steps[self.target_at]
+        steps[self.target_at] = np.inf  # what is left are the others
+        return self.matched_at(own, steps)
+
+    def matched_at(self, own: np.ndarray, others: np.ndarray) -> Accuracy:
+        """Accuracy with a matched bias: all target images' steps and others' as `matched_bias`."""
+        if not len(own):
+            raise ValueError("no target image: CSA is undefined")
+        bias, hits, false_alarms = matched_bias(own, others, self.unpruned_alarms)
+        return self.record(hits, false_alarms, bias)
+
     def record(self, hits: int, false_alarms: int, bias: float) -> Accuracy:
         """Accuracy of so many hits and false alarms, at a bias."""
         targets = self.targets
-        others = self.is_target.numel() - targets
-        hit, false, target, other = map(torch.tensor, (hits, false_alarms, targets, others))
-        value = csa(hit, false, target, other, self.norm)
+        others = len(self.margins) - targets
         return Accuracy(
             hit=hits / targets,
             false_alarm=false_alarms / max(others, 1),
             false_alarms=false_alarms,
-            csa=float(value),
+            csa=csa_of(hits, false_alarms, targets, others, self.norm),
             bias=bias,
         )
 

@@ -67,13 +67,48 @@ class Bounds:
 
 def bounds(judge: Judge, known: Known, bias: str) -> Bounds:
     """A level's bounds with the bias fitted as ``bias`` says (not ``sgd``).  O(N log P)."""
-    sign = np.where(judge.is_target.numpy(), 1.0, -1.0)
     error = np.minimum(known.error, FAR)
+    if bias == "matched":
+        return Bounds(*_matched(judge, known, error), bias)
+    sign = np.where(judge.is_target.numpy(), 1.0, -1.0)
     best = known.activation + sign * np.where(known.looked, error, FAR)
     worst = known.activation - sign * error
     rows = torch.from_numpy(np.stack([known.activation, worst, best]))
     expected, low, high = judge.fitted(rows, bias)
     return Bounds(expected, low, high, bias)
+
+
+def _matched(judge: Judge, known: Known, error: np.ndarray) -> tuple[Accuracy, Accuracy, Accuracy]:
+    """Expected, least and most accuracy under a matched bias.
+
+    No other image above the end of what is admissible matters.  That end is at most where enough
+    of those run surely are: most images drop out at one comparison.
+    """
+    most, margins, target = judge.unpruned_alarms, judge.margins, judge.target_at
+    early = margins - (known.activation + error)  # the least steps of others
+    if not np.isfinite(early.sum()):  # FAR times the images is far from overflowing
+        raise ValueError("an activation or a margin is not finite")
+    early[target] = np.inf
+    run = known.looked.copy()
+    run[target] = False
+    seen = np.flatnonzero(run)
+    late = margins[seen] - (known.activation[seen] - error[seen])
+    near = np.arange(len(early))
+    if len(seen) > most:
+        near = np.flatnonzero(early <= np.partition(late, most)[most])
+    else:  # others not run may lie as far as may be
+        run = ~known.looked
+        run[target] = False
+        late = np.append(late, margins[run] - (known.activation[run] - FAR))
+    steps = margins[near] - known.activation[near]
+    steps[np.isinf(early[near])] = np.inf
+    own, off = known.activation[target], error[target]
+    run_off = np.where(known.looked[target], off, FAR)
+    return (
+        judge.matched_at(margins[target] - own, steps),
+        judge.matched_at(margins[target] - (own - off), early[near]),
+        judge.matched_at(margins[target] - (own + run_off), late),
+    )
 
 
 def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: int) -> np.ndarray:
@@ -84,13 +119,13 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     ``batch`` hardest, and at least as many as it takes to reject: a false alarm costs at most
     1 / norm of CSA, and a matched bias allows F0 of them.
     """
-    steps = judge.margin_max.numpy() - known.activation
+    steps = judge.margins - known.activation
     unseen = ~known.looked
     if worth(found.expected, found.bias) >= below:
         bias = found.expected.bias
         if found.bias == "matched":
             enough = math.ceil(below * judge.targets)  # hits
-            own = np.sort((steps + known.error)[judge.is_target.numpy()])
+            own = np.sort((steps + known.error)[judge.target_at])
             bias = np.nextafter(own[max(enough, 1) - 1], np.inf)
         may_alarm = unseen & (steps - known.error < bias)
         if may_alarm.any() and np.isfinite(known.error[may_alarm]).all():
@@ -99,8 +134,15 @@ def next_images(judge: Judge, known: Known, found: Bounds, below: float, batch: 
     targets = judge.targets
     norm = {"target": targets, "other": len(unseen) - targets, "predicted": 0}[judge.norm]
     most = judge.unpruned_alarms if found.bias == "matched" else (found.high.csa - below) * norm
-    batch = max(batch, int(most) + 1)
-    return images[np.argsort(steps[images], kind="stable")[:batch]]
+    return images[smallest(steps[images], max(batch, int(most) + 1))]
+
+
+def smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of the ``count`` smallest values, in order, int64; of equal ones the first."""
+    if count >= len(values):
+        return np.argsort(values, kind="stable")
+    near = np.flatnonzero(values <= np.partition(values, count)[count])
+    return near[np.argsort(values[near], kind="stable")[:count]]
 
 
 def undecided_images(judge: Judge, known: Known, found: Bounds, below: float) -> np.ndarray:
@@ -114,21 +156,22 @@ def undecided_images(judge: Judge, known: Known, found: Bounds, below: float) ->
         return images_at(judge, known, found.expected.bias)
     if found.bias != "matched":
         return _open_images(judge, known, found.bias, below)
-    target = judge.is_target.numpy()
-    steps = judge.margin_max.numpy() - known.activation
+    steps = judge.margins - known.activation
     needed = max(math.ceil(below * judge.targets), 1) - 1
     if needed >= judge.targets:
         return np.empty(0, np.int64)
     low, high = steps - known.error, steps + known.error
-    first, last = np.sort(low[target])[needed], np.sort(high[target])[needed]
-    inexact = known.looked & (known.error > 0)
-    return np.flatnonzero(inexact & (low <= last) & (high >= first))
+    own = judge.target_at
+    first, last = np.sort(low[own])[needed], np.sort(high[own])[needed]
+    near = np.flatnonzero((low <= last) & (high >= first))
+    return near[known.looked[near] & (known.error[near] > 0)]
 
 
 def images_at(judge: Judge, known: Known, bias: float) -> np.ndarray:
     """Images run whose prediction at this bias lies within their error, int64."""
-    away = np.abs(judge.margin_max.numpy() - known.activation - bias)
-    return np.flatnonzero(known.looked & (known.error > 0) & (away <= known.error))
+    away = np.abs(judge.margins - known.activation - bias)
+    near = np.flatnonzero(away <= known.error)
+    return near[known.looked[near] & (known.error[near] > 0)]
 
 
 def unsettled_images(judge: Judge, known: Known, bias: str) -> np.ndarray:
@@ -146,36 +189,59 @@ def _open_images(judge: Judge, known: Known, bias: str, below: float) -> np.ndar
     At least ``below`` is asked; a bias is worth at most what is counted with target images early
     and others late, and at least what is counted the other way round.
     """
-    steps = judge.margin_max.numpy() - known.activation
-    target = judge.is_target.numpy()
-    inexact = known.looked & (known.error > 0)
-    low, high = steps - known.error, steps + known.error
     if bias == "none":
         return images_at(judge, known, 0.0)
+    steps = judge.margins - known.activation
+    low, high = steps - known.error, steps + known.error
     far = np.where(known.looked, high, FAR)  # of others not run none need lie below
+    target, inexact = judge.is_target.numpy(), known.looked & (known.error > 0)
+    if bias != "matched":
+        return np.flatnonzero(_open(judge, target, low, high, far, bias, below) & inexact)
+    late = far.copy()
+    late[judge.target_at] = np.inf
+    most = judge.unpruned_alarms
+    end = np.partition(late, most)[most] if len(late) > most else np.inf
+    near = np.flatnonzero(low <= end)  # no bias beyond is admissible, whatever the others do
+    meets = _open(judge, target[near], low[near], high[near], far[near], bias, below)
+    return near[meets & inexact[near]]
+
+
+def _open(
+    judge: Judge,
+    target: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    far: np.ndarray,
+    bias: str,
+    below: float,
+) -> np.ndarray:
+    """Of `_open_images`: whether each image meets such a bias, bool [n]."""
     ends = np.unique(np.concatenate([low[np.isfinite(low)], far]))
-    most = _values(judge, bias, ends, np.where(target, low, far))
-    least = _values(judge, bias, ends, np.where(target, far, low))
+    most = _values(judge, bias, ends, target, np.where(target, low, far))
+    least = _values(judge, bias, ends, target, np.where(target, far, low))
     asked = max(below, float(least.max()))
     places = np.flatnonzero((most >= asked) & (most > 0))
     if not len(places):  # no image is said to be the category: where the first would be
-        return np.flatnonzero(inexact & (low <= far.min()))
+        return low <= far.min()
     # the bias just above ends[k] is worth most[k], up to the next end
     begin, end = ends[places], np.append(ends, np.inf)[places + 1]
     after = np.searchsorted(end, low)  # the first place that does not end below an image
     begin = np.append(begin, np.inf)
-    return np.flatnonzero(inexact & (begin[np.minimum(after, len(end))] <= high))
+    return begin[np.minimum(after, len(end))] <= high
 
 
-def _values(judge: Judge, bias: str, at: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """`worth` [B] with a bias just above each of ``at`` [B], sorted; inadmissible is 0."""
-    target = judge.is_target.numpy()
+def _values(
+    judge: Judge, bias: str, at: np.ndarray, target: np.ndarray, steps: np.ndarray
+) -> np.ndarray:
+    """`worth` [B] with a bias just above each of ``at`` [B], sorted; inadmissible is 0.
+
+    ``target`` bool and ``steps`` float64 [n], of images that matter there.
+    """
     hits = np.searchsorted(np.sort(steps[target]), at, side="right")
     alarms = np.searchsorted(np.sort(steps[~target]), at, side="right")
-    count = judge.targets
     if bias == "matched":
-        return np.where(alarms <= judge.unpruned_alarms, hits / count, 0.0)
-    sizes = torch.tensor(count), torch.tensor(len(target) - count)
+        return np.where(alarms <= judge.unpruned_alarms, hits / judge.targets, 0.0)
+    sizes = torch.tensor(judge.targets), torch.tensor(len(judge) - judge.targets)
     return csa(torch.from_numpy(hits), torch.from_numpy(alarms), *sizes, judge.norm).numpy()
 
 

@@ -8,9 +8,10 @@ convolutions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from circuitcore.engine.executors import Executor
 from circuitcore.engine.passes import Kept, circuit_pass
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import Judge, choose_level, worth
-from circuitcore.extraction.bounds import Known, images_at
 from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
@@ -32,7 +32,7 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.looks import Looks
+from circuitcore.extraction.looks import as_in_float32
 from circuitcore.extraction.stage import (
     Scored,
     Swept,
@@ -41,6 +41,7 @@ from circuitcore.extraction.stage import (
     stage_executors,
     sweep_stage,
 )
+from circuitcore.machine.arrivals import unwaited
 from circuitcore.network.forward import Tally
 from circuitcore.network.graph import Network
 from circuitcore.options import DEFAULT_STAGES, Options
@@ -85,12 +86,25 @@ def extract_circuit(
     stored: Stage | None = None,
     work: Scored | None = None,
 ) -> Extracted:
-    """Score, sweep, choose and judge the circuit of output unit ``unit``.
+    """The circuit of output unit ``unit``, scored, swept, chosen, judged: see `swept_circuit`."""
+    return swept_circuit(prepared, unit, name, stored, work)()
 
-    ``stored``: the first stage's curve, swept before with the same scores; its level is chosen anew
-    and only run once.  ``work``: the category scored before (`scored`), as several readings of the
-    method share it; each then costs what the others before it did not run.  Raises InputError where
-    a layer's scores are not finite.
+
+def swept_circuit(
+    prepared: Prepared,
+    unit: int,
+    name: str,
+    stored: Stage | None = None,
+    work: Scored | None = None,
+) -> Callable[[], Extracted]:
+    """Score, sweep and choose the circuit of output unit ``unit``, and run it on held-out images.
+
+    What is returned tests it there: accuracy and bootstrap intervals, the host's work alone, which
+    nothing that follows waits for.  ``stored``: the first stage's curve, swept before with the
+    same scores; its level is chosen anew and only run once.  ``work``: the category scored before
+    (`scored`), as several readings of the method share it; each then costs what the others before
+    it did not run.
+    Raises InputError where a layer's scores are not finite.
     """
     began = time.perf_counter()
     options = prepared.options
@@ -102,7 +116,7 @@ def extract_circuit(
     if reference.why is not None:
         cost = cost_of(prepared, began, 0, 0, 0)
         record = Category(**about, stages=[], circuit=None, cost=cost, undefined=reference.why)
-        return Extracted(record, {}, None)
+        return lambda: Extracted(record, {}, None)
     work = work or scored(prepared, unit)
     tally, before = work.tally, work.tally.multiply_adds
     kept: dict[str, Tensor] = {}
@@ -111,47 +125,82 @@ def extract_circuit(
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
-    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally)
-    heldout, faithful = _tested(prepared, unit, heldout_judge, activation, fitted, unpruned, empty)
+    whole = early_whole(prepared.runner.network, swept)
+    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally, whole)
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = cost_of(prepared, began, sweeping, certifying, testing)
-    floor, cost = _floor(prepared, unit, kept, judge, fitted, cost)
+    floor, cost = _floor(prepared, unit, kept, judge, fitted, cost, whole)
+    found = {**about, "random_masks": floor}
+    return partial(_finished, prepared, found, swept, kept, heldout_judge, activation, cost)
+
+
+def _finished(
+    prepared: Prepared,
+    found: dict[str, Any],
+    swept: list[Swept],
+    kept: dict[str, Tensor],
+    judge: Judge,
+    activation: Tensor,
+    cost: Cost,
+) -> Extracted:
+    """Test a circuit by its ``activation`` on the held-out set, which ``judge`` is of.
+
+    ``found``: the fields of its record that are known.
+    """
+    began, fitted = time.perf_counter(), swept[-1].chosen.alone()
+    unit, unpruned, empty = found["index"], found["unpruned"], found["empty"]
+    heldout, faithful = _tested(prepared, unit, judge, activation, fitted, unpruned, empty)
+    seconds = cost.seconds + time.perf_counter() - began
     record = Category(
-        **about,
+        **found,
         stages=[each.record for each in swept],
         circuit=_circuit(prepared.runner.network, kept, swept, fitted, heldout),
-        cost=cost,
+        cost=cost.model_copy(update={"seconds": seconds}),
         faithfulness=faithful,
-        random_masks=floor,
     )
     return Extracted(record, kept, activation)
 
 
 def heldout_activation(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, bias: float, tally: Tally
-) -> Tensor:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, bias: float, tally: Tally,
+    whole: bool | None = None,
+) -> Tensor:  # fmt: skip
     """A circuit's activation on the held-out set, float32 [N], every prediction that of float32.
 
     In the sweep's precision; images whose prediction at ``bias`` lies within its error are run
-    again in float32.  Cost: one pass, and those.
+    again in float32.  ``whole``: as `circuit_pass` has it.  Cost: one pass, and those.
     """
     runner, split = prepared.runner, prepared.heldout
 
     @cache
     def run(precise: bool) -> Callable[[np.ndarray], Tensor]:
-        return circuit_pass(runner, split, unit, kept, tally, precise)
+        return circuit_pass(runner, split, unit, kept, tally, precise, whole)
 
-    low, every = runner.machine.low, np.arange(len(split))
-    looks = Looks(lambda levels, images, precise: run(precise)(images)[None], 1, len(split), low)
-    looks.see([0], every)
+    @unwaited
+    def look(levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
+        return run(precise)(images)[None]
 
-    def unsure() -> np.ndarray:
-        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
-        return images_at(judge, known, bias)
+    found = as_in_float32(
+        look, judge, bias, low=runner.machine.low, once=runner.machine.device.type != "cpu"
+    )
+    return torch.from_numpy(found).float()
 
-    looks.recheck(0, unsure)
-    return torch.from_numpy(looks.activation[0]).float()
+
+def early_whole(network: Network, swept: Iterable[Swept]) -> bool | None:
+    """Whether no layer before the boundary is pruned, as the chosen levels say.
+
+    None where they do not: a stage is pruned that has layers on either side.
+    """
+    behind = network.after_boundary()
+    pruned = [
+        {name not in behind for name in network.stages[each.record.stage]}
+        for each in swept
+        if each.chosen.kept_weights < each.record.relevant_weights
+    ]
+    if not any(True in early for early in pruned):
+        return True
+    return False if {True} in pruned else None
 
 
 def _tested(
@@ -176,11 +225,12 @@ def _tested(
 
 
 def _floor(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, fitted: Accuracy, cost: Cost
-) -> tuple[RandomMasks | None, Cost]:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, fitted: Accuracy, cost: Cost,
+    whole: bool | None,
+) -> tuple[RandomMasks | None, Cost]:  # fmt: skip
     """The random masks a circuit is held against, and the cost with theirs beside it."""
     began, tally = time.perf_counter(), Tally()
-    found = random_masks(prepared, unit, kept, judge, fitted, tally)
+    found = random_masks(prepared, unit, kept, judge, fitted, tally, whole)
     beside = {
         "fpe_floor": tally.multiply_adds / once(prepared),
         "floor_seconds": time.perf_counter() - began,

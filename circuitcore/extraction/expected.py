@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,39 @@ LEFT = {"fc": 0.2, "conv": 0.33}
 CROSSED = 3.0
 DENSE_LEFT = 0.7
 PRUNED = 0.2
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A category's looks at a stage, beside the first at each level, means over categories.
+
+    Of the fc stage all levels are looked at once, then single ones ``fc`` times, ``fc_images`` in
+    all; levels of the conv stage ``conv`` times, ``conv_images`` in all; ``fc_whole`` and
+    ``conv_whole``: how often a level is certified on the images not yet run.  In low precision
+    ``fc_rechecks`` looks at the fc stage and ``rechecks`` at the other are in float32, of
+    ``fc_rechecked`` and ``rechecked`` images, and ``heldout`` of the held-out test, of the few
+    images closest to the bias.
+    """
+
+    fc: float
+    fc_images: float
+    conv: float
+    conv_images: float
+    fc_whole: float
+    conv_whole: float
+    fc_rechecks: float
+    fc_rechecked: float
+    rechecks: float
+    rechecked: float
+    heldout: float = 1.08
+
+
+COUNTED = "python bench/e2e/looks.py, 24 made-up categories of 1,000 as in bench/e2e/test_fpe.py"
+TYPICAL_IMAGES = 20_000
+TYPICAL = {  # in bfloat16: the most rechecks
+    "first-crossing": Typical(0.88, 1470, 3.79, 1460, 1.0, 0.83, 4.45, 96, 3.66, 48),
+    "sparsest-above": Typical(7.0, 19780, 35.21, 24466, 0.0, 0.0, 3.87, 93, 9.25, 264),
+}
 
 
 class PlanStep(BaseModel):
@@ -72,7 +106,8 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     late = network.after_boundary()
     fc = sum(each for name, each in per_layer.items() if name in late)
     conv = sum(per_layer.values()) - fc
-    passes = _passes(network, options, count, len(files_of_one(files)))
+    targets = len(files_of_one(files))
+    passes = (_passes if machine.compacts else _uncompacted)(network, options, count, targets)
     tests = len(inputs.split("heldout"))
     likely = {
         "conv": conv * (count * passes.conv + tests * passes.tested_conv),
@@ -101,8 +136,7 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
         bytes=network.relevant() * 5,
         fpe=0.0,
     )
-    looked = len(files_of_one(files))
-    looked += sum(run_at_every_level(count, looked, "sparsest-above"))
+    looked = targets + sum(run_at_every_level(count, targets, "sparsest-above"))
     apart = [
         PlanStep(what="random masks (not counted in FPE)", count=options.random_masks,
                  multiply_adds=min(looked, count) * sum(per_layer.values()), bytes=0, fpe=0.0)
@@ -119,7 +153,7 @@ def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
 
 
 class _Passes(NamedTuple):
-    """Expected of one category, in passes over a whole set with nothing compacted: of the layers
+    """Expected of one category, in passes over a whole set, with nothing compacted: of the layers
     behind the boundary in stages swept from there (``fc``), of all in the others, and of layers
     before and behind it in the held-out test.
     """
@@ -139,7 +173,7 @@ def levels_run(network: Network, options: Options) -> dict[str, int]:
 
 
 def _passes(network: Network, options: Options, images: int, targets: int) -> _Passes:
-    """What a sweep over so many images, ``targets`` of them the category's, is expected to run."""
+    """What a sweep over so many images, ``targets`` of them the category's, runs compacted."""
     levels = levels_run(network, options)
     left = LEFT["conv"]
     if every_level(options, images):
@@ -152,3 +186,15 @@ def _passes(network: Network, options: Options, images: int, targets: int) -> _P
     looked = {stage: max(1, round(STOPPED_EARLY * count)) for stage, count in levels.items()}
     fc, conv = (min(looked[s], 2 * looked[s] * part + 1) * LEFT[s] for s in ("fc", "conv"))
     return _Passes(fc, conv, left, left)
+
+
+def _uncompacted(network: Network, options: Options, images: int, targets: int) -> _Passes:
+    """The same where nothing is compacted, as on a GPU; of typical looks where it is screened."""
+    levels = levels_run(network, options)
+    if every_level(options, images):
+        return _Passes(levels["fc"], levels["conv"], 1.0, 1.0)
+    first = (targets + sum(run_at_every_level(images, targets, options.stop))) / images
+    t, whole = TYPICAL[options.stop], TYPICAL_IMAGES
+    fc = levels["fc"] * first + t.fc_images / whole + t.fc_whole * (1 - first)
+    conv = t.conv_images / whole + t.conv_whole * (1 - first)
+    return _Passes(min(fc, levels["fc"]), min(conv, levels["conv"]), 1.0, 1.0)

@@ -7,7 +7,7 @@ only where that bound is not below the circuit's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,25 +18,30 @@ from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import SLACK, Judge, worth
 from circuitcore.extraction.looks import Look
 from circuitcore.extraction.screening import Rule, Screening
+from circuitcore.kernels.random_masks.operation import random_masks as random_masks_of
 from circuitcore.network.forward import Tally
 from circuitcore.records import Accuracy, RandomMasks
 from circuitcore.scoring.seeds import layer_seed
 
 
 def random_masks(
-    prepared: Prepared, unit: int, kept: Kept, judge: Judge, circuit: Accuracy, tally: Tally
-) -> RandomMasks | None:
+    prepared: Prepared, unit: int, kept: Kept, judge: Judge, circuit: Accuracy, tally: Tally,
+    whole: bool | None = None,
+) -> RandomMasks | None:  # fmt: skip
     """``--random-masks`` masks held against a circuit on the extraction set; None for none.
 
-    ``circuit``: its accuracy there, with its bias; each mask has its own best bias.  Cost: a look
-    at the target images and the hardest others each, a pass over all images at most.
+    ``circuit``: its accuracy there, with its bias; each mask has its own best bias.  ``whole``:
+    whether all its convolutions are, None where that is not known.  Cost: a look at the target
+    images and the hardest others each, a pass over all images at most.
     """
     options = prepared.options
     rule = Rule(worth(circuit, options.bias) - SLACK, "sparsest-above", options.bias, at_once=False)
     found, as_good, images = [], 0, 0
     for draw in range(options.random_masks):
         mask = random_mask(prepared, unit, kept, draw)
-        run = circuit_pass(prepared.runner, prepared.extraction, unit, mask, tally)
+        run = circuit_pass(
+            prepared.runner, prepared.extraction, unit, mask, tally, early_whole=whole
+        )
 
         screening = Screening(judge, judge.unpruned, 2, _look(run), rule)
         if options.bias == "sgd":  # has no bounds
@@ -69,39 +74,18 @@ def random_mask(prepared: Prepared, unit: int, kept: Kept, draw: int = 0) -> dic
     all else that the host does for a category.
     """
     layers = prepared.runner.network.weighted()
-    counts = torch.stack([mask.count_nonzero() for mask in kept.values()]).tolist()
-    found = {}
-    for (name, mask), count in zip(kept.items(), counts, strict=True):
-        seed = [layer_seed(prepared.options.seed, unit, layers.index(name)), draw]
-        if mask.device.type == "cpu":
-            drawn = torch.from_numpy(at_random(mask.numel(), count, np.random.default_rng(seed)))
-        else:
-            drawn = hashed(mask.numel(), count, seed, mask.device)
-        found[name] = drawn.view(mask.shape)
-    return found
-
-
-def hashed(size: int, count: int, seed: Sequence[int], device: torch.device) -> Tensor:
-    """``count`` of ``size`` places, those of the smallest hashes: bool [size], on the device.
-
-    The hash of a place is a bijection of 32 bits (twice the finaliser of MurmurHash3, with two
-    words of the seed), so no two are equal, and nothing waits for the device.  16 bytes a place
-    are held, some 440 moved.
-    """
-    if count in (0, size):
-        return torch.full((size,), count > 0, device=device)
-    words = np.random.SeedSequence(list(seed)).generate_state(2).tolist()
-    x = torch.arange(size, dtype=torch.int64, device=device)
-    for word in words:
-        x.bitwise_xor_(word)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            x.bitwise_xor_(x >> shift).mul_(factor).bitwise_and_(0xFFFFFFFF)
-        x.bitwise_xor_(x >> 16)
-    # by the shorter side's extreme: selecting is many programs' work, where a k-th value is one's
-    keys = x.sub_(1 << 31).int()
-    if 2 * count <= size:
-        return keys <= keys.topk(count, largest=False, sorted=False).values.max()
-    return keys < keys.topk(size - count, largest=True, sorted=False).values.min()
+    seeds = [[layer_seed(prepared.options.seed, unit, layers.index(name)), draw] for name in kept]
+    counts = torch.stack([mask.count_nonzero() for mask in kept.values()])
+    sizes = [mask.numel() for mask in kept.values()]
+    if counts.device.type == "cpu":
+        drawn = [
+            torch.from_numpy(at_random(size, count, np.random.default_rng(seed)))
+            for size, count, seed in zip(sizes, counts.tolist(), seeds, strict=True)
+        ]
+    else:
+        words = [w for s in seeds for w in np.random.SeedSequence(s).generate_state(2).tolist()]
+        drawn = random_masks_of(counts, sizes, words, impl=prepared.runner.machine.impl)
+    return {name: one.view(kept[name].shape) for name, one in zip(kept, drawn, strict=True)}
 
 
 def at_random(size: int, count: int, random: np.random.Generator) -> np.ndarray:

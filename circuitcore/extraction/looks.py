@@ -13,8 +13,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from circuitcore.extraction.accuracy import Judge
+from circuitcore.extraction.bounds import Known, images_at, smallest
+from circuitcore.machine.arrivals import may_wait_once, waiting_once
+
 Look = Callable[[Sequence[int], np.ndarray, bool], Tensor]
 """look(levels, images int64 [n], in float32?) -> target activations float32 [T, n]"""
+
+Away = Callable[[int], np.ndarray]
+"""away(level) -> how far each image's step lies from where it may decide, float64 [N]"""
 
 # Of normal errors the largest of 20,000 exceeds the bound in one level of 100,000 with 32 images
 # tried, in one of 20 with 8; of 400 in one of 10,000 with 16
@@ -31,11 +38,20 @@ class Looks:
     ``activation`` float64, ``looked`` (run at all) and ``exact`` (in float32) bool, [count, N];
     ``bound`` float64 [count]: how far off what is not exact may be; ``repeated`` int64 [count]:
     runs in float32 of images that were run in low precision before; ``tried``: those of them that
-    were finite, ``largest`` float64 [count] the largest error of these.
+    were finite, ``largest`` float64 [count] the largest error of these; ``changes`` int64 [count]:
+    how often a level was looked at.
     """
 
-    def __init__(self, look: Look, count: int, images: int, low: bool) -> None:
-        self.look, self.low = look, low
+    def __init__(
+        self,
+        look: Look,
+        count: int,
+        images: int,
+        low: bool,
+        away: Away | None = None,
+        once: bool = False,
+    ) -> None:
+        self.look, self.low, self.away, self.once = look, low, away, once
         self.activation = np.zeros((count, images))
         self.looked = np.zeros((count, images), bool)
         self.exact = np.zeros((count, images), bool)
@@ -43,11 +59,15 @@ class Looks:
         self.tried = np.zeros(count, np.int64)
         self.largest = np.zeros(count)
         self.repeated = np.zeros(count, np.int64)
+        self.changes = np.zeros(count, np.int64)
+        self._relying = np.zeros(count, np.int64)  # images not in float32
+        self._sizes: dict[int, float] = {}  # of levels not looked at since
 
     def start(self, activation: np.ndarray, exact: np.ndarray, bound: float) -> None:
         """Level 0, known before."""
         self.activation[0], self.looked[0], self.exact[0] = activation, True, exact
         self.bound[0] = bound
+        self._relying[0] = np.count_nonzero(~exact)
 
     def error(self, t: int) -> np.ndarray:
         """How far off the activations of level ``t`` may be, float64 [N]; 0 in float32."""
@@ -56,51 +76,89 @@ class Looks:
     def see(self, levels: Sequence[int], images: np.ndarray, precise: bool = False) -> None:
         """Run images at levels, those not yet run there (in float32: those not yet exact)."""
         precise = precise or not self.low
-        rows = np.asarray(levels, np.int64)
-        done = self.exact[rows] if precise else self.looked[rows]
-        images = images[~done[:, images].all(0)]
-        if not len(images) or not len(rows):
+        done = self.exact if precise else self.looked
+        new = np.zeros(len(images), bool)
+        for t in levels:
+            new |= ~done[t][images]
+        images = images[new]
+        if not len(images):
             return
-        block = np.ix_(rows, images)
-        found = self.look(levels, images, precise).double().numpy()
-        exact = self.exact[block]
         if precise:
-            self._tested(rows, block, found)
-        self.activation[block] = (
-            found if precise else np.where(exact, self.activation[block], found)
-        )
-        self.looked[block] = True
-        self.exact[block] = exact | precise
-        if not precise:
-            # what overflowed says nothing
-            self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
-            self._measure(rows, images)
+            self._take(levels, images, self.look(levels, images, True), True)
+            return
+        found = self._low(levels, images)
+        # what overflowed says nothing
+        self.see(levels, images[~np.isfinite(found).all(0)], precise=True)
+        self._measure(np.asarray(levels, np.int64), images)
+
+    def _low(self, levels: Sequence[int], images: np.ndarray) -> np.ndarray:
+        """Run images in low precision, and in the same wait those that tell its error.
+
+        Those closest to where a level is decided would tell as much and be run again anyhow, but
+        only the look itself shows them: it costs another wait, which is nothing where none is.
+        """
+        tried = None
+        if self.once and may_wait_once(self.look):
+            tried = self._untried(np.asarray(levels, np.int64), images)
+        if tried is None:
+            return self._take(levels, images, self.look(levels, images, False), False)
+        few = tried[0].tolist(), tried[1], True
+        with waiting_once():
+            found, exact = self.look(levels, images, False), self.look(*few)
+        if found.isnan().any():
+            found = self.look(levels, images, False)
+        if exact.isnan().any():
+            exact = self.look(*few)
+        low = self._take(levels, images, found, False)
+        self._take(few[0], few[1], exact, True)
+        return low
+
+    def _take(
+        self, levels: Sequence[int], images: np.ndarray, activation: Tensor, precise: bool
+    ) -> np.ndarray:
+        """Note what was run; as float64 [T, n]."""
+        found = activation.double().numpy()
+        for t, values in zip(levels, found, strict=True):
+            self._note(t, images, values, precise)
+        return found
+
+    def _note(self, t: int, images: np.ndarray, values: np.ndarray, precise: bool) -> None:
+        """Keep what was found of images at a level; what is exact stays."""
+        exact, looked = self.exact[t], self.looked[t]
+        if precise:
+            if self.low:
+                self._tested(t, images, values)
+            exact[images] = True
+        else:
+            if (kept := exact[images]).any():
+                values = np.where(kept, self.activation[t][images], values)
+            self._relying[t] += len(images) - np.count_nonzero(looked[images])
+        self.activation[t][images] = values
+        looked[images] = True
+        self.changes[t] += 1
+        self._sizes.pop(t, None)
 
     def recheck(self, t: int, unsure: Callable[[], np.ndarray]) -> None:
         """Run in float32 what ``unsure`` names at level ``t``, until it names no image more."""
         while len(images := unsure()):
             self.see([t], images, precise=True)
 
-    def _tested(self, rows: np.ndarray, block: tuple[np.ndarray, ...], found: np.ndarray) -> None:
+    def _tested(self, t: int, images: np.ndarray, values: np.ndarray) -> None:
         """Note how far off images were that are run again in float32, and widen what they break."""
-        again = self.looked[block] & ~self.exact[block]
-        self.repeated[rows] += again.sum(1)
-        off = np.abs(self.activation[block] - found)
-        tells = again & np.isfinite(off)
-        self.tried[rows] += tells.sum(1)
-        self.largest[rows] = np.maximum(self.largest[rows], np.where(tells, off, 0.0).max(1))
-        known = rows[self.bound[rows] > 0]
-        self.bound[known] = np.maximum(self.bound[known], ROUNDING * self.largest[known])
+        again = images[place := self.looked[t][images] & ~self.exact[t][images]]
+        self.repeated[t] += len(again)
+        self._relying[t] -= len(again)
+        off = np.abs(self.activation[t][again] - values[place])
+        off = off[np.isfinite(off)]
+        self.tried[t] += len(off)
+        self.largest[t] = max(self.largest[t], off.max(initial=0.0))
+        if self.bound[t] > 0:
+            self.bound[t] = max(self.bound[t], ROUNDING * self.largest[t])
 
     def _measure(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Bound the error of levels, on as many images tried as those that rely on it ask for."""
-        while len(short := rows[self._short(rows) > 0]):
-            left = images[~self.exact[np.ix_(short, images)].any(0)]
-            if not len(left):
-                break
-            some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
-            count = -(-int(self._short(short).max()) // min(len(some), 2))
-            self.see(some.tolist(), left[_spread(len(left), count)], precise=True)
+        while (tried := self._untried(rows, images)) is not None:
+            self.see(tried[0].tolist(), tried[1], precise=True)
         for t in rows:
             near = [u for u in range(len(self.tried))[_near(t)] if self.tried[u]]
             seen = max(
@@ -109,21 +167,64 @@ class Looks:
             )
             self.bound[t] = max(self.bound[t], ROUNDING * seen, LEAST)
 
+    def _untried(
+        self, rows: np.ndarray, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Levels and images to try next; None where enough are, or nothing is left."""
+        short = rows[self._short(rows, images) > 0]
+        left = images[~self.exact[np.ix_(short, images)].any(0)]
+        if not len(short) or not len(left):
+            return None
+        some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
+        count = -(-int(self._short(short, images).max()) // min(len(some), 2))
+        tried = left[_spread(len(left), count)]
+        if self.away is not None and len(some) == 1 and self.looked[some[0]][left].all():
+            # those that would be run again soon
+            tried = np.sort(left[smallest(self.away(int(some[0]))[left], count)])
+        return some, tried
+
     def _size(self, t: int) -> float:
         """Root mean square of a level's activations: errors grow with it from level to level."""
-        own = self.activation[t, self.looked[t]]
-        own = own[np.isfinite(own)]
-        return max(float(np.sqrt(np.sum(own * own) / max(len(own), 1))), LEAST)
+        if t not in self._sizes:
+            own = self.activation[t][np.flatnonzero(self.looked[t])]
+            own = own[np.isfinite(own)]
+            size = float(np.sqrt(np.sum(own * own) / max(len(own), 1)))
+            self._sizes[t] = max(size, LEAST)
+        return self._sizes[t]
 
-    def _short(self, rows: np.ndarray) -> np.ndarray:
-        """How many more images must be tried at or near each of these levels, int64 [T]."""
+    def _short(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """How many more images must be tried at or near each of these levels, int64 [T].
+
+        ``images`` are run there in low precision, or about to be.
+        """
         found = np.zeros(len(rows), np.int64)
         for k, t in enumerate(rows):
-            relying = np.count_nonzero(self.looked[t] & ~self.exact[t])
+            relying = self._relying[t] + np.count_nonzero(~self.looked[t][images])
             wanted = PROBE if relying <= FEW else PROBE_MANY
             near = np.minimum(self.tried[_near(t)], wanted).sum()
             found[k] = min(max(wanted - near, 0), relying)
         return found
+
+
+def as_in_float32(
+    look: Look, judge: Judge, bias: float, *, low: bool, once: bool = False
+) -> np.ndarray:
+    """One circuit's activation float64 [N], every prediction at ``bias`` that of float32.
+
+    ``look``: at level 0, the circuit; ``low``: in low precision but for images close to the bias.
+    """
+
+    def away(t: int) -> np.ndarray:
+        return np.abs(judge.margins - looks.activation[t] - bias)
+
+    def unsure() -> np.ndarray:
+        known = Known(looks.activation[0], looks.error(0), looks.looked[0])
+        return images_at(judge, known, bias)
+
+    looks = Looks(look, 1, len(judge), low, away, once)
+    looks.see([0], np.arange(len(judge)))
+    looks.recheck(0, unsure)
+    return looks.activation[0]
 
 
 def _near(t: int) -> slice:

@@ -121,7 +121,8 @@ def plan(
     plans = _exact_plans(inputs, options, machine, chosen, progress) if exact else []
     if exact:
         estimate = sum(p.multiply_adds for p in plans) / len(plans)
-        estimate += LEFT["conv"] * work.heldout.multiply_adds
+        left = LEFT["conv"] if machine.compacts else 1.0
+        estimate += left * work.heldout.multiply_adds
     lean, _ = as_run(network, pixels.shape, machine)
     cached = pixels.nbytes + _boundary_bytes(lean, pixels.shape)
     cached *= counts.extraction + counts.heldout

@@ -2,21 +2,20 @@
 
 A category's looks at ImageNet's proportions are typical ones, counted on made-up categories of
 1,000 (`TYPICAL`); a small problem looks at every level.  What a look costs is `engine.counting`'s,
-what a count costs `machine.target`'s.  Scoring the next category and committing the last one go on
-beside a category: their seconds are shown and not added.
+what a count costs `machine.target`'s.  Scoring the next category, and testing and committing the
+last one, go on beside a category (`jobs.overlapped`): their seconds are shown and not added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from circuitcore.engine.counting import Counting
 from circuitcore.engine.footprint import Counts
-from circuitcore.extraction.expected import levels_run
-from circuitcore.extraction.looks import PROBE
+from circuitcore.extraction.expected import COUNTED, TYPICAL, levels_run
+from circuitcore.extraction.looks import NEAR, PROBE, PROBE_MANY
 from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.machine.target import (
     ASSUMED,
@@ -28,46 +27,18 @@ from circuitcore.machine.target import (
     JUDGING,
     MARK,
     SCREENING,
+    TESTING,
     Target,
     Work,
     kernel,
 )
 from circuitcore.options import Options
 
-SCORED_STAGE, SCORED_LAYER = 37, 20  # launches of scoring and ranking, on a pretended device
+# launches of scoring and ranking, on a pretended device: in the graph, by stage and by layer;
+# images taken and normalised, and what the graph reads and leaves copied
+SCORED_STAGE, SCORED_LAYER, SCORED_BESIDE = 52, 19, 7
 SELECTION = 6  # passes over weights and scores that select levels, `aot.roofline`
 CAPTURED = 9  # sizes of batches: a graph each and precision
-
-
-@dataclass(frozen=True)
-class Looks:
-    """A category's looks at a stage, beside the first at each level, means over categories.
-
-    Of the fc stage all levels are looked at once, then single ones ``fc`` times, ``fc_images`` in
-    all; levels of the conv stage ``conv`` times, ``conv_images`` in all; ``fc_whole`` and
-    ``conv_whole``: how often a level is certified on the images not yet run.  In low precision
-    ``fc_rechecks`` looks at the fc stage and ``rechecks`` at the other are in float32, of
-    ``fc_rechecked`` and ``rechecked`` images; of the held-out images ``heldout`` in a thousand.
-    """
-
-    fc: float
-    fc_images: float
-    conv: float
-    conv_images: float
-    fc_whole: float
-    conv_whole: float
-    fc_rechecks: float
-    fc_rechecked: float
-    rechecks: float
-    rechecked: float
-    heldout: float = 0.8
-
-
-COUNTED = "python bench/e2e/looks.py, 24 made-up categories of 1,000 as in bench/e2e/test_fpe.py"
-TYPICAL = {  # in bfloat16: the most rechecks
-    "first-crossing": Looks(0.88, 1479, 3.75, 1460, 1.0, 0.83, 3.58, 78, 6.29, 57),
-    "sparsest-above": Looks(7.0, 19780, 35.21, 24466, 0.0, 0.0, 3.12, 76, 31.25, 262),
-}
 
 
 class Part(BaseModel):
@@ -187,19 +158,19 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     network = c.network
     convolutions = len([n for n in network.weighted("conv") if n != network.last])
     setup = Work(launches=convolutions + 1 + len(network.layers()))
-    heldout = c.passed() + c.held(False) + c.replayed(1, counts.heldout, False, written=False)
-    again += c.replayed(1, PROBE, True, written=False) * low
-    if low:
-        few = max(1, round(TYPICAL[options.stop].heldout / 1000 * counts.heldout))
-        again += c.passed() + c.held(True) * 2 + c.replayed(1, few, True, written=False)
+    heldout = c.held(False) + c.replayed(1, counts.heldout, False, written=False)
+    if low:  # those that bound the rounding are those close to the bias
+        few = min(PROBE_MANY, counts.heldout)
+        again += c.held(True)
+        again += c.replayed(1, few, True, written=False) * TYPICAL[options.stop].heldout
     weights = network.relevant()
     hardest, _ = run_at_every_level(counts.extraction, targets, "sparsest-above")
-    mask = c.passed() + c.held(True) + c.replayed(1, targets + hardest, True, written=False)
+    mask = c.held(True) + c.replayed(1, targets + hardest, True, written=False)
     mask += kernel(c.target, 0, HASHED * weights)
-    mask += Work(launches=HASH_LAUNCHES * len(network.layers()), syncs=1)
+    mask += Work(launches=HASH_LAUNCHES + len(network.layers()))
     bits = -(-weights // 8)
     commit = kernel(c.target, 0, 10 * weights) + Work(
-        launches=5, syncs=1, to_host=bits, host=COMMIT_BYTE * bits
+        launches=5, syncs=1, to_host=bits, host=COMMIT_BYTE * bits + TESTING
     )
     host = JUDGING + (0.0 if every else SCREENING[options.stop])
     parts = {
@@ -214,7 +185,7 @@ def category_parts(c: Counting, options: Options, counts: Counts, *, every: bool
     return [
         _part("scoring, levels", _scored(c, options), c.target, beside=True),
         *(_part(name, work, c.target) for name, work in parts.items()),
-        _part("commit", commit, c.target, beside=True),
+        _part("test, commit", commit, c.target, beside=True),
     ]
 
 
@@ -236,8 +207,11 @@ def _looks(
     conv = c.replayed(1, round(t.conv_images / t.conv), False) * t.conv
     certify = c.chained(1, images - first, False) * t.fc_whole
     certify += c.replayed(1, images - first, False) * t.conv_whole
-    again = c.chained(levels["fc"], 2, True)
-    again += c.chained(1, round(t.fc_rechecked / t.fc_rechecks), True) * (t.fc_rechecks - 1)
+    some = -(-levels["fc"] // NEAR) + 1  # levels whose rounding is tried for those around them
+    tried = some * (PROBE // 2)
+    again = c.chained(some, PROBE // 2, True)
+    single = t.fc_rechecks - 1
+    again += c.chained(1, max(1, round((t.fc_rechecked - tried) / single)), True) * single
     again += c.replayed(1, round(t.rechecked / t.rechecks), True) * t.rechecks
     again += c.held(True, levels=True)
     return fc, conv, certify, again * low
@@ -250,11 +224,12 @@ def _scored(c: Counting, options: Options) -> Work:
     for each in c.kernels(images, "float32"):
         found += each * 3
     stages = len(c.network.stages)
-    launches = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
+    replayed = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
     select = kernel(c.target, 0, weights * (8 * SELECTION + 1))
     decoding = DECODE * images / CORES
     return found + select + Work(
-        launches=launches, syncs=stages, to_device=images * c.pixels, host=decoding
+        launches=SCORED_BESIDE + stages, replays=1, replayed=replayed, syncs=1,
+        to_device=images * c.pixels, host=decoding,
     )  # fmt: skip
 
 

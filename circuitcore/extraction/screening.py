@@ -5,14 +5,15 @@ end of what a matched bias may be.  So the target images, the hardest others (by
 and a random control come first.  Scanned from the sparse end (``sparsest-above``) a level is
 accepted when nothing is left open, which makes the choice that of running everything.  Scanned from
 the dense end (``first-crossing``) an image last run at an earlier level counts as expected, within
-what images moved from level to level since: ``REACH`` times the largest movement seen, beside the
-one all have in common.  It is run again once that could matter.  The level chosen is always run
-whole, and stepped back from if it fails.  Looks may be in a lower precision: an image is run again
-in float32 where its rounding could decide, or could move the accuracy recorded of the level chosen.
+what images moved from level to level since (`Neighbours`).  It is run again once that could matter.
+The level chosen is always run whole, and stepped back from if it fails.  Looks may be in a lower
+precision: an image is run again in float32 where its rounding could decide, or could move the
+accuracy recorded of the level chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,13 +29,14 @@ from circuitcore.extraction.bounds import (
     false_alarm_limit,
     images_at,
     next_images,
+    smallest,
     undecided_images,
     unsettled_images,
 )
 from circuitcore.extraction.looks import Look, Looks
+from circuitcore.extraction.neighbours import Neighbours
 from circuitcore.records import Accuracy
 
-REACH = 2.0  # times the largest movement seen between neighbouring levels
 HARDEST = 0.01  # of the images, at least as many as target images: run at every level
 CONTROL = 1 / 128  # of the images, at least 64: run at every level, drawn at random
 SAMPLE = 512  # images of a sample
@@ -45,7 +47,8 @@ class Rule:
     """How levels are judged: one `worth` at least ``below`` holds.
 
     ``stop``, ``bias``: as in the options; ``at_once``: levels run together (the fc stage) or one
-    by one; ``low``: looks are in low precision unless in float32 is asked for; ``risk``:
+    by one; ``low``: looks are in low precision unless in float32 is asked for; ``once``: two looks
+    may share one wait for a device (`Looks`); ``risk``:
     probability of a false acceptance that a sample may have, at one level; ``seed`` of random
     choices.
     """
@@ -55,6 +58,7 @@ class Rule:
     bias: str
     at_once: bool
     low: bool = False
+    once: bool = False
     risk: float = 1e-4
     seed: int = 0
 
@@ -94,10 +98,11 @@ class Screening:
         self.judge, self.rule, self.count = judge, rule, count
         self.work, self.certifying = work, 0
         images = len(start)
-        self.looks = Looks(look, count, images, rule.low)
+        self.looks = Looks(look, count, images, rule.low, self._away, rule.once)
         error = np.zeros(images) if start_error is None else start_error
         self.looks.start(start.double().numpy(), error == 0, float(error.max()))
         self.first = self._first_images()
+        self._known = Neighbours(self.looks, self.first, rule.stop).known
         level_0 = judge.fitted(start[None], rule.bias)[0]
         self.judged = {0: Judged(Bounds(level_0, level_0, level_0, rule.bias), images, 0)}
 
@@ -105,10 +110,10 @@ class Screening:
         """Run at every level: the targets, the hardest others, and to see movement a control."""
         target = self.judge.is_target.numpy()
         others = np.flatnonzero(~target)
-        steps = self.judge.margin_max.numpy() - self.activation[0]
+        steps = self.judge.margins - self.activation[0]
         hardest, control = run_at_every_level(len(target), self.judge.targets, self.rule.stop)
         chosen = target.copy()
-        chosen[others[np.argsort(steps[others], kind="stable")[:hardest]]] = True
+        chosen[others[smallest(steps[others], hardest)]] = True
         random = np.random.default_rng([self.rule.seed, 17])
         chosen[random.permutation(others)[:control]] = True
         return np.flatnonzero(chosen)
@@ -245,10 +250,12 @@ class Screening:
         The bias is fixed before the sample is drawn, so its false alarms are an unbiased count.
         """
         rule, bias = self.rule, found.expected.bias
-        unseen = np.flatnonzero(~known.looked)
         usable = self.judge.norm == "other" and rule.stop == "first-crossing"
         fails = worth(found.expected, rule.bias) < rule.below
-        if not usable or fails or len(unseen) < 2 * SAMPLE:
+        if not usable or fails:
+            return None
+        unseen = np.flatnonzero(~known.looked)
+        if len(unseen) < 2 * SAMPLE:
             return None
         least = false_alarm_limit(0, SAMPLE, len(unseen), rule.risk)
         if rule.bias == "matched" and least > self.judge.unpruned_alarms:
@@ -256,7 +263,7 @@ class Screening:
         random = np.random.default_rng([rule.seed, 23, t, len(unseen)])
         sample = random.choice(unseen, SAMPLE, replace=False)
         self.looks.see([t], sample)
-        steps = self.judge.margin_max.numpy()
+        steps = self.judge.margins
         if rule.low:  # what is counted is what float32 would count
             self.looks.recheck(t, lambda: images_at(self.judge, self._known(t), bias))
         said = bias > steps - self.activation[t]
@@ -268,30 +275,23 @@ class Screening:
             return None
         return self.judge.record(int((said & target).sum()), alarms, bias)
 
-    def _known(self, t: int) -> Known:
-        """Level ``t`` as run, and otherwise as expected from the nearest level judged before."""
-        looked = self.looked[t]
-        if self.rule.stop == "sparsest-above":  # only an order to look in
-            near = t + np.argmax(self.looked[t:], axis=0)
-            near[~self.looked[t:].any(0)] = 0
-            reach = np.full(len(looked), np.inf)
-            shift = np.zeros(len(looked))
-        else:
-            near = t - np.argmax(self.looked[t::-1], axis=0)
-            shifts, reaches = self._movement(t)
-            shift, reach = shifts[t] - shifts[near], reaches[t] - reaches[near]
-        images = np.arange(len(looked))
-        rounding = np.where(self.looks.exact[near, images], 0.0, self.looks.bound[near])
-        error = np.where(looked, rounding, reach + rounding)
-        return Known(self.activation[near, images] + shift, error, looked.copy())
+    def _away(self, t: int) -> np.ndarray:
+        """How far the steps at level ``t`` are from where one may decide, as far as that is known.
 
-    def _movement(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """Summed over the levels up to ``t``: the common shift, and the reach beside it."""
-        moved = np.diff(self.activation[: t + 1][:, self.first], axis=0)
-        shift = np.median(moved, axis=1, keepdims=True)
-        reach = REACH * np.abs(moved - shift).max(axis=1)
-        zero = np.zeros(1)
-        return (
-            np.concatenate([zero, shift[:, 0].cumsum()]),
-            np.concatenate([zero, reach.cumsum()]),
-        )
+        Whether the level holds is decided near the last target image that it needs, what is
+        recorded of it near its bias.
+        """
+        judge, bias = self.judge, self.rule.bias
+        steps = judge.margins - self.activation[t]
+        places = [0.0]
+        if bias == "matched":
+            own = np.sort(steps[judge.target_at])
+            needed = max(math.ceil(self.rule.below * judge.targets), 1) - 1
+            places = [own[min(needed, len(own) - 1)]]
+        if bias != "none" and self.looked[t].all():
+            fitted = judge.fitted(torch.from_numpy(self.activation[t : t + 1]), bias)[0]
+            places.append(fitted.bias)
+        elif bias == "exact":
+            near = min(self.judged, key=lambda u: abs(u - t))
+            places = [self.judged[near].bounds.expected.bias]
+        return np.min([np.abs(steps - place) for place in places], axis=0)

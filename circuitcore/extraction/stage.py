@@ -52,7 +52,7 @@ class Swept:
 
 @dataclass(frozen=True)
 class Scored:
-    """One category's scores, and the multiply-adds spent on it so far.
+    """One category's scores (none where all stages are ranked), multiply-adds spent on it so far.
 
     ``made``: executors by what they depend on, where several readings of the method are to share
     them; None where each is used once.  ``assigned``: levels of stages ranked already.
@@ -72,8 +72,17 @@ def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
 
 
 def ranked(prepared: Prepared, unit: int) -> Scored:
-    """Score one category and rank all its stages: none depends on what another one leaves."""
-    network, work = prepared.runner.network, scored(prepared, unit)
+    """Score one category and rank all its stages: none depends on what another one leaves.
+
+    On a GPU by one captured graph where that does; the factors of the scores are not kept then.
+    """
+    network, ranking = prepared.runner.network, prepared.ranking
+    if ranking is not None:
+        with prepared.runner.products(precise=True):
+            found = ranking.ranked(prepared.scoring_images(unit), unit)
+        if found is not None:
+            return Scored({}, Tally(), assigned=found)
+    work = scored(prepared, unit)
     assigned = {
         stage: stage_levels(network, stage, work.found, unit, prepared.options)
         for stage in network.stages
@@ -212,6 +221,7 @@ def _rule(prepared: Prepared, runs: Executor, threshold: float) -> Rule:
         at_once=isinstance(runs, ChainExecutor),
         # a trained bias has no bounds that rounding could be held to
         low=prepared.runner.machine.low and options.bias != "sgd",
+        once=prepared.runner.machine.device.type != "cpu",
         risk=ERROR_BUDGET / looks,
         seed=options.seed,
     )

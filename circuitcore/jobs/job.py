@@ -6,7 +6,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 from circuitcore.analysis.overlap import pairs, table
 from circuitcore.analysis.summary import document
 from circuitcore.engine.footprint import must_compile, weight_bytes
-from circuitcore.engine.prepare import prepare
+from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
 from circuitcore.extraction.agreement import extract_target
-from circuitcore.extraction.circuit import Extracted, extract_circuit
+from circuitcore.extraction.circuit import Extracted, swept_circuit
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
@@ -160,15 +160,14 @@ def _extract_all(
     with Meter(on.device, held) as meter, committed_behind(on.device) as behind:
         prepared = prepare(inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
-        extracted = extract_circuit if inputs.aim is None else extract_target
         works = scored_ahead(prepared, [c.index for c in missing])
         for category, work in zip(missing, works, strict=True):
             try:
                 stage = (stored or {}).get(category.index)
                 with span("category", category.name, category.index):
                     unit, name = category.index, category.name
-                    found = extracted(prepared, unit, name, stage, work())
-                    behind(partial(commit, run, found.measured(meter.so_far())))
+                    found = _swept(prepared, unit, name, stage, work())
+                    behind(partial(_test_and_commit, run, found, meter.so_far()))
                     return_freed_memory()
             except DeviceError:
                 raise
@@ -180,6 +179,19 @@ def _extract_all(
         listed = "\n".join(f"  {line}" for line in failed)
         raise PartialError(f"{len(failed)} of {len(chosen)} categories failed:\n{listed}")
     return len(missing)
+
+
+def _swept(prepared: Prepared, unit: int, name: str, *given: Any) -> Callable[[], Extracted]:
+    """A category's circuit, or another target's, swept; what is returned finishes it."""
+    if prepared.inputs.aim is None:
+        return swept_circuit(prepared, unit, name, *given)
+    found = extract_target(prepared, unit, name, *given)
+    return lambda: found
+
+
+def _test_and_commit(run: RunFolder, circuit: Callable[[], Extracted], memory_bytes: int) -> None:
+    """Test a swept circuit on the held-out images and commit it, with the memory it took."""
+    commit(run, circuit().measured(memory_bytes))
 
 
 def commit(run: RunFolder, found: Extracted) -> None:

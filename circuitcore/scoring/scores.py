@@ -21,7 +21,7 @@ from circuitcore.kernels.levels.layer import LayerScores, raw_scores
 from circuitcore.kernels.levels.operation import normalised_by
 from circuitcore.kernels.score_conv.operation import score_conv
 from circuitcore.kernels.score_linear.factors import linear_factors
-from circuitcore.network.forward import forward, target_row
+from circuitcore.network.forward import Override, forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.scoring.seeds import layer_seed
@@ -63,20 +63,21 @@ def contributions(network: Network, images: Tensor, unit: int) -> dict[str, Cont
 
     ``images`` float [N, channels, height, width], the scoring set of the category.
     """
-    last, result = network.last, [network.result]
+    return contributions_to(network, images, target_row(network, unit))
+
+
+def contributions_to(network: Network, images: Tensor, target: Override) -> dict[str, Contribution]:
+    """`contributions` to the one row of the last layer that is ``target``."""
+    result = [network.result]
     record: dict[str, tuple[Tensor, Tensor]] = {}
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
-        logit = forward(
-            network, {"input": leaf}, result, override=target_row(network, unit), record=record
-        )[0]
+        logit = forward(network, {"input": leaf}, result, override=target, record=record)[0]
         names = [name for name in network.layers() if name in record]
         gradients = torch.autograd.grad(logit.sum(), [record[name][1] for name in names])
     return {
         name: Contribution(
-            network.weights[name][unit : unit + 1] if name == last else network.weights[name],
-            record[name][0].detach(),
-            gradient,
+            target.weights.get(name, network.weights[name]), record[name][0].detach(), gradient
         )
         for name, gradient in zip(names, gradients, strict=True)
     }

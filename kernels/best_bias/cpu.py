@@ -1,4 +1,4 @@
-"""numba half of `best_bias`: only imported where it runs."""
+"""numba half of `best_bias`, of the most CSA: only imported where it runs."""
 
 from __future__ import annotations
 
@@ -76,51 +76,3 @@ def scan_rows(steps: Any, is_target: Any, norm: int) -> Any:
                 best_lo[row], best_hi[row] = own[j], hi
                 best_hits[row], best_alarms[row] = hits, count
     return best_lo, best_hi, best_hits, best_alarms, least
-
-
-@numba_jit()
-def matched_rows(steps: Any, is_target: Any, most_alarms: int) -> Any:
-    """Of every row the interval nearest to 0 with the most hits at no more than ``most_alarms``.
-
-    Returns what `scan_rows` does.  Hits are those of b = e, e the end of what is admissible; so
-    the intervals with as many start at the largest target step below e, and split at other steps
-    alone.  O(N): e by partition, the rest in one pass.
-    """
-    rows, images = steps.shape
-    lo, hi, least = np.empty(rows), np.empty(rows), np.empty(rows)
-    hits, alarms = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    for row in range(rows):
-        others = steps[row][~is_target[row]]
-        end = np.inf
-        if len(others) > most_alarms:
-            end = np.partition(others, most_alarms)[most_alarms]
-        start = -np.inf  # the largest target step below the end
-        least[row] = np.inf
-        for n in range(images):
-            d = steps[row, n]
-            least[row] = min(least[row], d)
-            if is_target[row, n] and d < end:
-                hits[row] += 1
-                start = max(start, d)
-        low, high = start, end
-        if start >= 0:  # the first interval is nearest
-            for n in range(images):
-                d = steps[row, n]
-                if d > start:
-                    high = min(high, d)
-        elif end < 0:  # the last one is
-            for n in range(images):
-                d = steps[row, n]
-                if d < end:
-                    low = max(low, d)
-        else:  # the one that holds 0 is
-            for n in range(images):
-                d = steps[row, n]
-                if d < 0:
-                    low = max(low, d)
-                else:
-                    high = min(high, d)
-        for d in others:
-            alarms[row] += d <= low
-        lo[row], hi[row] = low, high
-    return lo, hi, hits, alarms, least

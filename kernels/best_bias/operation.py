@@ -16,15 +16,17 @@ smallest step of the other images, so hits are those of the target steps below e
 `best_bias_reference` sorts all steps and scans, O(N log N).  The CPU path needs no sort of the
 others: CSA rises only at a target image's step, so the best interval starts at one of at most P
 distinct target steps, and one pass with a binary search, O(N log P), finds the false alarms and
-the upper end of each.  There is no Triton kernel on purpose: all levels of a sweep are one
-batched `torch.sort` of L x N numbers (32 x 20,000 float64 = 5 MB) against L forward passes over
-N images, so on a GPU the reference is the implementation.
+the upper end of each; of a matched bias no step above e matters (`matched_row`).  There is no
+Triton kernel on purpose: all levels of a sweep are one batched `torch.sort` of L x N numbers
+(32 x 20,000 float64 = 5 MB) against L forward passes over N images, so on a GPU the reference is
+the implementation.
 """
 
 from __future__ import annotations
 
 import torch
 
+from circuitcore.kernels.best_bias.matched import matched_row
 from circuitcore.kernels.best_bias.reference import (
     NORMS,
     BestBias,
@@ -120,14 +122,19 @@ def _candidates(
     steps: torch.Tensor, is_target: torch.Tensor, norm: str, most_alarms: int | None
 ) -> BestBias:
     """The CPU path: one pass a row over the images, intervals only where they can be best."""
-    from circuitcore.kernels.best_bias.cpu import matched_rows, scan_rows
-
     rows = steps.contiguous().numpy(), is_target.contiguous().numpy()
     if most_alarms is None:
-        found = scan_rows(*rows, NORMS.index(norm))
+        from circuitcore.kernels.best_bias.cpu import scan_rows
+
+        found = [torch.from_numpy(part) for part in scan_rows(*rows, NORMS.index(norm))]
     else:
-        found = matched_rows(*rows, most_alarms)
-    lo, hi, hits, false_alarms, least = (torch.from_numpy(part) for part in found)
+        each = [
+            matched_row(row[target], row[~target], most_alarms)
+            for row, target in zip(*rows, strict=True)
+        ]
+        kinds = torch.float64, torch.float64, torch.int64, torch.int64, torch.float64
+        found = [torch.tensor([row[k] for row in each], dtype=kind) for k, kind in enumerate(kinds)]
+    lo, hi, hits, false_alarms, least = found
     totals = is_target.sum(1)
     others = is_target.shape[1] - totals
     accuracy = csa(hits, false_alarms, totals, others, norm)

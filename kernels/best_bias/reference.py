@@ -44,6 +44,14 @@ def csa(
     return (hits * divisor - false_alarms * targets) / (targets * divisor)
 
 
+def csa_of(hits: int, false_alarms: int, targets: int, others: int, norm: str) -> float:
+    """`csa` of one count each: the same division of the same integers, as a float."""
+    if norm == "target":
+        return (hits - false_alarms) / targets
+    divisor = max(others if norm == "other" else hits + false_alarms, 1)
+    return (hits * divisor - false_alarms * targets) / (targets * divisor)
+
+
 def best_bias_reference(
     steps: torch.Tensor, is_target: torch.Tensor, norm: str, most_alarms: int | None = None
 ) -> BestBias:

@@ -44,8 +44,15 @@ class Prepared:
 
 
 def prepared(layer: LayerScores, tile: LinearTile | None = None) -> Prepared:
+    weight, left, right, layout = _factors(layer, tile)
+    return Prepared(weight, left, right, layout, normalisation(layer), weight.shape)
+
+
+def _factors(
+    layer: LayerScores, tile: LinearTile | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+    """Weights, factors (given scores are the right one), and the layout of `Prepared`."""
     weight = layer.weight.detach().float().contiguous()
-    norm = normalisation(layer)
     if layer.values is not None:
         tile = tile or GIVEN
         left = right = layer.values.detach().float().contiguous()
@@ -55,8 +62,7 @@ def prepared(layer: LayerScores, tile: LinearTile | None = None) -> Prepared:
         tile = tile or FACTORED
         left, right = (t.detach().float().contiguous() for t in (layer.left, layer.right))
         sizes = [left.shape[1], right.shape[1], left.shape[0], FORM_CODES[layer.form]]
-    layout = [*sizes, tile.rows, tile.columns, tile.num_warps]
-    return Prepared(weight, left, right, layout, norm, weight.shape)
+    return weight, left, right, [*sizes, tile.rows, tile.columns, tile.num_warps]
 
 
 def _grid(layout: Sequence[int]) -> tuple[int]:
@@ -152,14 +158,13 @@ def _launch_bytes(
     launch(
         levels_byte_kernel, _grid(layout),
         weight, left, right, table, first, level, index, node, count, norm, *layout[:4], start,
-        **_options(layout),
+        len(index), **_options(layout),
     )  # fmt: skip
 
 
 def score_range(scores: LayerScores, tile: LinearTile | None = None) -> torch.Tensor:
     """Smallest and largest raw score and their absolute sum, float64 [3] on the device."""
-    layer = prepared(scores, tile)
-    out = _range(layer.weight, layer.left, layer.right, layer.layout)
+    out = _range(*_factors(scores, tile))
     return torch.stack([out[:, 0].min(), out[:, 1].max(), out[:, 2].sum()])
 
 

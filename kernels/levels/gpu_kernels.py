@@ -124,7 +124,7 @@ def levels_histogram_kernel(
     tl.atomic_add(out + at, 1, mask=wanted, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def levels_byte_kernel(
     weight,
     left,
@@ -141,6 +141,7 @@ def levels_byte_kernel(
     N,
     form,
     start,  # of this layer among all: what is added to a tie's index
+    room,  # ties that there is room for; what is behind it is counted and not listed
     GIVEN: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
@@ -151,5 +152,6 @@ def levels_byte_kernel(
     entry, tied = walk(key, magnitude, inside, trie, first, 4)
     tl.store(level + at, entry.to(tl.uint8), mask=inside)
     slot = tl.atomic_add(tie_count + tl.zeros_like(entry), 1, mask=tied, sem="relaxed")
-    tl.store(tie_index + slot, at + start, mask=tied)
-    tl.store(tie_node + slot, ~entry, mask=tied)
+    listed = tied & (slot < room)
+    tl.store(tie_index + slot, at + start, mask=listed)
+    tl.store(tie_node + slot, ~entry, mask=listed)

@@ -10,6 +10,7 @@ full ties, which sizes their list.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,6 +21,38 @@ from circuitcore.kernels.masked.tiles import uploaded
 from circuitcore.kernels.score_linear.gpu import LinearTile
 
 Selected = tuple[list[torch.Tensor], tuple[int, ...], tuple[int, ...]]
+ROOM = 1 << 18  # full ties that a selection nobody waits for has room for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a selection starts from, on the device: the counts, and where each depth's nodes start.
+
+    ``told`` int32 [levels + 3], ``first`` int32 [5]; neither is written to.
+    """
+
+    told: torch.Tensor
+    first: torch.Tensor
+
+    @staticmethod
+    def of(counts: Sequence[int], device: torch.device) -> Asked:
+        """Of the counts of `assign_levels`."""
+        first = uploaded([*_starts(len(counts)), -1], device)
+        return Asked(uploaded([*counts, 0, 0, 0], device), first)
+
+
+@dataclass(frozen=True)
+class Unwaited:
+    """A selection on the device.  ``flat`` uint8: every layer's bytes, ``at`` where they begin;
+    ``numbers`` int32 [levels + 3 + layers]: counts reached, scores that are not finite, full ties,
+    nodes of these, each layer's scores that are 0.  The bytes hold where no score is not finite
+    and there are at most ``room`` ties.
+    """
+
+    flat: torch.Tensor
+    at: tuple[int, ...]
+    numbers: torch.Tensor
+    room: int
 
 
 def select(
@@ -32,16 +65,41 @@ def select(
 
     Raises ValueError for NaN or infinity, and for 2^31 weights or more: counters have 32 bits.
     """
-    if sum(layer.weight.numel() for layer in scores) >= 2**31:
-        raise ValueError("the GPU's counters hold fewer than 2^31 weights")
     layers = [gpu.prepared(layer, tile) for layer in scores]
-    device, levels = layers[0].weight.device, len(counts)
-    # rows of one node first, then of as many as there are levels
+    levels = len(counts)
+    table, first, wanted, told = _decided(layers, Asked.of(counts, layers[0].weight.device), ties)
+    numbers = told.tolist()  # the one wait
+    broken, tied, slots = numbers[levels : levels + 3]
+    if broken:
+        raise ValueError("scores are not finite")
+    flat, at = _bytes(layers, table, first, wanted[:slots], tied if levels else 0)
+    return _split(flat, at, layers), tuple(numbers[:levels]), tuple(numbers[levels + 3 :])
+
+
+def unwaited(layers: Sequence[gpu.Prepared], asked: Asked, ties: str) -> Unwaited:
+    """`select` of one count or more without its wait, as a graph can hold it: ties have room."""
+    table, first, wanted, numbers = _decided(layers, asked, ties)
+    room = min(ROOM, sum(layer.weight.numel() for layer in layers))
+    flat, at = _bytes(layers, table, first, wanted, room)
+    return Unwaited(flat, tuple(at), numbers, room)
+
+
+def _starts(levels: int) -> list[int]:
+    """Where each depth's nodes start: one first, then as many as there are levels."""
+    return [0, *(1 + levels * depth for depth in range(KEY_DIGITS - 1))]
+
+
+def _decided(
+    layers: Sequence[gpu.Prepared], asked: Asked, ties: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The trie, where its depths start, what levels prune of the full ties' nodes; the numbers."""
+    if sum(layer.weight.numel() for layer in layers) >= 2**31:
+        raise ValueError("the GPU's counters hold fewer than 2^31 weights")
+    device, levels = layers[0].weight.device, len(asked.told) - 3
+    starts = _starts(levels)
     table = torch.zeros(1 + (KEY_DIGITS - 1) * levels, DIGITS, dtype=torch.int16, device=device)
-    starts = [0, *(1 + levels * depth for depth in range(KEY_DIGITS - 1)), -1]
-    first = uploaded(starts, device)
-    told = uploaded([*counts, 0, 0, 0], device)
     zeros = torch.zeros(len(layers), dtype=torch.int32, device=device)
+    told, first = asked.told.clone(), asked.first.clone()
     wanted = told[None, :levels]
     for depth in range(KEY_DIGITS if levels else 1):
         nodes = len(wanted)
@@ -52,12 +110,7 @@ def select(
         snap = ties == "snap" and depth == SCORE_DIGITS - 1
         below = first[depth + 1 :]
         wanted = _refine(histogram, wanted.clone(), rows, told, below, depth, snap)
-    numbers = torch.cat([told, zeros]).tolist()  # the one wait
-    broken, tied, slots = numbers[levels : levels + 3]
-    if broken:
-        raise ValueError("scores are not finite")
-    made = _bytes(layers, table, first, wanted[:slots], tied if levels else 0)
-    return made, tuple(numbers[:levels]), tuple(numbers[levels + 3 :])
+    return table, first, wanted, torch.cat([told, zeros])
 
 
 @torch.library.custom_op("circuitcore::levels_refine", mutates_args=("rows", "told", "first"))
@@ -151,9 +204,9 @@ def refine(
 def _bytes(
     layers: Sequence[gpu.Prepared], table: torch.Tensor, first: torch.Tensor,
     cuts: torch.Tensor, tied: int,
-) -> list[torch.Tensor]:  # fmt: skip
-    """The bytes.  cuts [nodes, levels]: of a node's ``tied`` full ties, in order of layer and
-    index, level t prunes the first cuts[node, t]."""
+) -> tuple[torch.Tensor, list[int]]:  # fmt: skip
+    """All bytes, and where each layer's begin.  cuts [nodes, levels]: of a node's full ties, at
+    most ``tied`` in all, in order of layer and index, level t prunes the first cuts[node, t]."""
     starts = [0]
     for layer in layers:  # each on an address that 16 divides
         starts.append(starts[-1] + -(-layer.weight.numel() // 16) * 16)
@@ -166,9 +219,16 @@ def _bytes(
         gpu.write_bytes(layer, table, first, levels[start:], index, node, count, start)
     if tied:
         _settle(levels, index, node.long(), cuts)
+    return levels, starts[:-1]
+
+
+def _split(
+    flat: torch.Tensor, at: Sequence[int], layers: Sequence[gpu.Prepared]
+) -> list[torch.Tensor]:
+    """Each layer's bytes, shaped like its weights."""
     return [
-        levels[start : start + layer.weight.numel()].view(layer.shape)
-        for layer, start in zip(layers, starts, strict=False)
+        flat[start : start + layer.weight.numel()].view(layer.shape)
+        for layer, start in zip(layers, at, strict=True)
     ]
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.accuracy import worth
-from circuitcore.extraction.floor import at_random, hashed, random_mask, random_masks
+from circuitcore.extraction.floor import at_random, random_mask, random_masks
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import read_inputs
+from circuitcore.kernels.random_masks.reference import random_mask_reference
 from circuitcore.machine.device import machine
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
@@ -23,7 +24,8 @@ def on_cpu(size, count, seed):
 
 
 def as_on_gpu(size, count, seed):
-    return hashed(size, count, [seed, 3], torch.device("cpu")).numpy()
+    words = np.random.SeedSequence([seed, 3]).generate_state(2).tolist()
+    return random_mask_reference(size, count, words, torch.device("cpu")).numpy()
 
 
 @pytest.mark.parametrize("how", [on_cpu, as_on_gpu])

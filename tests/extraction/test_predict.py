@@ -16,7 +16,7 @@ from circuitcore.machine.target import MARK, TARGETS, Work, kernel, target_named
 
 SHAPES = ["--model", "tv:alexnet-shapes"]
 PARTS = ["scoring, levels", "fc stage", "conv stage", "certification", "held-out test",
-         "float32 rechecks", "random masks", "host", "commit"]  # fmt: skip
+         "float32 rechecks", "random masks", "host", "test, commit"]  # fmt: skip
 ONCE = ["decoding", "unpruned network", "upload of images", "graphs captured"]
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcore.kernels.levels import gpu_select
+from circuitcore.kernels.levels import gpu, gpu_select
 from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
 from circuitcore.kernels.score_linear.gpu import LinearTile
@@ -90,3 +90,20 @@ def test_all_kept_all_pruned_and_all_tied() -> None:
     for counts in ([], [0, 0], [0, 24], [0, 7, 7, 24]):
         got = assign_levels([layer], counts, impl="triton").levels[0]
         assert torch.equal(got, assign_levels([layer], counts, impl="torch").levels[0])
+
+
+@pytest.mark.parametrize("room", [3, 1000])
+def test_without_a_wait_bytes_hold_where_ties_have_room(room, monkeypatch) -> None:
+    """A selection that nobody waits for: full ties are counted, and listed while there is room."""
+    monkeypatch.setattr(gpu_select, "ROOM", room)
+    weight = torch.ones(12, 20)
+    values = torch.arange(240).view(12, 20).div(60, rounding_mode="floor")  # 60 of each
+    tied = LayerScores(weight, values=values)
+    counts = [0, 30, 100, 240]
+    layers = [gpu.prepared(tied, SMALL)]
+    guard = gpu_select.unwaited(layers, gpu_select.Asked.of(counts, weight.device), "weight")
+    told = guard.numbers.tolist()
+    assert told[:4] == counts and told[4] == 0 and told[5] == 120 and told[7] == 60
+    want = assign_levels([tied], counts, ties="weight", impl="torch")
+    if room > 120:
+        assert torch.equal(guard.flat[:240].view(12, 20), want.levels[0])

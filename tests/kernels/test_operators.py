@@ -8,7 +8,9 @@ import circuitcore.kernels.best_bias.operation
 import circuitcore.kernels.first_conv.operation
 import circuitcore.kernels.masked_conv2d.operation
 import circuitcore.kernels.masked_linear.operation
+import circuitcore.kernels.masked_weights.operation
 import circuitcore.kernels.overlap.operation
+import circuitcore.kernels.random_masks.operation
 import circuitcore.kernels.score_conv.operation
 import circuitcore.kernels.score_linear.operation  # noqa: F401
 
@@ -38,6 +40,14 @@ def arguments(impl):
             for index in (None, torch.tensor([2, 0]))
         ],
         "overlap": [(levels_of(3, 70), "torch" if impl == "auto" else impl)],
+        "masked_weights": [
+            (draw(3, 70), levels_of(3, 70), torch.tensor([0, 2]).int(), draw(2, 3, 70),
+             "torch" if impl == "auto" else impl)
+        ],
+        "random_masks": [
+            (torch.tensor([0, 7, 2500]), [3, 20, 5000], [1, 2, 3, 2**32 - 1, 5, 6],
+             "torch" if impl == "auto" else impl)
+        ],
         "best_bias": [
             (draw(3, 9).double(), draw(9).double(), torch.arange(9) < 4, "target", most, fast)
             for fast in (False, True)

@@ -71,7 +71,7 @@ def test_a_category_that_fails_closes_its_range(listener, tmp_path, monkeypatch)
     def fail(*arguments):
         raise InputError("no scores")
 
-    monkeypatch.setattr("circuitcore.jobs.job.extract_circuit", fail)
+    monkeypatch.setattr("circuitcore.jobs.job.swept_circuit", fail)
     with pytest.raises(PartialError, match="2 of 2"):
         sweep(small(tmp_path), ["Trouser", "Bag"], Silent())
     assert listener.around("category", "Bag") == [(8, (("run", "sweep"),))]

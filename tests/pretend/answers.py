@@ -68,6 +68,8 @@ class _Answer:
         self.reference = reference
 
     def __call__(self, into: list[torch.Tensor], values: list[Any]) -> None:
+        if CAPTURING.get() is not None:
+            return  # nothing runs: what the reference would read is poisoned
         found = tensors_in(self.reference(*values), [])
         assert len(found) in (len(into), 0), "the reference must give what the operation gives"
         for tensor, value in zip(into, found, strict=False):

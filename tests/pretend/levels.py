@@ -112,7 +112,8 @@ def level_bytes(
     level[: weight.numel()] = (entry & 0xFF).to(torch.uint8)
     ties = (entry < 0).nonzero()[:, 0].flip(0)
     at = slice(int(count), int(count) + len(ties))
-    index[at], node[at] = ties + start, ~entry[ties].int()
+    listed = ties[: max(0, len(index) - at.start)]  # what there is room for
+    index[at], node[at] = listed + start, ~entry[listed].int()
     count += len(ties)
 
 

@@ -16,8 +16,8 @@ from circuitcore.runs.circuitfile import packed_bits
 MB = 10**6
 # most of a category: of launches outside graphs, waits, bytes either way, replays
 BUDGET = {
-    "float32": {"launches": 880, "syncs": 20, "bytes": 9 * MB, "replays": 120},
-    "bfloat16": {"launches": 860, "syncs": 32, "bytes": 9 * MB, "replays": 120},
+    "float32": {"launches": 245, "syncs": 15, "bytes": 8.4 * MB, "replays": 111},
+    "bfloat16": {"launches": 259, "syncs": 20, "bytes": 8.4 * MB, "replays": 117},
 }
 
 

@@ -29,6 +29,8 @@ WIDE = {  # what kernels reach with 64-bit offsets; everything else must lie wit
     "levels_histogram_kernel": {"weight", "trie"},
     "levels_byte_kernel": {"weight", "trie", "level"},
     "overlap_pairs_kernel": {"words"},
+    "masked_weights_kernel": {"out"},
+    "random_masks_write_kernel": {"out"},
     "score_conv_wgrad_kernel": {"x", "g", "partial"},  # an image or a chunk apart
     "score_conv_map_kernel": {"weight", "x", "g", "partial"},
 }

@@ -25,6 +25,7 @@ from circuitcore.engine.splits import Largest, Split
 from circuitcore.extraction import circuit, floor
 from circuitcore.extraction import stage as stages
 from circuitcore.inputs.pixels import Preprocessing
+from circuitcore.machine.arrivals import may_wait_once
 from circuitcore.machine.device import machine
 from circuitcore.machine.scratch import Scratch
 from circuitcore.network.trace import trace
@@ -119,12 +120,13 @@ def answered(patch, category, seed):
             look(levels, images, precise)
             return mine[list(levels)][:, torch.from_numpy(images)].float()
 
+        looked.unwaited = may_wait_once(look)
         runs.look = looked
         return runs
 
     def passed(made):
-        def run(*given):
-            inner = made(*given)
+        def run(*given, **options):
+            inner = made(*given, **options)
 
             def found(images):
                 inner(images)

@@ -1,0 +1,1 @@
+"""Weights of several levels of a nested sweep, masked in one launch."""

@@ -1,0 +1,1 @@
+"""Random masks of given sizes, drawn by a hash."""
