@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +12,15 @@ from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.categories import Category, map_folders
 from circuitcore.inputs.categories import Mapping as FolderMapping
 from circuitcore.inputs.decoding import decode_all, unreadable_images
-from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_images
+from circuitcore.inputs.image_files import (
+    PARTS,
+    ImageFile,
+    Images,
+    choose_images,
+    repeated_images,
+)
+from circuitcore.inputs.images.codec import decoder_name
+from circuitcore.inputs.images.opening import open_images
 from circuitcore.inputs.loading import load_model
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import to_input
@@ -44,6 +51,7 @@ class Inputs:
     mapping: FolderMapping
     images: tuple[ImageFile, ...]
     left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
+    notes: tuple[str, ...] = ()  # how images were read, and what is left out otherwise
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -61,35 +69,79 @@ class Inputs:
         return to_input(pixels, self.model.preprocessing, device)
 
 
-def images_of(options: Options) -> Folder:
-    """The images folder: the bundled one, or the path given."""
-    if options.images == "bundled":
-        from circuitcore.bundled import IMAGES
-
-        return Folder(Path(IMAGES))
-    return Folder(Path(options.images).expanduser())
-
-
 def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
 
-    Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
+    Raises InputError or UsageError as `load_model`, `open_images`, `map_folders` and
+    `choose_images` do.
     """
     given = given or InHand()
     _refuse_missing("model", options.model, given.model)
     _refuse_missing("images", options.images, given.images)
     _refuse_settings(options, given.model)
-    source = given.images or images_of(options)
-    folders = source.categories()
+    decoder_name(options.decoder)  # refused before anything is read
+    source = given.images or open_images(options.images, options.scoring_images)
+    parts = source.parts()
+    drops = options.incomplete == "drop"
+    # all of them, though some be dropped: by rank a category would else become its neighbour
+    folders = sorted(set().union(*parts.values())) if drops else source.categories()
     model = given.model or load_model(options)
+    model = replace(model, preprocessing=replace(model.preprocessing, decoder=options.decoder))
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
-    pairs = [(c.index, c.folder) for c in mapping.categories]
+    notes = source.notes()
     counts = options.scoring_images, options.extraction_images, options.heldout_images
+    if drops and (lacking := _incomplete(source, mapping.categories, counts)):
+        mapping = replace(
+            mapping, categories=tuple(c for c in mapping.categories if c not in lacking)
+        )
+        listed = ", ".join(f"{c.name} ({why})" for c, why in lacking.items())
+        notes.append(f"{len(lacking)} categories left out for want of images: {listed}")
+        if not mapping.categories:
+            raise InputError(f"{source.where()}: no category has images enough: {listed}")
+    pairs = [(c.index, c.folder) for c in mapping.categories]
+    images, bad, again = _chosen(source, pairs, counts, model, options)
+    if again:
+        shown = ", ".join(sorted(again)[:3]) + " ..." * (len(again) > 3)
+        notes.append(f"{len(again)} images left out that are there already: {shown}")
+    return Inputs(model, source, mapping, tuple(images), bad, tuple(notes))
+
+
+def _incomplete(
+    source: Images, categories: Sequence[Category], counts: tuple[int, int, int]
+) -> dict[Category, str]:
+    """Categories that have too few images, and why."""
+    need = dict(zip(PARTS, (counts[0], counts[1] + counts[2]), strict=True))
+    lacking = {}
+    for category in categories:
+        have = {part: len(source.listed(part, category.folder)) for part in PARTS}
+        short = [f"{have[p]} of {need[p]} in {p}" for p in PARTS if have[p] < need[p]]
+        if short:
+            lacking[category] = ", ".join(short)
+    return lacking
+
+
+def _chosen(
+    source: Images,
+    pairs: Sequence[tuple[int, str]],
+    counts: tuple[int, int, int],
+    model: Model,
+    options: Options,
+) -> tuple[list[ImageFile], dict[str, str], set[str]]:
+    """The images of a run, the unreadable ones and the repeated ones left out."""
     bad: dict[str, str] = {}
-    if options.max_bad:
-        bad = unreadable_images(source, pairs, counts, model.preprocessing, options.max_bad)
-    images = choose_images(source, pairs, counts, bad)
-    return Inputs(model, source, mapping, tuple(images), bad)
+    again: set[str] = set()
+    hashes: dict[str, str] = {}
+    while True:  # what takes the place of one image may be unreadable or repeated itself
+        before = len(bad) + len(again)
+        if options.max_bad:
+            bad = unreadable_images(
+                source, pairs, counts, model.preprocessing, options.max_bad, again
+            )
+        if options.duplicates == "drop":
+            again |= repeated_images(source, pairs, counts, {*bad, *again}, hashes)
+        if len(bad) + len(again) == before:
+            break
+    return choose_images(source, pairs, counts, {*bad, *again}, hashes), bad, again
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

@@ -69,11 +69,8 @@ def sweep(
             run = create_run(folder, inputs, options, on.device)
             if not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
-            if getattr(inputs.source, "alone", False):
-                progress.note(
-                    "one data set: of each category the first images score, the next ones extract, "
-                    "others test"
-                )
+            for note in inputs.notes:
+                progress.note(note)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
             predict(run, inputs, options, on, chosen)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le
 
 from circuitcore.errors import OptionsError, nearest
 from circuitcore.options.values import (
@@ -27,7 +27,7 @@ from circuitcore.options.values import (
 Whole = int | Literal["none"] | None
 AtLeast0 = Annotated[int, Ge(0)]
 AtLeast1 = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0), Lt(float("inf"))]
+Fraction = Annotated[float, Gt(0), Le(1)]
 # "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
 # "call": where one call computes and where its results go, not kept
 Changes = Literal["numbers", "engine", "call"]
@@ -79,11 +79,26 @@ class Options:
         None, "torchvision architecture of a file: model, such as alexnet", "NAME"
     )
     images: str = _what(
-        "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*", "DIR"
-    )
+        "bundled", "bundled; a folder with train/<category>/* and val/<category>/*, or <category>/* "
+        "alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, WebDataset's "
+        "too (shards, shard-{000..011}.tar or a folder of them); a Hugging Face data set on disk",
+        "WHERE",
+    )  # fmt: skip
     categories: Path | None = _what(
         None, "names of the output units in their order, one a line", "FILE"
     )
+    labels: Literal["checked", "as-given"] = _what(
+        "checked", "stop where the unpruned network does not know the categories; as-given: go on, "
+        "for control networks", changes="engine",
+    )  # fmt: skip
+    duplicates: Literal["refuse", "drop"] = _what(
+        "refuse", "one image twice, by content; drop: the first stays, the next one is taken",
+        changes="engine",
+    )  # fmt: skip
+    incomplete: Literal["refuse", "drop"] = _what(
+        "refuse", "categories with too few images in train or val; drop: go on without them",
+        changes="engine",
+    )  # fmt: skip
     scoring_images: AtLeast1 = _what(4, "images a category that make the scores", "N")
     extraction_images: AtLeast1 = _what(20, "images a category that choose level and bias", "N")
     heldout_images: AtLeast1 = _what(30, "other images a category that judge the circuit", "N")
@@ -99,6 +114,10 @@ class Options:
     )  # fmt: skip
     std: tuple[float, ...] | None = _what(
         None, "channel deviations divided by", "S,S,S", words=_own, read=as_channels
+    )
+
+    decoder: Literal["pillow", "torchcodec"] = _what(
+        "pillow", "what decodes image files; torchcodec must be installed"
     )
 
     magnitude: Literal["position", "image", "set", "signed"] = _method(
@@ -125,11 +144,11 @@ class Options:
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
-    threshold: Positive = _method(
+    threshold: Fraction = _method(
         0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION"
     )
-    fc_threshold: Positive | None = _fraction_of(None, "the same for the fully connected stage")
-    conv_threshold: Positive | None = _fraction_of(None, "the same for the convolutional stage")
+    fc_threshold: Fraction | None = _fraction_of(None, "the same for the fully connected stage")
+    conv_threshold: Fraction | None = _fraction_of(None, "the same for the convolutional stage")
     reference: Literal["unpruned-biased", "unpruned", "peak", "faithful"] = _method(
         "unpruned-biased", "what is 1 (faithful: the empty circuit is 0)"
     )
@@ -231,8 +250,8 @@ class Options:
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
 # in the key by other ways: as hashes, as preprocessing, beside the method
 BESIDE = {
-    "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen", "dtype",
-    "precision",
+    "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "decoder", "screen",
+    "dtype", "precision",
 }  # fmt: skip
 BY_STAGE = {"levels", "fc_levels", "conv_levels", "threshold", "fc_threshold", "conv_threshold"}
 

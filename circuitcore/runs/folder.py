@@ -24,7 +24,7 @@ import circuitcore
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.categories import finder
-from circuitcore.inputs.pixels import DECODER
+from circuitcore.inputs.images.codec import decoder_name
 from circuitcore.inputs.read import Inputs
 from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
@@ -54,7 +54,7 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
         "numerics": NUMERICS,
         "weights_sha256": inputs.model.sha256,
         "images_sha256": hashlib.sha256(canonical(images)).hexdigest(),
-        "decoder": DECODER,
+        "decoder": decoder_name(preprocessing.decoder),
         "resize": preprocessing.resize,
         "crop": preprocessing.crop,
         "mean": list(preprocessing.mean),
