@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html import escape
 from numbers import Integral
 from pathlib import Path
@@ -39,7 +40,8 @@ class Run(Mapping[str, Circuit]):
     """
 
     def __init__(self, run: RunFolder, given: InHand) -> None:
-        self._run, self._given = run, given
+        # the whole path: the calling program may change its working folder
+        self._run, self._given = replace(run, folder=run.folder.absolute()), given
 
     @property
     def folder(self) -> Path:

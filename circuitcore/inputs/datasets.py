@@ -184,8 +184,8 @@ class Datasets:
     """Images of ``{"train": data set, "val": data set}``, or of one data set split in its order.
 
     ``scoring``: scoring images a category, which a data set alone gives first; ``place``: where it
-    is stored, if it is.  Names of images are ``train/17``: part and position.  Raises InputError where a data set is none, or a category is
-    in one part alone.
+    is stored, if it is.  Names of images are ``train/17``: part and position.  Raises InputError
+    where a data set is none, or a category is in one part alone.
     """
 
     def __init__(self, given: Any, scoring: int, place: str = "") -> None:

@@ -116,8 +116,9 @@ def unreadable_images(
 ) -> dict[str, str]:
     """Images that a run would take but cannot decode, each with what is wrong with it.
 
-    ``left_out``: names that it does not take anyway.  The next ones in their folders take their place, and are tried too.  Cost: decodes every image
-    of the run.  Raises InputError listing them where there are more than ``most``.
+    ``left_out``: names that it does not take anyway.  The next ones in their folders take their
+    place, and are tried too.  Cost: decodes every image of the run.  Raises InputError listing them
+    where there are more than ``most``.
     """
     bad: dict[str, str] = {}
     tried: set[str] = set()

@@ -54,7 +54,10 @@ def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def read_file(file: Path, where: str) -> bytes:
-    """The bytes of a file, links followed.  Raises InputError where it is no plain file or cannot be read."""
+    """The bytes of a file, links followed.
+
+    Raises InputError where it is no plain file or cannot be read.
+    """
     try:
         if file.exists() and not file.is_file() and not file.is_dir():
             raise InputError(f"{where}: cannot be read: no plain file")  # a pipe would block
@@ -97,7 +100,7 @@ def decode_opened(
 
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
-    """Whatever decoders raise (OSError, SyntaxError, ValueError, struct.error ...) as InputError."""
+    """Whatever decoders raise (OSError, SyntaxError, struct.error ...) as InputError."""
     try:
         yield
     except InputError:

@@ -69,6 +69,11 @@ class Inputs:
         return to_input(pixels, self.model.preprocessing, device)
 
 
+def images_of(options: Options) -> Images:
+    """The images that ``--images`` names."""
+    return open_images(options.images, options.scoring_images)
+
+
 def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
 
@@ -80,7 +85,7 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     _refuse_missing("images", options.images, given.images)
     _refuse_settings(options, given.model)
     decoder_name(options.decoder)  # refused before anything is read
-    source = given.images or open_images(options.images, options.scoring_images)
+    source = given.images or images_of(options)
     parts = source.parts()
     drops = options.incomplete == "drop"
     # all of them, though some be dropped: by rank a category would else become its neighbour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
 import torch.fx
@@ -14,6 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from circuitcore.errors import InputError
 from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.layers import read_call, read_module
+
+_tracing = Lock()  # torch.fx puts its own functions in place of the process's meanwhile
 
 
 def trace(model: nn.Module) -> Network:
@@ -31,7 +34,8 @@ def trace(model: nn.Module) -> Network:
             check_own_tensors(name, module, parametrised=True)
     model = aside(model)
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        with _tracing:
+            graph = torch.fx.symbolic_trace(model).graph
     except Exception as error:
         raise InputError(
             f"the model cannot be traced ({error}); its forward must not branch"

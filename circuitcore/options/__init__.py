@@ -17,6 +17,7 @@ from circuitcore.errors import OptionsError, nearest
 from circuitcore.options.values import (
     as_channels,
     as_levels,
+    as_number,
     as_size,
     check_memory,
     check_pixels,
@@ -60,7 +61,7 @@ _what = functools.partial(_option, group="What is swept", changes="numbers")
 _method = functools.partial(_option, group="The method", changes="numbers")
 _engine = functools.partial(_option, group="The engine", changes="engine")
 _output = functools.partial(_option, group="Settings and output", changes="call")
-_fraction_of = functools.partial(_method, metavar="FRACTION", words="--threshold")
+_fraction_of = functools.partial(_method, metavar="FRACTION", words="--threshold", read=as_number)
 _levels_of = functools.partial(_method, metavar="LEVELS", words="--levels", read=as_levels)
 _own = "the weights' own"
 
@@ -79,8 +80,8 @@ class Options:
         None, "torchvision architecture of a file: model, such as alexnet", "NAME"
     )
     images: str = _what(
-        "bundled", "bundled; a folder with train/<category>/* and val/<category>/*, or <category>/* "
-        "alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, WebDataset's "
+        "bundled", "bundled; a folder with train/<category>/* and val/<category>/*, or with "
+        "<category>/* alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, WebDataset's "
         "too (shards, shard-{000..011}.tar or a folder of them); a Hugging Face data set on disk",
         "WHERE",
     )  # fmt: skip
@@ -145,8 +146,9 @@ class Options:
         "first-crossing", "which level is chosen"
     )
     threshold: Fraction = _method(
-        0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION"
-    )
+        0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION",
+        read=as_number,
+    )  # fmt: skip
     fc_threshold: Fraction | None = _fraction_of(None, "the same for the fully connected stage")
     conv_threshold: Fraction | None = _fraction_of(None, "the same for the convolutional stage")
     reference: Literal["unpruned-biased", "unpruned", "peak", "faithful"] = _method(
