@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -147,8 +148,8 @@ def _sweep_summary(document: Sweep) -> str:
     if s.mean_pruned is not None:
         spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
         lines.append(
-            f"{counted(s.categories, 'category', 'categories')}: {percent(s.mean_pruned)} pruned{spread}; held-out CSA "
-            f"{number(s.mean_heldout_csa)}, unpruned {number(s.mean_unpruned_heldout_csa_biased)}, "
+            f"{counted(s.categories, 'category', 'categories')}: {percent(s.mean_pruned)} pruned"
+            f"{spread}; held-out CSA {number(s.mean_heldout_csa)}, unpruned {number(s.mean_unpruned_heldout_csa_biased)}, "
             f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
@@ -163,8 +164,8 @@ def _sweep_summary(document: Sweep) -> str:
         )
     if overlap.pairs and overlap.mean is not None:
         lines.append(
-            f"overlap of {counted(overlap.pairs, 'pair', 'pairs')}: mean {number(overlap.mean)}, from "
-            f"{number(overlap.min)} to {number(overlap.max)}; "
+            f"overlap of {counted(overlap.pairs, 'pair', 'pairs')}: mean {number(overlap.mean)}, "
+            f"from {number(overlap.min)} to {number(overlap.max)}; "
             f"{number(overlap.mean_chance)} expected of independent masks"
         )
     plan = document.run.get("plan")
@@ -177,7 +178,9 @@ def _sweep_summary(document: Sweep) -> str:
         )
     folder = document.run.get("folder")
     if folder:
-        lines.append(f"run folder {plain(folder)}")
+        here = os.path.relpath(folder)
+        shown = folder if here.startswith(os.pardir) else here
+        lines.append(f"run folder {plain(shown)}")
     return "\n".join(lines) + "\n"
 
 

@@ -81,8 +81,9 @@ class Options:
     )
     images: str = _what(
         "bundled", "bundled; a folder with train/<category>/* and val/<category>/*, or with "
-        "<category>/* alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, WebDataset's "
-        "too (shards, shard-{000..011}.tar or a folder of them); a Hugging Face data set on disk",
+        "<category>/* alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, "
+        "WebDataset's too (shard-{000..011}.tar, or a folder of them); a Hugging Face data set on "
+        "disk",
         "WHERE",
     )  # fmt: skip
     categories: Path | None = _what(
