@@ -40,7 +40,9 @@ def read_index(file: Path, scoring: int) -> Listing:
     return listing(str(file.resolve()), _checked(rows, where), read, scoring)
 
 
-def _checked(rows: Iterator[tuple[int, str, str, str]], where: str) -> Iterator[tuple[str, ...]]:
+def _checked(
+    rows: Iterator[tuple[int, str, str, str]], where: str
+) -> Iterator[tuple[str, str, str]]:
     """(split, label, path) of rows (line, path, label, split)."""
     for line, path, label, split in rows:
         if not path or not label:

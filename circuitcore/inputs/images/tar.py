@@ -89,7 +89,7 @@ def scanned(file: Path) -> tuple[dict[str, Member], Counter[str]]:
     try:
         with tarfile.open(file, "r:") as tar, file.open("rb") as raw:
             for info in tar:
-                tar.members = []  # else it keeps them all
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps them all
                 _check_name(info.name, where)
                 if info.isdir():
                     continue
