@@ -151,7 +151,8 @@ def _sweep_summary(document: Sweep) -> str:
             f"{counted(s.categories, 'category', 'categories')}: {percent(s.mean_pruned)} pruned"
             f"{spread}; held-out CSA {number(s.mean_heldout_csa)}, unpruned "
             f"{number(s.mean_unpruned_heldout_csa_biased)}, mean ratio {number(s.mean_csa_ratio)}, "
-            f"ratio of means {number(s.ratio_of_means)}; faithfulness {number(s.mean_faithfulness, 2)}"
+            f"ratio of means {number(s.ratio_of_means)}; "
+            f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
     for reason, count in s.undefined.items():
         lines.append(f"{count} undefined (NA): {reason}")

@@ -26,7 +26,7 @@ SPLITS = ("scoring", "extraction", "heldout")
 PARTS = ("train", "val")
 EXPECTED = """
 what is expected:
-  {root}/
+  ROOT/
     train/
       <category>/*.jpg ...    images that score
     val/
@@ -105,9 +105,7 @@ class Folder:
             raise InputError(f"--images {root}: no such folder")
         if lacks := [part for part in PARTS if not (root / part).is_dir()]:
             raise InputError(
-                f"--images {root}: has no {lacks[0]}/ folder{_there(root)}{EXPECTED}".format(
-                    root=root
-                )
+                f"--images {root}: has no {lacks[0]}/ folder{_there(root)}{_expected(root)}"
             )
         return {part: self._categories(root / part) for part in PARTS}
 
@@ -119,7 +117,7 @@ class Folder:
             raise InputError(
                 f"--images {self.root}: {folder.name}/ holds {len(images)} images "
                 f"({sorted(images)[0]!r} ...) and no category folders: which image is what is not "
-                f"said{EXPECTED}".format(root=self.root)
+                f"said{_expected(self.root)}"
             )
         for name in folders[:3]:  # as deep everywhere, so a few tell
             within = [p for p in (folder / name).iterdir() if not p.name.startswith(".")]
@@ -127,7 +125,7 @@ class Folder:
             if deeper and not any(is_image(p.name) for p in within):
                 raise InputError(
                     f"--images {self.root}: {folder.name}/{name}/ holds folders ({deeper[0]!r} "
-                    f"...) and no images: one folder too deep{EXPECTED}".format(root=self.root)
+                    f"...) and no images: one folder too deep{_expected(self.root)}"
                 )
         return folders
 
@@ -178,6 +176,10 @@ def passed_over(kinds: Mapping[str, int]) -> list[str]:
     called = {"": "without an ending", "/": "folders"}
     listed = ", ".join(f"{count} {called.get(kind, kind)}" for kind, count in sorted(kinds.items()))
     return [f"files that are no images, passed over: {listed}"]
+
+
+def _expected(root: Path) -> str:
+    return EXPECTED.replace("ROOT", str(root))
 
 
 def _there(root: Path) -> str:
