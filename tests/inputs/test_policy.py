@@ -62,6 +62,49 @@ def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
+def decode_by_pillow(source, *, mode="RGB", output_dtype=torch.uint8):
+    """TorchCodec's `decode_image` as it is documented, by Pillow.
+
+    [C, H, W] of bytes, always turned as EXIF says; RuntimeError or ValueError for what it cannot
+    read.
+    """
+    assert isinstance(source, bytes) and output_dtype == torch.uint8
+    image = Image.open(io.BytesIO(source))
+    if image.format not in ("JPEG", "PNG", "WEBP", "GIF", "AVIF"):
+        raise ValueError("Unsupported or unrecognized image format.")
+    try:
+        image = ImageOps.exif_transpose(image).convert({"RGB": "RGB", "GRAY": "L"}[mode])
+    except Exception as error:
+        raise RuntimeError(f"decode: {error}") from None
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+@pytest.fixture
+def fresh():
+    """TorchCodec is looked for anew, and again afterwards."""
+    codec._torchcodec.cache_clear()
+    yield
+    codec._torchcodec.cache_clear()
+
+
+@pytest.fixture(params=["stand-in", "installed"])
+def torchcodec(request, monkeypatch, fresh):
+    """TorchCodec if it is installed, and a stand-in."""
+    if request.param == "installed":
+        return pytest.importorskip("torchcodec.decoders", exc_type=Exception)
+    module, decoders = (types.ModuleType(n) for n in ("torchcodec", "torchcodec.decoders"))
+    module.__version__, decoders.decode_image = "0.99", decode_by_pillow
+    monkeypatch.setitem(sys.modules, "torchcodec", module)
+    return monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+
+
+@pytest.fixture(params=["pillow", "torchcodec"])
+def decoder(request, torchcodec):
+    """Each decoder's name."""
+    return request.param
+
+
 def test_eight_bits_stay_as_they_are():
     assert np.array_equal(rgb(saved(Image.fromarray(COLOURS))), COLOURS)
     assert np.array_equal(rgb(saved(Image.fromarray(GRAYS)), GRAY)[..., 0], GRAYS)
@@ -107,11 +150,8 @@ def test_a_colour_profile_is_ignored():
     assert np.array_equal(rgb(marked), COLOURS)
 
 
-@pytest.mark.parametrize("decoder", ["pillow", "torchcodec"])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_the_exif_rotation_is_not_applied(number, decoder, request):
-    if decoder == "torchcodec":
-        request.getfixturevalue("torchcodec")
+def test_the_exif_rotation_is_not_applied(number, decoder):
     content = saved(Image.fromarray(COLOURS), exif=turned(number))
     assert np.array_equal(rgb(content, replace(RGB, decoder=decoder)), COLOURS)
 
@@ -170,7 +210,7 @@ def test_integers_without_a_scale_are_refused(scale):
 )
 def test_floats_on_another_scale_are_refused(values, said):
     content = saved(Image.fromarray(np.array([values], np.float32)), "TIFF")
-    with pytest.raises(InputError, match=f"it: {said}"):
+    with pytest.raises(InputError, match=f"it: .*{said}"):
         rgb(content)
 
 
@@ -212,11 +252,8 @@ def test_files_are_told_by_content_and_programs_are_not_called(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "BMP"])
-@pytest.mark.parametrize("decoder", ["pillow", "torchcodec"])
-def test_cut_and_spoiled_files_are_refused_or_give_all_pixels(form, decoder, request):
-    """Never anything but an InputError, and never an image of another size."""
-    if decoder == "torchcodec":
-        request.getfixturevalue("torchcodec")
+def test_cut_and_spoiled_files_are_refused_with_their_name(form, decoder):
+    """Never anything but an InputError."""
     preprocessing = replace(RGB, decoder=decoder)
     whole = saved(Image.fromarray(COLOURS).resize((40, 30)), form)
     refused = 0
@@ -235,47 +272,13 @@ def test_cut_and_spoiled_files_are_refused_or_give_all_pixels(form, decoder, req
 # --- TorchCodec -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["stand-in", "installed"])
-def torchcodec(request, monkeypatch):
-    """TorchCodec if it is installed, and a stand-in that follows its documented API by Pillow.
-
-    `decode_image(source, *, mode="RGB", output_dtype=torch.uint8)` gives [C, H, W] of bytes, always
-    turned as EXIF says, RuntimeError or ValueError for what it cannot read.
-    """
-    codec._torchcodec.cache_clear()
-    if request.param == "installed":
-        pytest.importorskip("torchcodec.decoders", exc_type=Exception)
-    else:
-
-        def decode_image(source, *, mode="RGB", output_dtype=torch.uint8):
-            assert isinstance(source, bytes) and output_dtype == torch.uint8
-            image = Image.open(io.BytesIO(source))
-            if image.format not in ("JPEG", "PNG", "WEBP", "GIF", "AVIF"):
-                raise ValueError("Unsupported or unrecognized image format.")
-            try:
-                image = ImageOps.exif_transpose(image).convert({"RGB": "RGB", "GRAY": "L"}[mode])
-            except Exception as error:
-                raise RuntimeError(f"decode: {error}") from None
-            pixels = torch.from_numpy(np.array(image))
-            return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-        module = types.ModuleType("torchcodec")
-        module.__version__ = "0.99"
-        decoders = types.ModuleType("torchcodec.decoders")
-        decoders.decode_image = decode_image
-        monkeypatch.setitem(sys.modules, "torchcodec", module)
-        monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
-    yield
-    codec._torchcodec.cache_clear()
-
-
 BY_TORCHCODEC = replace(RGB, decoder="torchcodec")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_torchcodec_gives_pillows_pixels_within_rounding(form, torchcodec):
-    smooth = Image.fromarray(COLOURS).resize((40, 30))
-    content = saved(smooth, form)
+    muted = Image.fromarray(COLOURS // 2 + 64)  # no colour is clipped on its way to gray
+    content = saved(muted.resize((40, 30)), form)
     assert codec.decodes(Image.open(io.BytesIO(content)))
     for own in (RGB, GRAY):
         found = decode_bytes(content, "it", replace(own, decoder="torchcodec")).astype(int)
@@ -301,8 +304,7 @@ def test_what_torchcodec_does_otherwise_is_left_to_pillow(torchcodec):
 
 
 @pytest.mark.parametrize("what", ["absent", "too old", "broken"])
-def test_torchcodec_that_cannot_be_used_is_said(what, monkeypatch):
-    codec._torchcodec.cache_clear()
+def test_torchcodec_that_cannot_be_used_is_said(what, monkeypatch, fresh):
     broken = types.ModuleType("torchcodec.decoders")
     if what == "broken":
 
@@ -317,4 +319,3 @@ def test_torchcodec_that_cannot_be_used_is_said(what, monkeypatch):
     said = {"absent": "torchcodec", "too old": "older than 0.16", "broken": "undefined symbol)"}
     assert said[what] in str(error.value)
     assert codec.decoder_name("pillow").startswith("pillow-")
-    codec._torchcodec.cache_clear()

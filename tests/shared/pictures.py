@@ -53,8 +53,9 @@ def as_index(root, found, ending="csv"):
         import pyarrow as pa
         import pyarrow.parquet
 
-        columns = dict(zip(("path", "label", "split"), map(list, zip(*rows, strict=True))))
-        pyarrow.parquet.write_table(pa.table(columns), file)
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        table = pa.table(columns, names=["path", "label", "split"])
+        pyarrow.parquet.write_table(table, file)
         return file
     with file.open("w", newline="", encoding="utf-8-sig") as out:
         writer = csv.writer(out, delimiter="\t" if ending == "tsv" else ",")
