@@ -100,14 +100,14 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
             mapping, categories=tuple(c for c in mapping.categories if c not in lacking)
         )
         listed = ", ".join(f"{c.name} ({why})" for c, why in lacking.items())
-        notes.append(f"{len(lacking)} categories left out for want of images: {listed}")
+        notes.append(f"categories left out for want of images: {listed}")
         if not mapping.categories:
             raise InputError(f"{source.where()}: no category has images enough: {listed}")
     pairs = [(c.index, c.folder) for c in mapping.categories]
     images, bad, again = _chosen(source, pairs, counts, model, options)
     if again:
         shown = ", ".join(sorted(again)[:3]) + " ..." * (len(again) > 3)
-        notes.append(f"{len(again)} images left out that are there already: {shown}")
+        notes.append(f"images left out that are there already ({len(again)}): {shown}")
     return Inputs(model, source, mapping, tuple(images), bad, tuple(notes))
 
 
