@@ -225,10 +225,7 @@ def check_assignment(
             "the network has one output: a category is told from others by their outputs"
         )
     units = np.array([c.index for c in categories])
-    confusion = np.zeros((len(units), outputs))
-    for row, unit in enumerate(units):
-        hit, counts = np.unique(predicted[actual == unit], return_counts=True)
-        confusion[row, hit] = counts
+    confusion = _confusion(predicted, actual, units, outputs)
     total = int(confusion.sum())
     hits = int(confusion[np.arange(len(units)), units].sum())
     accuracy = hits / total
@@ -238,17 +235,10 @@ def check_assignment(
     possible = float(confusion[rows, best].sum() / total)
     on = "or --labels as-given goes on (for a control network)"
     if possible > accuracy + BETTER:
-        named = {c.index: c.name for c in categories}
-        moved = [
-            f"  folder {categories[r].folder!r} -> unit {b} ({named.get(b, 'no folder')}), "
-            f"now unit {units[r]}"
-            for r, b in zip(rows, best, strict=True)
-            if b != units[r]
-        ]
-        shown = "\n".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" * (len(moved) > 20))
+        moved = [(categories[r], int(b)) for r, b in zip(rows, best, strict=True) if b != units[r]]
         raise InputError(
-            f"the labels seem to be in another order than the model's: accuracy is "
-            f"{accuracy:.1%}, with this assignment it would be {possible:.1%}:\n{shown}\n"
+            f"the labels seem to be in another order than the model's: accuracy is {accuracy:.1%}, "
+            f"with this assignment it would be {possible:.1%}:\n{_moves(moved, categories)}\n"
             f"Give --categories FILE with the folder names in the order of the output units, {on}"
         )
     chance = 1 / outputs
@@ -265,3 +255,25 @@ def check_assignment(
             f"--std) and the category order (--categories) right? Mend that, {on}"
         )
     return accuracy
+
+
+def _confusion(
+    predicted: np.ndarray, actual: np.ndarray, units: np.ndarray, outputs: int
+) -> np.ndarray:
+    """Images of each unit by the output that they are predicted as, [units, outputs]."""
+    confusion = np.zeros((len(units), outputs))
+    for row, unit in enumerate(units):
+        hit, counts = np.unique(predicted[actual == unit], return_counts=True)
+        confusion[row, hit] = counts
+    return confusion
+
+
+def _moves(moved: Sequence[tuple[Category, int]], categories: Sequence[Category]) -> str:
+    """Lines that say which folder belongs to which unit instead."""
+    named = {c.index: c.name for c in categories}
+    lines = [
+        f"  folder {category.folder!r} -> unit {unit} ({named.get(unit, 'no folder')}), "
+        f"now unit {category.index}"
+        for category, unit in moved
+    ]
+    return "\n".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" * (len(lines) > 20))

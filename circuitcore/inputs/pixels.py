@@ -7,7 +7,7 @@ where its result is a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,16 @@ def _readable(where: str) -> Iterator[None]:
 
 
 def _resize(preprocessing: Preprocessing) -> int | None:
-    return None if preprocessing.transform is not None else preprocessing.resize
+    """The size that the shorter side is made, by a transform in hand too as far as it says so."""
+    if preprocessing.transform is None:
+        return preprocessing.resize
+    for step in getattr(preprocessing.transform, "transforms", ()):
+        size = getattr(step, "size", None) if type(step).__name__ == "Resize" else None
+        if isinstance(size, Sequence) and len(size) == 1:
+            size = size[0]
+        if isinstance(size, int):
+            return size
+    return None
 
 
 def _finished(image: Image.Image, where: str, preprocessing: Preprocessing) -> np.ndarray:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
+from torchvision import transforms
 
 import circuitcore.inputs.images.policy as policy
 from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.images import codec
+from circuitcore.inputs.in_hand import preprocessing_of
 from circuitcore.inputs.pixels import Preprocessing, decode, decode_bytes
 
 RGB = Preprocessing(None, None, (0.5,) * 3, (0.5,) * 3)
@@ -235,6 +237,11 @@ def test_an_image_that_resizing_makes_huge_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"thread.png: 1 x 40000 pixels become 256 x 10,240,000"):
         decode(file, replace(RGB, resize=256, crop=224))
     assert decode(file, RGB).shape == (3, 40_000, 1)
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+    normal = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
+    for whole in (transforms.Compose(steps), transforms.Compose([*steps, normal])):
+        with pytest.raises(InputError, match="become 256 x 10,240,000"):
+            decode(file, preprocessing_of(whole, 3))
     with pytest.raises(InputError, match="20000 x 20000 pixels, refused"):
         policy.check_size(20_000, 20_000, "it")
     policy.check_size(500, 375, "it", 256)
