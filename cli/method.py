@@ -136,7 +136,7 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
 def evaluate(
     run: RunPath,
     images: Annotated[
-        str | None, typer.Option(metavar="DIR", help="other images  [the run's held-out set]")
+        str | None, typer.Option(metavar="WHERE", help="other images  [the run's held-out set]")
     ] = None,
     *,
     given: Given,

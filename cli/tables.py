@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,8 @@ def cell(value: Any) -> Any:
         return UNDEFINED
     if isinstance(value, str):
         text = plain(value)
-        return "'" + text if text[:1] in tuple("=+-@") or text[:1] == "\t" else text
+        harmless = re.fullmatch(r"-[\w .,-]*", text)  # at worst a number: nothing is called
+        return "'" + text if text[:1] in tuple("=+-@\t") and text and not harmless else text
     return value
 
 
@@ -49,6 +52,11 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writerow(names)
     writer.writerows([cell(row[name]) for name in names] for row in rows)
     return out.getvalue()
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -176,9 +184,10 @@ def _sweep_summary(document: Sweep) -> str:
     if s.mean_pruned is not None:
         spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
         lines.append(
-            f"{s.categories} categories: {percent(s.mean_pruned)} pruned{spread}; held-out CSA "
-            f"{number(s.mean_heldout_csa)}, unpruned {number(s.mean_unpruned_heldout_csa_biased)}, "
-            f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
+            f"{counted(s.categories, 'category', 'categories')}: {percent(s.mean_pruned)} pruned"
+            f"{spread}; held-out CSA {number(s.mean_heldout_csa)}, unpruned "
+            f"{number(s.mean_unpruned_heldout_csa_biased)}, mean ratio {number(s.mean_csa_ratio)}, "
+            f"ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
     lines += _undefined(s.undefined)
@@ -204,8 +213,8 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
     lines = []
     if overlap.pairs and overlap.mean is not None:
         lines.append(
-            f"overlap of {overlap.pairs} pairs: mean {number(overlap.mean)}, from "
-            f"{number(overlap.min)} to {number(overlap.max)}; "
+            f"overlap of {counted(overlap.pairs, 'pair', 'pairs')}: mean {number(overlap.mean)}, "
+            f"from {number(overlap.min)} to {number(overlap.max)}; "
             f"{number(overlap.mean_chance)} expected of independent masks"
         )
     plan = run.get("plan")
@@ -218,7 +227,9 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
         )
     folder = run.get("folder")
     if folder:
-        lines.append(f"run folder {plain(folder)}")
+        here = os.path.relpath(folder)
+        shown = folder if here.startswith(os.pardir) else here
+        lines.append(f"run folder {plain(shown)}")
     return lines
 
 

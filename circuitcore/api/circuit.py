@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from circuitcore.errors import InputError, UsageError
+from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.trace import check_own_tensors, check_unmade
@@ -21,6 +21,14 @@ from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
 from circuitcore.runs.folder import RunFolder
+
+
+class Masks(dict[str, Tensor]):
+    """Masks by layer, which say what there is where one is asked for that is not."""
+
+    def __missing__(self, name: str) -> Tensor:
+        near = nearest(str(name), self) or f": there are {', '.join(self) or 'none'}"
+        raise KeyError(f"no mask of a layer {name!r}{near}")
 
 
 class Circuit:
@@ -61,9 +69,10 @@ class Circuit:
     def masks(self) -> dict[str, Tensor]:
         """Which weights are kept, bool by layer, shaped like its weights; True is kept.
 
-        Of the last layer the target's row alone, [1, in].  Empty where there is no circuit.
+        Of the last layer the target's row alone, [1, in].  Empty where there is no circuit.  What
+        is no layer of it raises a KeyError that names the nearest.
         """
-        return {name: mask.clone() for name, mask in self._stored.kept.items()}
+        return Masks({name: mask.clone() for name, mask in self._stored.kept.items()})
 
     @property
     def bias(self) -> float:

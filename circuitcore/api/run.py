@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html import escape
 from numbers import Integral
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,8 @@ class Run(Mapping[str, Circuit]):
     """
 
     def __init__(self, run: RunFolder, given: InHand) -> None:
-        self._run, self._given = run, given
+        # the whole path: the calling program may change its working folder
+        self._run, self._given = replace(run, folder=Path(abspath(run.folder))), given
 
     @property
     def folder(self) -> Path:

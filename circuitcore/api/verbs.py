@@ -10,7 +10,8 @@ from circuitcore.api.run import Run, wanted_of
 from circuitcore.api.table import Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
-from circuitcore.inputs.image_files import Folder, Images
+from circuitcore.inputs.image_files import Images
+from circuitcore.inputs.images.opening import open_images
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
 from circuitcore.machine.device import machine
@@ -178,7 +179,7 @@ def open_run(folder: str | Path, model: Model | None = None, images: Any = None)
         raise UsageError("model: Model.of(module, transform, categories), where it came in hand")
     source: Images | None = None
     if isinstance(images, str | Path):
-        source = Folder(Path(images).expanduser())
+        source = open_images(str(images), run.options().scoring_images)
     elif images is not None:
         source = Datasets(images, run.options().scoring_images)
     return Run(run, InHand(model, source))

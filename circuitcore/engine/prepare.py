@@ -114,5 +114,6 @@ def prepare(
             extraction.labels.numpy(),
             inputs.categories,
             network.outputs,
+            stop=options.labels == "checked",
         )
     return Prepared(inputs, options, found, extraction, heldout, scratch)

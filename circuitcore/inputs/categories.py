@@ -7,6 +7,7 @@ assignment: labels in another order are found before they cost a night.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,9 @@ def map_folders(
     """Match category folders to output units.
 
     ``own`` are the weights' category names, ``listed`` a file of names, one a line in unit order.
-    Raises InputError where a folder fits no unit or two, naming it and the nearest names.
+    Names are the same however Unicode composes them, and told apart by case only where they differ
+    by nothing else.  Raises InputError where a folder fits no unit or two, or two fit one, naming
+    them and the nearest names.
     """
     names = _read_names(listed, outputs) if listed else own
     if names is not None:
@@ -51,8 +54,8 @@ def map_folders(
         if matched is not None:
             return Mapping(matched, "by name")
         if listed is not None:
-            lowered = {n.casefold() for n in names}
-            stray = next(f for f in folders if f.casefold() not in lowered)
+            known = {folded(n) for n in names}
+            stray = next(f for f in folders if folded(f) not in known)
             raise InputError(
                 f"--categories {listed}: the folder {stray!r} is not among its "
                 f"{len(names)} names{nearest(stray, names)}"
@@ -63,10 +66,10 @@ def map_folders(
             named = [Category(i, names[i] if names else f, f) for i, f in numbers]
             return Mapping(tuple(named), "by number: the folder's name is the unit's index")
     if len(folders) == outputs:
-        known = {n.casefold() for n in names or ()}
-        partly = [f for f in folders if f.casefold() in known]
+        known = {folded(n) for n in names or ()}
+        partly = [f for f in folders if folded(f) in known]
         if partly:
-            stray = next(f for f in folders if f.casefold() not in known)
+            stray = next(f for f in folders if folded(f) not in known)
             raise InputError(
                 f"the folder {stray!r} is no category of the model although {partly[0]!r} is"
                 f"{nearest(stray, names or ())}; rename it or give --categories FILE"
@@ -75,8 +78,8 @@ def map_folders(
         return Mapping(tuple(ranked), "by rank: sorted folder names, as torchvision's ImageFolder")
     stray = folders[0]
     if names is not None:
-        known = {n.casefold() for n in names}
-        stray = next((f for f in folders if f.casefold() not in known), stray)
+        known = {folded(n) for n in names}
+        stray = next((f for f in folders if folded(f) not in known), stray)
     raise InputError(
         f"the folder {stray!r} is no category of the model"
         f"{nearest(stray, names) if names else ''}; "
@@ -85,9 +88,19 @@ def map_folders(
     )
 
 
+def composed(name: str) -> str:
+    """A name as one sequence of characters: "é" is one, however a file system spells it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """A name without case."""
+    return composed(composed(name).casefold())
+
+
 def _read_names(file: Path, outputs: int) -> list[str]:
     try:
-        names = [n.strip() for n in file.read_text(encoding="utf-8").splitlines() if n.strip()]
+        names = [n.strip() for n in file.read_text(encoding="utf-8-sig").splitlines() if n.strip()]
     except FileNotFoundError:
         raise InputError(f"--categories {file}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -107,12 +120,14 @@ def _by_name(
 ) -> tuple[Category, ...] | None:
     if len(names) != outputs:
         return None
-    index: dict[str, list[int]] = {}
+    exact: dict[str, list[int]] = {}
+    loose: dict[str, list[int]] = {}
     for i, name in enumerate(names):
-        index.setdefault(name.casefold(), []).append(i)
-    matched = []
+        exact.setdefault(composed(name), []).append(i)
+        loose.setdefault(folded(name), []).append(i)
+    taken: dict[int, str] = {}
     for folder in folders:
-        units = index.get(folder.casefold(), [])
+        units = exact.get(composed(folder)) or loose.get(folded(folder), [])
         if len(units) > 1:
             raise InputError(
                 f"the folder {folder!r} could be unit {units[0]} or {units[1]}: both have that "
@@ -120,22 +135,27 @@ def _by_name(
             )
         if not units:
             return None
-        matched.append(Category(units[0], names[units[0]], folder))
-    return tuple(sorted(matched, key=lambda c: c.index))
+        if units[0] in taken:
+            raise InputError(
+                f"the folders {taken[units[0]]!r} and {folder!r} would both be unit {units[0]} "
+                f"({names[units[0]]!r}): rename or join them"
+            )
+        taken[units[0]] = folder
+    return tuple(Category(unit, names[unit], taken[unit]) for unit in sorted(taken))
 
 
 def finder(categories: Sequence[Category]) -> Callable[[str | int], Category | None]:
     """A look-up of categories: by name, then by folder, then by number; a number by unit alone.
 
-    Names and folders are told apart by case only where they differ by nothing else.  The look-up
+    Names and folders are told apart as `map_folders` does.  The look-up
     raises UsageError for a name that two categories have.
     """
     numbers = {c.index: c for c in categories}
     keys: list[Callable[[Category], str]] = [
-        lambda c: c.name,
-        lambda c: c.name.casefold(),
-        lambda c: c.folder,
-        lambda c: c.folder.casefold(),
+        lambda c: composed(c.name),
+        lambda c: folded(c.name),
+        lambda c: composed(c.folder),
+        lambda c: folded(c.folder),
         lambda c: str(c.index),
     ]
     tables = []
@@ -148,9 +168,9 @@ def finder(categories: Sequence[Category]) -> Callable[[str | int], Category | N
     def find(wanted: str | int) -> Category | None:
         if not isinstance(wanted, str):
             return numbers.get(int(wanted))
-        lowered = wanted.casefold()
+        exact, loose = composed(wanted), folded(wanted)
         several: list[Category] = []
-        for table, text in zip(tables, (wanted, lowered, wanted, lowered, wanted), strict=True):
+        for table, text in zip(tables, (exact, loose, exact, loose, wanted), strict=True):
             found = table.get(text, [])
             if len(found) == 1:
                 return found[0]
@@ -186,43 +206,74 @@ def select(categories: Sequence[Category], wanted: Sequence[str | int]) -> list[
 
 
 def check_assignment(
-    predicted: np.ndarray, actual: np.ndarray, categories: Sequence[Category], outputs: int
+    predicted: np.ndarray,
+    actual: np.ndarray,
+    categories: Sequence[Category],
+    outputs: int,
+    stop: bool = True,
 ) -> float:
     """Accuracy of the unpruned network, if the assignment of folders to units can be right.
 
-    ``predicted`` and ``actual`` are units, one an image.  Raises InputError where another
-    assignment would be over 10 points more accurate (it is shown), or accuracy is near chance.
+    ``predicted`` and ``actual`` are units, one an image.  Raises InputError where the network has
+    one output, and if ``stop`` where another assignment would be over 10 points more accurate (it
+    is shown), accuracy is near chance, or the images are too few to tell it from chance.
     """
     from scipy.optimize import linear_sum_assignment  # a second to import
 
+    if outputs < 2:
+        raise InputError(
+            "the network has one output: a category is told from others by their outputs"
+        )
     units = np.array([c.index for c in categories])
+    confusion = _confusion(predicted, actual, units, outputs)
+    total = int(confusion.sum())
+    hits = int(confusion[np.arange(len(units)), units].sum())
+    accuracy = hits / total
+    if not stop:
+        return accuracy
+    rows, best = linear_sum_assignment(-confusion)
+    possible = float(confusion[rows, best].sum() / total)
+    on = "or --labels as-given goes on (for a control network)"
+    if possible > accuracy + BETTER:
+        moved = [(categories[r], int(b)) for r, b in zip(rows, best, strict=True) if b != units[r]]
+        raise InputError(
+            f"the labels seem to be in another order than the model's: accuracy is {accuracy:.1%}, "
+            f"with this assignment it would be {possible:.1%}:\n{_moves(moved, categories)}\n"
+            f"Give --categories FILE with the folder names in the order of the output units, {on}"
+        )
+    chance = 1 / outputs
+    if chance**total > NEAR_CHANCE:  # even without one mistake
+        raise InputError(
+            f"{total} extraction images are too few to tell whether the network knows the "
+            f"categories: {hits} are right, and chance alone gets {chance:.1%} of them right. Give "
+            f"more images (--extraction-images), {on}"
+        )
+    if bdtrc(hits - 1, total, chance) > NEAR_CHANCE:
+        raise InputError(
+            f"accuracy of the unpruned network on these images is {accuracy:.1%}, near chance "
+            f"({chance:.1%}): are the weights, the preprocessing (--resize, --crop, --mean, "
+            f"--std) and the category order (--categories) right? Mend that, {on}"
+        )
+    return accuracy
+
+
+def _confusion(
+    predicted: np.ndarray, actual: np.ndarray, units: np.ndarray, outputs: int
+) -> np.ndarray:
+    """Images of each unit by the output that they are predicted as, [units, outputs]."""
     confusion = np.zeros((len(units), outputs))
     for row, unit in enumerate(units):
         hit, counts = np.unique(predicted[actual == unit], return_counts=True)
         confusion[row, hit] = counts
-    total = confusion.sum()
-    accuracy = float(confusion[np.arange(len(units)), units].sum() / total)
-    rows, best = linear_sum_assignment(-confusion)
-    possible = float(confusion[rows, best].sum() / total)
-    if possible > accuracy + BETTER:
-        named = {c.index: c.name for c in categories}
-        moved = [
-            f"  folder {categories[r].folder!r} -> unit {b} ({named.get(b, 'no folder')}), "
-            f"now unit {units[r]}"
-            for r, b in zip(rows, best, strict=True)
-            if b != units[r]
-        ]
-        shown = "\n".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" * (len(moved) > 20))
-        raise InputError(
-            f"the labels seem to be in another order than the model's: accuracy is "
-            f"{accuracy:.1%}, with this assignment it would be {possible:.1%}:\n{shown}\n"
-            "Give --categories FILE with the folder names in the order of the output units"
-        )
-    hits = round(accuracy * total)
-    if bdtrc(hits - 1, int(total), 1 / outputs) > NEAR_CHANCE:
-        raise InputError(
-            f"accuracy of the unpruned network on these images is {accuracy:.1%}, near chance "
-            f"({1 / outputs:.1%}): are the weights, the preprocessing (--resize, --crop, --mean, "
-            "--std) and the category order (--categories) right?"
-        )
-    return accuracy
+    return confusion
+
+
+def _moves(moved: Sequence[tuple[Category, int]], categories: Sequence[Category]) -> str:
+    """Lines that say which folder belongs to which unit instead."""
+    named = {c.index: c.name for c in categories}
+    lines = [
+        f"  folder {category.folder!r} -> unit {unit} ({named.get(unit, 'no folder')}), "
+        f"now unit {category.index}"
+        for category, unit in moved
+    ]
+    return "\n".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" * (len(lines) > 20))

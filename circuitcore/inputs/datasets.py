@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from circuitcore.errors import InputError
-from circuitcore.inputs.image_files import PARTS
-from circuitcore.inputs.pixels import Preprocessing, decode, decode_opened
+from circuitcore.inputs.image_files import PARTS, in_both
+from circuitcore.inputs.images.listing import ALONE
+from circuitcore.inputs.pixels import Preprocessing, decode, decode_bytes, decode_opened, read_file
 
 
 class Part:
@@ -79,7 +80,6 @@ class Part:
         self.labels = self._checked(list(plain[label]))
         self._column = image
         self._raw = plain.cast_column(image, datasets.Image(decode=False))
-        self._dataset = plain
 
     def _labels(self) -> list[int]:
         if self.files is not None:
@@ -114,6 +114,11 @@ class Part:
             raise InputError(f"images: label {wrong[0]} of {self.kind} has no name in 'classes'")
         return labels
 
+    @property
+    def holds_files(self) -> bool:
+        """Whether it stores images as files, which are decoded here as those of a folder are."""
+        return bool(self._column)
+
     @cached_property
     def by_class(self) -> dict[str, list[int]]:
         """Positions of each class's images, in order."""
@@ -125,17 +130,20 @@ class Part:
     def opened(self, position: int) -> Any:
         """The image, or the tensor that the data set makes of it."""
         with self._lock:
-            return (
-                self._dataset[position][self._column] if self._column else self._item(position)[0]
-            )
+            return self._item(position)[0]
 
-    def content(self, position: int) -> bytes:
+    def content(self, position: int, where: str = "images") -> bytes:
         """What the image is decoded from: the file's bytes, else its pixels."""
         if self.files is not None:
-            return self.files[position].read_bytes()
-        if hasattr(self, "_raw"):
-            stored = self._raw[position][self._column]
-            return stored["bytes"] or Path(stored["path"]).read_bytes()
+            return read_file(self.files[position], f"{where}: {self.files[position]}")
+        if self.holds_files:
+            with self._lock:
+                stored = self._raw[position][self._column]
+            if stored is None:
+                raise InputError(f"{where}: there is no image")
+            file = stored["path"]
+            content: bytes = stored["bytes"] or read_file(Path(file), f"{where}: {file}")
+            return content
         found = self.opened(position)
         if isinstance(found, Image.Image):
             if found.mode in ("P", "PA"):  # its pixels mean nothing without its palette
@@ -175,12 +183,12 @@ def _plain_samples(dataset: Any) -> bool:
 class Datasets:
     """Images of ``{"train": data set, "val": data set}``, or of one data set split in its order.
 
-    ``scoring``: scoring images a category, which a data set alone gives first.  Names of images are
-    ``train/17``: part and position.  Raises InputError where a data set is none, or a category is
-    in one part alone.
+    ``scoring``: scoring images a category, which a data set alone gives first; ``place``: where it
+    is stored, if it is.  Names of images are ``train/17``: part and position.  Raises InputError
+    where a data set is none, or a category is in one part alone.
     """
 
-    def __init__(self, given: Any, scoring: int) -> None:
+    def __init__(self, given: Any, scoring: int, place: str = "") -> None:
         if isinstance(given, Mapping) and set(given) != set(PARTS):
             keys = ", ".join(map(repr, given))
             raise InputError(f"images: data sets by name are 'train' and 'val', not {keys}")
@@ -190,26 +198,31 @@ class Datasets:
             self._parts = {"train": both, "val": both}
         else:
             self._parts = {name: Part(given[name]) for name in PARTS}
-        self._scoring = scoring
+        self._scoring, self._place = scoring, place
 
     @property
     def place(self) -> str:
-        """``in hand``, and of what kind."""
+        """Where it is stored, or ``in hand`` and of what kind."""
+        if self._place:
+            return self._place
         kinds = dict.fromkeys(part.kind for part in self._parts.values())
         return f"in hand: {', '.join(kinds)}"
 
+    def parts(self) -> dict[str, list[str]]:
+        """Classes that have images, by part."""
+        return {name: sorted(self._parts[name].by_class) for name in PARTS}
+
     def categories(self) -> list[str]:
         """Classes that have images in both parts, sorted."""
-        train, val = (set(self._parts[name].by_class) for name in PARTS)
-        if only := sorted(train ^ val):
-            raise InputError(f"images: {only[0]!r} is in only one of train and val")
-        if not train:
-            raise InputError("images: the data set holds no images")
-        return sorted(train)
+        return in_both(self.parts(), self.where())
+
+    def notes(self) -> list[str]:
+        """That one data set alone is split."""
+        return [ALONE] if self.alone else []
 
     def listed(self, part: str, category: str) -> list[str]:
         """In the data set's order; of one alone the first ``scoring`` are train's."""
-        positions = self._parts[part].by_class[category]
+        positions = self._parts[part].by_class.get(category, [])
         if self.alone:
             first, rest = positions[: self._scoring], positions[self._scoring :]
             positions = first if part == "train" else rest
@@ -217,21 +230,24 @@ class Datasets:
 
     def where(self, *name: str) -> str:
         """``images: val/17``."""
-        return f"images: {'/'.join(name)}" if name else "images"
+        start = f"--images {self._place}" if self._place else "images"
+        return f"{start}: {'/'.join(name)}" if name else start
 
     def sha256(self, name: str) -> str:
         """Of the file's bytes where there is a file, else of the image's pixels."""
+        return hashlib.sha256(self._content(name)).hexdigest()
+
+    def _content(self, name: str) -> bytes:
         part, position = self._found(name)
-        try:
-            return hashlib.sha256(part.content(position)).hexdigest()
-        except OSError as error:
-            raise InputError(f"{self.where(name)}: cannot be read: {error}") from None
+        return part.content(position, self.where(name))
 
     def pixels(self, name: str, preprocessing: Preprocessing) -> np.ndarray:
         """One image, decoded: a file as one of a folder is."""
         part, position = self._found(name)
         if part.files is not None:
             return decode(part.files[position], preprocessing)
+        if part.holds_files:
+            return decode_bytes(self._content(name), self.where(name), preprocessing)
         return decode_opened(lambda: part.opened(position), self.where(name), preprocessing)
 
     def _found(self, name: str) -> tuple[Part, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -112,11 +112,13 @@ def unreadable_images(
     counts: Sequence[int],
     preprocessing: Preprocessing,
     most: int,
+    left_out: Collection[str] = (),
 ) -> dict[str, str]:
     """Images that a run would take but cannot decode, each with what is wrong with it.
 
-    The next ones in their folders take their place, and are tried too.  Cost: decodes every image
-    of the run.  Raises InputError listing them where there are more than ``most``.
+    ``left_out``: names that it does not take anyway.  The next ones in their folders take their
+    place, and are tried too.  Cost: decodes every image of the run.  Raises InputError listing them
+    where there are more than ``most``.
     """
     bad: dict[str, str] = {}
     tried: set[str] = set()
@@ -130,7 +132,7 @@ def unreadable_images(
 
     with decoders() as pool:
         while True:
-            chosen = choose_files(source, folders, counts, bad)
+            chosen = choose_files(source, folders, counts, {*bad, *left_out})
             new = [name for _, _, name in chosen if name not in tried]
             tried.update(new)
             found = {f: said for f, said in zip(new, pool.map(problem, new), strict=True) if said}

@@ -78,12 +78,20 @@ def _split(transform: Any, channels: int) -> Preprocessing | None:
     if len(mean) != channels or len(std) != channels:
         return None
 
-    def image_steps(image: Image.Image) -> Any:
-        for step in before:
+    return Preprocessing(None, None, mean, std, channels, transform=Steps(before))
+
+
+class Steps:
+    """``transforms`` one after another."""
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image: Image.Image) -> Any:
+        """What the last one gives."""
+        for step in self.transforms:
             image = step(image)
         return image
-
-    return Preprocessing(None, None, mean, std, channels, transform=image_steps)
 
 
 def plain_steps(transform: Any, channels: int) -> Preprocessing | None:

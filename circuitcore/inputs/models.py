@@ -83,6 +83,9 @@ def _in_hand(
     names = None if listed is None else tuple(map(str, listed))
     if names is not None and len(names) != network.outputs:
         raise InputError(f"{len(names)} categories for {network.outputs} output units")
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"categories: {twice!r} is there more than once; names tell units apart")
     preprocessing = preprocessing_of(transform, network.channels)
     label = name or f"module:{type(module).__name__}"
 

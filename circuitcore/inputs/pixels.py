@@ -1,29 +1,26 @@
 """How an image becomes pixels, and pixels network input.
 
-Decoding is Pillow's, one policy for every file: converted to RGB (or to gray for a network of one
-input channel) as torchvision's folder loader does, so transparency is dropped and EXIF rotation is
-not applied; 16-bit gray is scaled to 8 bits.  A transform in hand takes the place of resizing and
-cropping, and of normalising where its result is a tensor.
+Every file is converted to RGB (or to gray for a network of one input channel) by one policy,
+`images.policy`.  A transform in hand takes the place of resizing and cropping, and of normalising
+where its result is a tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 from torch import Tensor
 
 from circuitcore.errors import InputError
-
-LARGEST = 100_000_000  # pixels; more is refused as a decompression bomb
-DECODER = f"pillow-{PIL.__version__}"
+from circuitcore.inputs.images import codec
+from circuitcore.inputs.images.policy import check_size, converted, opened
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,7 @@ class Preprocessing:
     ``resize`` and ``crop`` in pixels, None to leave the size as it is.  ``transform``: called with
     the converted image in place of both; a tensor that it gives is network input as it is, an image
     is scaled and normalised as said.  ``ready``: images come as tensors that are network input.
+    ``decoder``: ``pillow`` or ``torchcodec``, for images in files.
     """
 
     resize: int | None
@@ -43,6 +41,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     transform: Callable[[Image.Image], Any] | None = None
     ready: bool = False
+    decoder: str = "pillow"
 
 
 def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -51,7 +50,35 @@ def decode(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     float32 where a transform in hand gives tensors.  Raises InputError where the file is no whole
     image or has over 100 million pixels.
     """
-    return decode_opened(lambda: Image.open(file), str(file), preprocessing)
+    return decode_bytes(read_file(file, str(file)), str(file), preprocessing)
+
+
+def read_file(file: Path, where: str) -> bytes:
+    """The bytes of a file, links followed.
+
+    Raises InputError where it is no plain file or cannot be read.
+    """
+    try:
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise InputError(f"{where}: cannot be read: no plain file")  # a pipe would block
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{where}: cannot be read: {why}") from None
+
+
+def decode_bytes(content: bytes, where: str, preprocessing: Preprocessing) -> np.ndarray:
+    """`decode` of a file's bytes; messages call it ``where``."""
+    if preprocessing.decoder == "pillow":
+        return decode_opened(lambda: opened(content), where, preprocessing)
+    with _readable(where), opened(content) as image:
+        check_size(image.width, image.height, where, _resize(preprocessing))
+        if codec.decodes(image):
+            image = codec.decoded(content, image, preprocessing.channels)
+        else:
+            image.load()
+            image = converted(image, preprocessing.channels, where)
+    return _finished(image, where, preprocessing)
 
 
 def decode_opened(
@@ -60,24 +87,43 @@ def decode_opened(
     preprocessing: Preprocessing,
 ) -> np.ndarray:
     """`decode` of what ``opener`` gives; messages call it ``where``."""
-    try:
+    with _readable(where):
         found = opener()
         if isinstance(found, Tensor):
             return _given(found, preprocessing)
-        with found as opened:
-            if opened.width * opened.height > LARGEST:
-                raise InputError(
-                    f"{where}: {opened.width} x {opened.height} pixels, "
-                    f"refused: at most {LARGEST:,}"
-                )
-            opened.load()
-            image = _converted(opened, preprocessing.channels)
+        with found as image:
+            check_size(image.width, image.height, where, _resize(preprocessing))
+            image.load()
+            image = converted(image, preprocessing.channels, where)
+    return _finished(image, where, preprocessing)
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Whatever decoders raise (OSError, SyntaxError, struct.error ...) as InputError."""
+    try:
+        yield
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct...
+    except Exception as error:
         raise InputError(f"{where}: not a readable image: {error}") from None
+
+
+def _resize(preprocessing: Preprocessing) -> int | None:
+    """The size that the shorter side is made, by a transform in hand too as far as it says so."""
+    if preprocessing.transform is None:
+        return preprocessing.resize
+    for step in getattr(preprocessing.transform, "transforms", ()):
+        size = getattr(step, "size", None) if type(step).__name__ == "Resize" else None
+        if isinstance(size, Sequence) and len(size) == 1:
+            size = size[0]
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def _finished(image: Image.Image, where: str, preprocessing: Preprocessing) -> np.ndarray:
+    """A converted image, resized and cropped or transformed."""
     if preprocessing.ready:
         raise InputError(
             f"{where}: an image, where tensors were said to come ready (transform=None): "
@@ -131,13 +177,6 @@ def _sized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image | Te
     if preprocessing.crop is not None:
         image = functional.center_crop(image, [preprocessing.crop])
     return image
-
-
-def _converted(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips instead of scaling
-        gray = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(gray, 0, 65535) // 257).astype(np.uint8))
-    return image.convert("L" if channels == 1 else "RGB")
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +12,15 @@ from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.categories import Category, map_folders
 from circuitcore.inputs.categories import Mapping as FolderMapping
 from circuitcore.inputs.decoding import decode_all, unreadable_images
-from circuitcore.inputs.image_files import Folder, ImageFile, Images, choose_images
+from circuitcore.inputs.image_files import (
+    PARTS,
+    ImageFile,
+    Images,
+    choose_images,
+    repeated_images,
+)
+from circuitcore.inputs.images.codec import decoder_name
+from circuitcore.inputs.images.opening import open_images
 from circuitcore.inputs.loading import load_model
 from circuitcore.inputs.models import Model, said_of
 from circuitcore.inputs.pixels import to_input
@@ -50,6 +57,7 @@ class Inputs:
     left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
     aim: Aim | None = None  # of other targets than categories, which then are these
     pool: Pool | None = None
+    notes: tuple[str, ...] = ()  # how images were read, and what is left out otherwise
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -75,13 +83,9 @@ class Inputs:
         return to_input(pixels, self.model.preprocessing, device)
 
 
-def images_of(options: Options) -> Folder:
-    """The images folder: the bundled one, or the path given."""
-    if options.images == "bundled":
-        from circuitcore.bundled import IMAGES
-
-        return Folder(Path(IMAGES))
-    return Folder(Path(options.images).expanduser())
+def images_of(options: Options) -> Images:
+    """The images that ``--images`` names."""
+    return open_images(options.images, options.scoring_images)
 
 
 def read_inputs(
@@ -91,28 +95,81 @@ def read_inputs(
 
     ``progress`` is told what there is to know of how the model was loaded.
 
-    Raises InputError or UsageError as `load_model`, `map_folders` and `choose_images` do.
+    Raises InputError or UsageError as `load_model`, `open_images`, `map_folders` and
+    `choose_images` do.
     """
     given = given or InHand()
     _refuse_missing("model", options.model, given.model)
     _refuse_missing("images", options.images, given.images)
     _refuse_settings(options, given.model)
+    decoder_name(options.decoder)  # refused before anything is read
     source = given.images or images_of(options)
-    if options.target:
-        return _of_targets(options, source, model_of(options, given))
-    folders = source.categories()
     model = model_of(options, given)
+    model = replace(model, preprocessing=replace(model.preprocessing, decoder=options.decoder))
     if progress is not None:
         for line in said_of(model):
             progress.note(line)
+    if options.target:
+        return _of_targets(options, source, model)
+    parts = source.parts()
+    drops = options.incomplete == "drop"
+    # all of them, though some be dropped: by rank a category would else become its neighbour
+    folders = sorted(set().union(*parts.values())) if drops else source.categories()
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
-    pairs = [(c.index, c.folder) for c in mapping.categories]
+    notes = source.notes()
     counts = options.scoring_images, options.extraction_images, options.heldout_images
+    if drops and (lacking := _incomplete(source, mapping.categories, counts)):
+        mapping = replace(
+            mapping, categories=tuple(c for c in mapping.categories if c not in lacking)
+        )
+        listed = ", ".join(f"{c.name} ({why})" for c, why in lacking.items())
+        notes.append(f"categories left out for want of images: {listed}")
+        if not mapping.categories:
+            raise InputError(f"{source.where()}: no category has images enough: {listed}")
+    pairs = [(c.index, c.folder) for c in mapping.categories]
+    images, bad, again = _chosen(source, pairs, counts, model, options)
+    if again:
+        shown = ", ".join(sorted(again)[:3]) + " ..." * (len(again) > 3)
+        notes.append(f"images left out that are there already ({len(again)}): {shown}")
+    return Inputs(model, source, mapping, tuple(images), bad, notes=tuple(notes))
+
+
+def _incomplete(
+    source: Images, categories: Sequence[Category], counts: tuple[int, int, int]
+) -> dict[Category, str]:
+    """Categories that have too few images, and why."""
+    need = dict(zip(PARTS, (counts[0], counts[1] + counts[2]), strict=True))
+    lacking = {}
+    for category in categories:
+        have = {part: len(source.listed(part, category.folder)) for part in PARTS}
+        short = [f"{have[p]} of {need[p]} in {p}" for p in PARTS if have[p] < need[p]]
+        if short:
+            lacking[category] = ", ".join(short)
+    return lacking
+
+
+def _chosen(
+    source: Images,
+    pairs: Sequence[tuple[int, str]],
+    counts: tuple[int, int, int],
+    model: Model,
+    options: Options,
+) -> tuple[list[ImageFile], dict[str, str], set[str]]:
+    """The images of a run, the unreadable ones and the repeated ones left out."""
     bad: dict[str, str] = {}
-    if options.max_bad:
-        bad = unreadable_images(source, pairs, counts, model.preprocessing, options.max_bad)
-    images = choose_images(source, pairs, counts, bad)
-    return Inputs(model, source, mapping, tuple(images), bad)
+    again: set[str] = set()
+    hashes: dict[str, str] = {}
+    while True:  # what takes the place of one image may be unreadable or repeated itself
+        before = len(bad) + len(again)
+        if options.max_bad:
+            bad = unreadable_images(
+                source, pairs, counts, model.preprocessing, options.max_bad, again
+            )
+        if options.duplicates == "drop":
+            again |= repeated_images(source, pairs, counts, {*bad, *again}, hashes)
+        if len(bad) + len(again) == before:
+            break
+    return choose_images(source, pairs, counts, {*bad, *again}, hashes), bad, again
 
 
 def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
@@ -127,7 +184,7 @@ def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
     scoring = [image for image in images if image.split == "scoring"]
     pool = Pool(group, scoring, model, options.scoring_images)
     mapping = FolderMapping(aim.categories(), f"units of {aim.layer}")
-    return Inputs(model, group, mapping, images, bad, aim, pool)
+    return Inputs(model, group, mapping, images, bad, aim, pool, tuple(group.notes()))
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

@@ -25,7 +25,9 @@ from torch import Tensor
 from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.categories import Category
 from circuitcore.inputs.decoding import decode_all
-from circuitcore.inputs.image_files import EXTENSIONS, PARTS, Folder, ImageFile, Images
+from circuitcore.inputs.image_files import PARTS, Folder, ImageFile, Images
+from circuitcore.inputs.images.listing import Listing
+from circuitcore.inputs.images.policy import is_image
 from circuitcore.inputs.models import Model
 from circuitcore.inputs.pixels import Preprocessing, to_input
 from circuitcore.network.forward import forward
@@ -129,19 +131,21 @@ class Unlabelled:
 
     def __init__(self, source: Images, wanted: int, seed: int) -> None:
         self._source, self._seed = source, seed
-        self._listed = self._plain(source.root, wanted) if _is_plain(source) else self._parts()
+        self._alone = isinstance(source, Listing) and source.alone
+        self._plain = _is_plain(source)
+        if _is_plain(source):
+            self._listed = self._divided(_images_in(source.root), wanted)
+        elif self._alone:
+            every = [name for names in self._parts().values() for name in names]
+            self._listed = self._divided(sorted(every), wanted)
+        else:
+            self._listed = {part: self._drawn(names) for part, names in self._parts().items()}
 
     def _parts(self) -> dict[str, list[str]]:
         groups = self._source.categories()
-        every = {p: [n for g in groups for n in self._source.listed(p, g)] for p in PARTS}
-        return {part: self._drawn(names) for part, names in every.items()}
+        return {p: [n for g in groups for n in self._source.listed(p, g)] for p in PARTS}
 
-    def _plain(self, root: Path, wanted: int) -> dict[str, list[str]]:
-        names = sorted(
-            file.relative_to(root).as_posix()
-            for file in root.rglob("*")
-            if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
-        )
+    def _divided(self, names: Sequence[str], wanted: int) -> dict[str, list[str]]:
         names = self._drawn(names)
         size = min(POOL, max(len(names) - wanted, 0))
         return {"val": names[: len(names) - size], "train": names[len(names) - size :]}
@@ -155,9 +159,17 @@ class Unlabelled:
         """The source's."""
         return self._source.place
 
+    def parts(self) -> dict[str, list[str]]:
+        """One category in each."""
+        return {part: [ALL] for part in PARTS}
+
     def categories(self) -> list[str]:
         """One."""
         return [ALL]
+
+    def notes(self) -> list[str]:
+        """The source's, but for how it would be split by category."""
+        return [] if self._plain or self._alone else self._source.notes()
 
     def listed(self, part: str, category: str) -> list[str]:
         """All names of a part, in the order drawn."""
@@ -174,6 +186,15 @@ class Unlabelled:
     def pixels(self, name: str, preprocessing: Preprocessing) -> np.ndarray:
         """The source's."""
         return self._source.pixels(name, preprocessing)
+
+
+def _images_in(root: Path) -> list[str]:
+    """Images of a folder and of those in it, sorted."""
+    return sorted(
+        file.relative_to(root).as_posix()
+        for file in root.rglob("*")
+        if is_image(file.name) and not file.name.startswith(".")
+    )
 
 
 def _is_plain(source: Images) -> TypeGuard[Folder]:

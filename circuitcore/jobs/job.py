@@ -16,7 +16,7 @@ from circuitcore.analysis.summary import document
 from circuitcore.engine.footprint import must_compile, weight_bytes
 from circuitcore.engine.prepare import Prepared, prepare
 from circuitcore.engine.splits import Arrays
-from circuitcore.errors import CircuitcoreError, DeviceError, PartialError, UsageError
+from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
 from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, swept_circuit
 from circuitcore.inputs.categories import Category, select
@@ -37,6 +37,7 @@ from circuitcore.runs.folder import (
     configuration,
     create_run,
     open_run,
+    remove_refused,
     sweep_orphans,
     unit_key,
 )
@@ -64,16 +65,14 @@ def sweep(
     inputs = read_inputs(options, given, progress)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
+    new = not folder.exists()
     try:
         with span("run", "sweep"):
             run = create_run(folder, inputs, options, on.device)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
-            if getattr(inputs.source, "alone", False):
-                progress.note(
-                    "one data set: of each category the first images score, the next ones extract, "
-                    "others test"
-                )
+            for note in inputs.notes:
+                progress.note(note)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
             predict(run, inputs, options, on, chosen)
@@ -83,6 +82,10 @@ def sweep(
                 _extract_all(run, inputs, options, on, chosen, progress)
             finish(run)
             return run
+    except (UsageError, InputError):
+        if new:
+            remove_refused(folder)
+        raise
     except OSError as error:
         raise PartialError(
             f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "

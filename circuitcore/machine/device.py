@@ -10,6 +10,7 @@ import torch
 
 from circuitcore.errors import DeviceError, UsageError
 from circuitcore.kernels import verdicts
+from circuitcore.kernels.compilers import interpreted
 from circuitcore.kernels.dispatch import choose_on
 from circuitcore.options import Options
 
@@ -66,6 +67,8 @@ def machine(options: Options) -> Machine:
     that is none.
     """
     device = pick(options)
+    if options.impl == "triton" and device.type == "cpu" and not interpreted():
+        raise DeviceError(f"--impl triton needs a GPU, this runs on the {device}: --impl auto")
     try:
         choose_on(options.impl, device)
     except ValueError as error:

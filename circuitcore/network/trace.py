@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from circuitcore.network.interpret import attention_in, read, read_part
 from circuitcore.network.layers.reading import Reading, Value, copied
 from circuitcore.network.layers.table import module_reader
 from circuitcore.network.stages import check_head, default_stages
+
+_tracing = Lock()  # torch.fx puts its own functions in place of the process's meanwhile
 
 
 def trace(model: nn.Module) -> Network:
@@ -40,7 +43,8 @@ def trace(model: nn.Module) -> Network:
         module._forward_pre_hooks.clear()
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        with _tracing:
+            graph = tracer.trace(model)
     except InputError:
         raise
     except Exception as error:

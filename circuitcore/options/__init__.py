@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le
 
 from circuitcore.errors import OptionsError, nearest, spelled
 from circuitcore.options.presets import PRESETS as PRESETS
@@ -19,6 +19,7 @@ from circuitcore.options.values import (
     as_channels,
     as_levels,
     as_names,
+    as_number,
     as_size,
     as_stages,
     as_targets,
@@ -33,7 +34,7 @@ from circuitcore.options.values import (
 Whole = int | Literal["none"] | None
 AtLeast0 = Annotated[int, Ge(0)]
 AtLeast1 = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0), Lt(float("inf"))]
+Fraction = Annotated[float, Gt(0), Le(1)]
 # "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
 # "call": where one call computes and where its results go, not kept
 Changes = Literal["numbers", "engine", "call"]
@@ -66,7 +67,7 @@ _what = functools.partial(_option, group="What is swept", changes="numbers")
 _method = functools.partial(_option, group="The method", changes="numbers")
 _engine = functools.partial(_option, group="The engine", changes="engine")
 _output = functools.partial(_option, group="Settings and output", changes="call")
-_fraction_of = functools.partial(_method, metavar="FRACTION", words="--threshold")
+_fraction_of = functools.partial(_method, metavar="FRACTION", words="--threshold", read=as_number)
 _levels_of = functools.partial(_method, metavar="LEVELS", words="--levels", read=as_levels)
 _own = "the weights' own"
 
@@ -85,8 +86,11 @@ class Options:
         None, "architecture of a file: model, such as alexnet or timm:resnet18", "NAME"
     )
     images: str = _what(
-        "bundled", "bundled, or a folder with train/<category>/* and val/<category>/*; for other "
-        "targets any folder of images", "DIR",
+        "bundled", "bundled; a folder with train/<category>/* and val/<category>/*, or with "
+        "<category>/* alone; an index of path, label[, split] (.csv, .tsv, .parquet); tar files, "
+        "WebDataset's too (shard-{000..011}.tar, or a folder of them); a Hugging Face data set on "
+        "disk; for other targets any folder of images",
+        "WHERE",
     )  # fmt: skip
     categories: Path | None = _what(
         None, "names of the output units in their order, one a line", "FILE"
@@ -99,6 +103,18 @@ class Options:
     pool_target: Literal["max", "mean", "centre"] = _what(
         "max", "a target channel's value over positions"
     )
+    labels: Literal["checked", "as-given"] = _what(
+        "checked", "stop where the unpruned network does not know the categories; as-given: go on, "
+        "for control networks", changes="engine",
+    )  # fmt: skip
+    duplicates: Literal["refuse", "drop"] = _what(
+        "refuse", "one image twice, by content; drop: the first stays, the next one is taken",
+        changes="engine",
+    )  # fmt: skip
+    incomplete: Literal["refuse", "drop"] = _what(
+        "refuse", "categories with too few images in train or val; drop: go on without them",
+        changes="engine",
+    )  # fmt: skip
     scoring_images: AtLeast1 = _what(4, "images a category that make the scores", "N")
     extraction_images: AtLeast1 = _what(20, "images a category that choose level and bias", "N",
         words="20; with --target 200 in all",
@@ -118,6 +134,10 @@ class Options:
     )  # fmt: skip
     std: tuple[float, ...] | None = _what(
         None, "channel deviations divided by", "S,S,S", words=_own, read=as_channels
+    )
+
+    decoder: Literal["pillow", "torchcodec"] = _what(
+        "pillow", "what decodes image files; torchcodec must be installed"
     )
 
     magnitude: Literal["position", "image", "set", "signed"] = _method(
@@ -153,11 +173,12 @@ class Options:
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
-    threshold: Positive = _method(
-        0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION"
-    )
-    fc_threshold: Positive | None = _fraction_of(None, "the same for the fully connected stage")
-    conv_threshold: Positive | None = _fraction_of(None, "the same for the convolutional stage")
+    threshold: Fraction = _method(
+        0.9, "hits to keep (CSA with other biases), as a fraction of the reference", "FRACTION",
+        read=as_number,
+    )  # fmt: skip
+    fc_threshold: Fraction | None = _fraction_of(None, "the same for the fully connected stage")
+    conv_threshold: Fraction | None = _fraction_of(None, "the same for the convolutional stage")
     reference: Literal["unpruned-biased", "unpruned", "peak", "faithful"] = _method(
         "unpruned-biased", "what is 1 (faithful: the empty circuit is 0)"
     )
@@ -294,8 +315,8 @@ class Options:
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
 # in the key by other ways: as hashes, as preprocessing, beside the method
 BESIDE = {
-    "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen", "dtype",
-    "precision",
+    "model", "arch", "images", "categories", "resize", "crop", "mean", "std", "decoder", "screen",
+    "dtype", "precision",
 }  # fmt: skip
 # of other targets than categories: what is meaningless, and why; what is theirs alone
 NOT_WITH_TARGET = {

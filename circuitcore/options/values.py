@@ -4,6 +4,7 @@ What reads or checks a value raises ValueError where it does not fit.
 """
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import Field, dataclass
@@ -137,6 +138,17 @@ def as_channels(value: Any) -> Any:
         value = [value]
     if len(value) not in (1, 3):
         raise ValueError("one number, or three for red, green and blue")
+    return value
+
+
+def as_number(value: Any) -> Any:
+    """What is given, but no NaN."""
+    try:
+        nan = value != value or (isinstance(value, str) and math.isnan(float(value)))
+    except ValueError:
+        return value  # what it is instead is told with its type
+    if nan:
+        raise ValueError("a number is needed")
     return value
 
 

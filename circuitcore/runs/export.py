@@ -62,6 +62,10 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         if network.shifts:
             _add_bias(state, last, unit, bias)
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
+    if out is not None and out.is_dir():
+        raise InputError(
+            f"--out {out}: a folder; give the file to write, such as {plain}.safetensors"
+        )
     path = out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
     second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
     write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata=header))

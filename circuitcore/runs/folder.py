@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ import circuitcore
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.categories import finder
+from circuitcore.inputs.images.codec import decoder_name
 from circuitcore.inputs.in_hand import fingerprint
-from circuitcore.inputs.pixels import DECODER
-from circuitcore.inputs.read import Inputs
+from circuitcore.inputs.read import IN_HAND, Inputs
 from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
 from circuitcore.machine.files import write_atomically
@@ -57,7 +58,7 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
         "numerics": NUMERICS,
         "weights_sha256": inputs.model.sha256,
         "images_sha256": hashlib.sha256(canonical(images)).hexdigest(),
-        "decoder": DECODER,
+        "decoder": decoder_name(preprocessing.decoder),
         "resize": preprocessing.resize,
         "crop": preprocessing.crop,
         "mean": list(preprocessing.mean),
@@ -181,7 +182,8 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
         differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
         if differing:
             shown = "\n".join(
-                f"  {k}: {_short(old.get(k))} there, {_short(config.get(k))} now" for k in differing
+                f"  {k}: {_short(there)} there, {_short(now)} now"
+                for k, there, now in _as_given([(k, old.get(k), config.get(k)) for k in differing])
             )
             raise InputError(
                 f"--out {folder}: holds a run of another configuration:\n{shown}\n"
@@ -224,7 +226,7 @@ def _manifest(
             {"index": c.index, "name": c.name, "folder": c.folder} for c in inputs.categories
         ],
         "configuration": config,
-        "options": options.as_json(exclude=NOT_KEPT),
+        "options": {**options.as_json(exclude=NOT_KEPT), **_located(options)},
         "device": str(device),
         "kernels": verdicts.states(device),
         "shared_fpe": inputs.shared_fpe,
@@ -236,6 +238,30 @@ def _manifest(
             "numpy": numpy.__version__,
         },
     }
+
+
+def _located(options: Options) -> dict[str, str]:
+    """What options name on this disk, by whole paths: a run is opened from anywhere."""
+    found = {}
+    if options.images not in ("bundled", IN_HAND):
+        found["images"] = os.path.abspath(Path(options.images).expanduser())
+    if options.model.startswith("file:"):
+        file = Path(options.model.removeprefix("file:")).expanduser()
+        found["model"] = f"file:{os.path.abspath(file)}"
+    if options.categories is not None:
+        found["categories"] = os.path.abspath(options.categories.expanduser())
+    return found
+
+
+def _as_given(differing: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+    """Settings that differ, as options are given: once where both stages differ alike."""
+    by_name = {name: (there, now) for name, there, now in differing}
+    for name in ("levels", "threshold"):
+        fc, conv = (by_name.get(f"{stage}_{name}") for stage in ("fc", "conv"))
+        if fc is not None and fc == conv:
+            del by_name[f"fc_{name}"], by_name[f"conv_{name}"]
+            by_name[name] = fc
+    return [(name, *by_name[name]) for name in sorted(by_name)]
 
 
 def _short(value: Any) -> str:
@@ -256,6 +282,17 @@ def sweep_orphans(folder: Path, older_than: float = 3600.0) -> int:
         except FileNotFoundError:
             continue
     return gone
+
+
+def remove_refused(folder: Path) -> None:
+    """Delete a run folder that was made for a sweep then refused, unless anything is done in it."""
+    if not (folder / MANIFEST).exists() or any(folder.glob("units/*/*")):
+        return
+    for path in (PLAN, "images.parquet", "quarantine/images.json", MANIFEST):
+        (folder / path).unlink(missing_ok=True)
+    for path in ("quarantine", "units", "."):
+        with suppress(OSError):  # not there, or not empty
+            (folder / path).rmdir()
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuitcore.errors import InputError
 from circuitcore.kernels.levels.layer import LayerScores, raw_scores
-from circuitcore.kernels.levels.operation import normalised_by
+from circuitcore.kernels.levels.operation import NotFinite, normalised_by
 from circuitcore.kernels.score_conv.operation import score_conv
 from circuitcore.kernels.score_linear.factors import linear_factors
 from circuitcore.network.forward import Override, forward, target_row
@@ -177,7 +177,7 @@ def _normalise(layer: LayerScores, network: Network, name: str, options: Options
         how = "minmax" if network.head.issuperset(stage) else "none"
     try:
         return normalised_by(layer, how, impl=options.impl)
-    except ValueError:
+    except NotFinite:
         raise overflow(name) from None
 
 

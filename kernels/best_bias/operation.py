@@ -24,6 +24,8 @@ the implementation.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 
 from circuitcore.kernels.best_bias.matched import matched_row
@@ -78,8 +80,10 @@ def best_bias(
             )
     if is_target.dtype != torch.bool:
         raise ValueError(f"is_target must be bool, got {is_target.dtype}")
-    if most_alarms is not None and most_alarms < 0:
-        raise ValueError(f"most_alarms={most_alarms}: 0 or more")
+    if most_alarms is not None:
+        if not isinstance(most_alarms, Integral) or most_alarms < 0:
+            raise ValueError(f"most_alarms={most_alarms}: a whole number, 0 or more")
+        most_alarms = int(most_alarms)
     chosen = choose(impl, activation, cpu="numba") == "numba"
     return BestBias(*_best_bias(activation, margin_max, is_target, norm, most_alarms, chosen))
 

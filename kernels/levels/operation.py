@@ -36,6 +36,10 @@ from circuitcore.kernels.levels.layer import (
 from circuitcore.kernels.levels.reference import assign_levels_reference
 
 
+class NotFinite(ValueError):
+    """A score is NaN or infinite."""
+
+
 def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float, float]:
     """Smallest and largest raw score and the sum of their absolute values (float64 sum).
 
@@ -55,7 +59,7 @@ def score_range(layer: LayerScores, *, impl: str = "auto") -> tuple[float, float
     else:
         low, high, total = _range_torch(layer)
     if not np.isfinite([low, high, total]).all():
-        raise ValueError("scores are not finite")
+        raise NotFinite("scores are not finite")
     return low, high, total
 
 
@@ -136,7 +140,7 @@ def assign_unit_levels(
     check_counts(targets, int(sizes.sum()) if sizes.numel() else 0)
     keys = scores.detach().float().cpu().numpy() + np.float32(0.0)
     if not np.isfinite(keys).all():
-        raise ValueError("scores are not finite")
+        raise NotFinite("scores are not finite")
     order = np.lexsort((ties_key.detach().float().cpu().numpy(), keys))
     reached = np.concatenate([[0], np.cumsum(sizes.cpu().numpy().astype(np.int64)[order])])
     wanted = np.asarray([int(target) for target in targets], dtype=np.int64)

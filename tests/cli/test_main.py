@@ -127,7 +127,7 @@ def test_csv_is_flat_and_safe_to_open(swept, capsys):
     assert rows[1]["csa_ratio_low"] == "0.7"
 
 
-@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM", "\t=1"])
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1+1", "@SUM", "\t=1"])
 def test_no_cell_is_a_formula(start):
     assert not cell(start).startswith(("=", "+", "-", "@", "\t"))
 

@@ -77,7 +77,9 @@ def test_a_replacement_is_tried_too_and_too_few_are_refused(images, tmp_path):
     assert len(json.loads((tmp_path / "run" / "quarantine" / "images.json").read_text())) == 2
     files[1].write_bytes(b"")
     said = sweep(images, tmp_path / "few", "--max-bad", 5, code=3).stderr
-    assert "val/Bag: 5 images beside 3 unreadable, 4 for extraction + 2 held out" in said
+    assert (
+        "val/Bag: 5 images beside 3 unreadable or repeated, 4 for extraction + 2 held out" in said
+    )
 
 
 def test_workers_leave_out_the_same(images, tmp_path):

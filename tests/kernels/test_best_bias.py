@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,6 +184,11 @@ def test_refuses_what_has_no_answer(impl):
             best_bias(a + bad, m, target, impl=impl)
     with pytest.raises(ValueError, match="norm"):
         best_bias(a, m, target, norm="all", impl=impl)
+    for most in (-1, 2.5, 2.0, float("nan"), "2"):
+        with pytest.raises(ValueError, match="most_alarms=.*a whole number, 0 or more"):
+            best_bias(a, m, target, most_alarms=most, impl=impl)
+    whole = best_bias(a, m, target, most_alarms=np.int64(1), impl=impl)
+    assert whole.bias.equal(best_bias(a, m, target, most_alarms=1, impl=impl).bias)
     with pytest.raises(ValueError, match="margin_max"):
         best_bias(a, m[:2], target, impl=impl)
     with pytest.raises(ValueError, match="bool"):

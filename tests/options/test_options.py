@@ -40,6 +40,10 @@ TYPED = {  # another value than the default: as text, and in its type
     "crop": ("224", 224),
     "mean": ("0.1,0.2,0.3", (0.1, 0.2, 0.3)),
     "std": ("0.5", (0.5,)),
+    "labels": ("as-given", "as-given"),
+    "duplicates": ("drop", "drop"),
+    "incomplete": ("drop", "drop"),
+    "decoder": ("torchcodec", "torchcodec"),
     "magnitude": ("set", "set"),
     "granularity": ("filter", "filter"),
     "criterion": ("snip", "snip"),
@@ -103,7 +107,7 @@ def test_a_flag_typed_as_text_equals_the_typed_value(name, capsys):
 def test_an_option_changes_the_key_or_it_does_not(name):
     """Those that change the numbers do; the few the key holds in another way are named here."""
     beside = {"model", "arch", "images", "categories", "resize", "crop", "mean", "std", "screen",
-              "dtype", "precision"}  # fmt: skip
+              "dtype", "precision", "decoder"}  # fmt: skip
     with_it = WITH.get(name, {})
     changed = Options(**{name: TYPED[name][1]}, **with_it).method() != Options(**with_it).method()
     assert changed == (name in changing("numbers") and name not in beside)

@@ -1,0 +1,1 @@
+"""Images wherever they are kept: folders, an index, a stored data set, tar files; one decoder."""
