@@ -207,10 +207,6 @@ def phases(
     layers = [network.step(name) for name in network.weighted()]
     recorded = sum(values[s.inputs[0]] + values[s.name] for s in layers)
     late = network.after_boundary()
-    size = {"fc": 0, "conv": 0}
-    for name in network.layers():
-        relevant = math.prod(network.relevant_shape(name))
-        size["fc" if name in late else "conv"] += relevant
     work = _Work(
         network,
         options,
@@ -220,7 +216,7 @@ def phases(
         activation_bytes(lean, shape),
         activation_bytes(lean, shape, after_boundary=True),
         4 * options.scoring_images * recorded,
-        size,
+        _relevant(network),
         None if repeats is None else lean.weights[repeats.layer].shape[1],
     )
     whole = weight_bytes(network)
@@ -244,6 +240,14 @@ def phases(
         kind = _fc_stage if late.issuperset(names) else _conv_stage
         found[f"{stage} stage"] = kind(work, held, stage)
     found["held-out test"] = _heldout(work, held)
+    return found
+
+
+def _relevant(network: Network) -> dict[str, int]:
+    """Relevant weights behind the boundary (``fc``) and before it (``conv``)."""
+    late, found = network.after_boundary(), {"fc": 0, "conv": 0}
+    for name in network.layers():
+        found["fc" if name in late else "conv"] += math.prod(network.relevant_shape(name))
     return found
 
 

@@ -109,11 +109,7 @@ def prepare(
         with span("stage", "unpruned heldout"):
             heldout = unpruned(found, decoding, len(extraction), heldout_files, scratch, progress)
     if inputs.aim is None:
-        check_assignment(
-            extraction.largest.unit.numpy(),
-            extraction.labels.numpy(),
-            inputs.categories,
-            network.outputs,
-            stop=options.labels == "checked",
-        )
+        units, labels = extraction.largest.unit.numpy(), extraction.labels.numpy()
+        stop = options.labels == "checked"
+        check_assignment(units, labels, inputs.categories, network.outputs, stop=stop)
     return Prepared(inputs, options, found, extraction, heldout, scratch)

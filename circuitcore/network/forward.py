@@ -97,8 +97,7 @@ def forward(
         told_apart = any(i in spread for i in step.inputs)
         if step.name in fused:  # its rectifier already ran in the layer's epilogue
             alive[step.name] = alive[fused[step.name]]
-            if fused[step.name] in spread:
-                spread.add(step.name)
+            told_apart = fused[step.name] in spread
         elif step.op in ("conv", "linear"):
             relu = None if record is not None else only_relu(plan, step, outputs)
             out, told_apart = _weighted(
@@ -111,12 +110,10 @@ def forward(
             if relu is not None:
                 fused[relu] = step.name
             alive[step.name] = out
-            if told_apart:
-                spread.add(step.name)
         else:
             alive[step.name] = _plain(network, step, inputs, told_apart, spread)
-            if told_apart:
-                spread.add(step.name)
+        if told_apart:
+            spread.add(step.name)
         for name in set(step.inputs):
             readers[name] -= 1
             if not readers[name] and name not in outputs:
