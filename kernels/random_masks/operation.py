@@ -17,9 +17,8 @@ from collections.abc import Sequence
 import torch
 
 from circuitcore.kernels.dispatch import choose
+from circuitcore.kernels.random_masks.layout import starts
 from circuitcore.kernels.random_masks.reference import random_mask_reference
-
-BLOCK = 2048  # places a program; a layer's mask begins at a multiple of it
 
 
 def random_masks(
@@ -37,14 +36,6 @@ def random_masks(
     chosen = choose(impl, counts, operation="random_masks")
     flat = _random_masks(counts, list(sizes), list(words), chosen).view(torch.bool)
     return [flat[at : at + size] for at, size in zip(starts(sizes), sizes, strict=False)]
-
-
-def starts(sizes: Sequence[int]) -> list[int]:
-    """Where each layer's mask begins, and the end of the last."""
-    found = [0]
-    for size in sizes:
-        found.append(found[-1] + -(-size // BLOCK) * BLOCK)
-    return found
 
 
 @torch.library.custom_op("circuitcore::random_masks", mutates_args=())
