@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         stability,
         sweep,
     )
-    from circuitcore.extraction.plan import Plan
+    from circuitcore.extraction.planning.plan import Plan
     from circuitcore.inputs.models import Model
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ _HOME = {
     "Circuit": "api.circuit",
     "Model": "inputs.models",
     "Overlaps": "api.table",
-    "Plan": "extraction.plan",
+    "Plan": "extraction.planning.plan",
     "Run": "api.run",
     "Table": "api.table",
 }

@@ -12,7 +12,7 @@ from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, t
 
 if TYPE_CHECKING:
     from circuitcore.api.table import Table
-    from circuitcore.extraction.plan import CategoryPlan, Plan
+    from circuitcore.extraction.planning.plan import CategoryPlan, Plan
 
 Wanted = Annotated[
     list[str] | None,

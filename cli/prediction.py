@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuitcore.extraction.predict import Part, Prediction
+    from circuitcore.extraction.planning.predict import Part, Prediction
 
 WIDTH = 80
 

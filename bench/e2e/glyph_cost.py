@@ -28,7 +28,7 @@ from readings import drawn, options_of
 
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
-from circuitcore.extraction.plan import plan
+from circuitcore.extraction.planning.plan import plan
 from circuitcore.inputs.read import read_inputs
 from circuitcore.jobs.job import commit
 from circuitcore.machine.device import machine

@@ -1,7 +1,7 @@
 """What the host does for a category of 1,000: looks at the device, and seconds of its own.
 
 The made-up categories of ``test_fpe.py``, in bfloat16 and with the default options, their looks
-counted and not run: `circuitcore.extraction.predict.TYPICAL`.  The rest is host work on
+counted and not run: `circuitcore.extraction.planning.predict.TYPICAL`.  The rest is host work on
 20,000 and 30,000 images: `Screening` without its looks, judging beside it (what the thread that
 commits does of it apart), and a random mask drawn for AlexNet's 57 million relevant weights.
 ``python bench/e2e/looks.py``; ``BENCH_FPE_CATEGORIES`` made-up ones (default 24).

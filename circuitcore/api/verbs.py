@@ -23,7 +23,7 @@ from circuitcore.runs.folder import open_run as open_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitcore.extraction.plan import Plan
+    from circuitcore.extraction.planning.plan import Plan
 
 
 def sweep(
@@ -83,8 +83,8 @@ def plan(
     with a colon are targets of the sweep, as its own ``target``.  The model ``tv:alexnet-shapes``
     is AlexNet and ImageNet's proportions without either.
     """
-    from circuitcore.extraction.plan import plan as planned
-    from circuitcore.extraction.plan import target_machine
+    from circuitcore.extraction.planning.plan import plan as planned
+    from circuitcore.extraction.planning.plan import target_machine
     from circuitcore.inputs.shapes import SHAPES, shapes_inputs
     from circuitcore.machine.target import target_of
 

@@ -97,7 +97,7 @@ def predict(
     run: RunFolder, inputs: Inputs, options: Options, on: Machine, chosen: Sequence[Category]
 ) -> None:
     """Write the plan of a new run, to be held against what it takes."""
-    from circuitcore.extraction.plan import plan
+    from circuitcore.extraction.planning.plan import plan
 
     if (run.folder / PLAN).exists() or not chosen:
         return

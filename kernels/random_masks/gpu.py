@@ -14,7 +14,7 @@ import torch
 from circuitcore.kernels.compilers import tl, triton
 from circuitcore.kernels.launch import launch, recorded
 from circuitcore.kernels.masked.tiles import uploaded
-from circuitcore.kernels.random_masks.places import BLOCK, starts
+from circuitcore.kernels.random_masks.layout import BLOCK, starts
 
 if TYPE_CHECKING:
     from circuitcore.kernels.aot.case import AotCase

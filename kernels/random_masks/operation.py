@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from circuitcore.kernels.dispatch import choose
-from circuitcore.kernels.random_masks.places import starts
+from circuitcore.kernels.random_masks.layout import starts
 from circuitcore.kernels.random_masks.reference import random_mask_reference
 
 

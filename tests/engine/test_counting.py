@@ -88,7 +88,7 @@ def test_looks(precision, precise, stays, monkeypatch):
 
 def test_scoring():
     """Launches and waits of scoring and ranking, within a tenth: parts of it depend on ties."""
-    from circuitcore.extraction.predict import _scored
+    from circuitcore.extraction.planning.predict import _scored
 
     options = Options(device="cuda:0", extraction_images=30, heldout_images=20, levels="9")
     with pretended() as cuda:

@@ -8,7 +8,7 @@ import pytest
 
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
-from circuitcore.extraction.plan import exact_plan, plan
+from circuitcore.extraction.planning.plan import exact_plan, plan
 from circuitcore.inputs.read import read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.options import Options

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitcore.kernels.random_masks import gpu
+from circuitcore.kernels.random_masks.layout import BLOCK, starts
 from circuitcore.kernels.random_masks.operation import random_masks
-from circuitcore.kernels.random_masks.places import BLOCK, starts
 from circuitcore.kernels.random_masks.reference import hashes, random_mask_reference
 
 CPU = torch.device("cpu")

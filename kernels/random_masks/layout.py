@@ -1,4 +1,4 @@
-"""Where the masks of all layers lie in one piece of memory."""
+"""Where layers' masks lie among the places of all layers."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from circuitcore.engine.probe import HOST, Speed, measured
 from circuitcore.engine.runner import sizes_of
 from circuitcore.engine.stage_plan import StagePlan
 from circuitcore.extraction.agreement import sweeps
-from circuitcore.extraction.expected import LEFT, Expected, PlanStep, expected
 from circuitcore.extraction.judging import (
     empty_circuit,
     every_level,
@@ -31,7 +30,8 @@ from circuitcore.extraction.judging import (
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.predict import Prediction, before, predict
+from circuitcore.extraction.planning.expected import LEFT, Expected, PlanStep, expected
+from circuitcore.extraction.planning.predict import Prediction, before, predict
 from circuitcore.extraction.stage import scored, stage_executors, sweep_stage
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import Inputs

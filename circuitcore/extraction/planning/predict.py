@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from circuitcore.engine.counting import Counting
 from circuitcore.engine.footprint import Counts
-from circuitcore.extraction.expected import COUNTED, TYPICAL, levels_run
 from circuitcore.extraction.looks import NEAR, PROBE, PROBE_MANY
+from circuitcore.extraction.planning.expected import COUNTED, TYPICAL, levels_run
 from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.machine.target import (
     ASSUMED,
