@@ -79,7 +79,7 @@ def test_looks(precision, precise, stays, monkeypatch):
         of_circuit = prepared.runner, prepared.heldout, 1, kept, None, precise
         circuit_pass(*of_circuit)(np.arange(100))
         cuda.counts.clear()
-        circuit_pass(*of_circuit, conv_whole=False)(np.arange(100))
+        circuit_pass(*of_circuit, early_whole=False)(np.arange(100))
         same(
             counting.held(precise) + counting.replayed(1, 100, precise, written=False),
             counted(cuda.counts),
