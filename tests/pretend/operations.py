@@ -257,7 +257,7 @@ def _copied(
     (counts.to_device if into else counts.to_host)[here] += size
     counts.copies[here] += 1
     if into and CAPTURING.get() is not None:  # from memory that is gone at a replay
-        raise RuntimeError(f"a copy from the host is captured ({here})")
+        raise RuntimeError(f"capturing: a copy from the host is read anew by every replay ({here})")
     pageable = host is not None and not pinned(host) and not (into and host.dim() == 0)
     if pageable and CAPTURING.get() is not None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")

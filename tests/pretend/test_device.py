@@ -172,7 +172,7 @@ def test_a_graph_reads_its_static_inputs_again(cuda):
 )
 def test_a_capture_refuses_to_wait(cuda, wrong):
     a = torch.ones(3, device="cuda")
-    with pytest.raises(RuntimeError, match="captur"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+    with pytest.raises(RuntimeError, match="capturing"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         wrong(a)
 
 
