@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from circuitcore.errors import UsageError, nearest
 from circuitcore.network.graph import Network, Step, needed_steps
+from circuitcore.network.layers.shapes import Size
 from circuitcore.network.layers.table import channelwise
 
-POOLS = {"max": "peak", "mean": "mean", "centre": "centre"}  # --pool-target, and its operation
+MIDDLE = tuple(Size(1, (("floordiv", Size(1, (("of", 0, axis),)), 2),)) for axis in (2, 3))
+POOLS: dict[str, tuple[str, dict[str, Any]]] = {  # --pool-target: a layer and its settings
+    "max": ("reduced", {"how": "amax", "axes": (2, 3), "keepdim": False}),
+    "mean": ("mean", {}),
+    "centre": ("indexed_places", {"index": (slice(None), *MIDDLE)}),
+}
 DIRECTION = "direction"
 ONE_TAP = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
 
@@ -99,7 +106,8 @@ def cut(network: Network, name: str, pool: str, directions: Tensor | None = None
         steps.append(Step(last, "conv" if own else "linear", (name,), ONE_TAP if own else {}))
         weights[last] = directions[:, :, None, None] if own else directions
     if own:
-        steps.append(Step(f"{pool} over positions", POOLS[pool], (last,)))
+        op, settings = POOLS[pool]
+        steps.append(Step(f"{pool} over positions", op, (last,), settings))
     names = {step.name for step in steps}
     stages = {
         stage: tuple(layer for layer in layers if layer in names)

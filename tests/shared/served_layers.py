@@ -251,7 +251,8 @@ SERVED = {
     "reshaped": st.just(does(lambda x: x.reshape(x.shape[0], 3 * x.shape[2], 4, x.shape[3]))),
     "reshaped_places": st.just(does(lambda x: x.flatten(2).view_as(x).mean(-1)[..., None])),
     "indexed": st.just(does(lambda x: torch.cat([x[:, 3].unsqueeze(1) * 2 + 1, x], 1))),
-    "indexed_places": st.builds(lambda a: does(lambda x: x[:, :, a:, ::2]), st.integers(0, 3)),
+    "indexed_places": st.builds(lambda a: does(lambda x: x[:, :, a:, ::2]), st.integers(0, 3))
+    | st.just(does(lambda x: x[:, :, :, x.shape[3] // 2].unsqueeze(3) + x)),
     "permuted": st.just(does(lambda x: x.permute(0, 2, 1, 3).relu().transpose(1, 2))),
     "permuted_places": st.just(does(lambda x: x.transpose(2, 3))),
     "expanded": st.just(does(lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1))),

@@ -8,7 +8,7 @@ from torch import nn
 
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.in_hand import plain_steps, preprocessing_of
-from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
+from circuitcore.inputs.libraries.empty import Undrawn, check_structure
 from circuitcore.inputs.libraries.source import Source
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.weightfile import said_plainly
@@ -51,12 +51,6 @@ def unweighted(name: str, classes: int | None = None) -> nn.Module:
     settings: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     module: nn.Module = library(name).create_model(name, pretrained=False, **settings)
     return module.eval()
-
-
-def shapes_of(name: str) -> nn.Module:
-    """The architecture without values."""
-    with Valueless():
-        return unweighted(name)
 
 
 def own_transform(module: nn.Module) -> Preprocessing:

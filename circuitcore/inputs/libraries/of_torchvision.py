@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.in_hand import own_preprocessing
-from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
+from circuitcore.inputs.libraries.empty import Undrawn, check_structure
 from circuitcore.inputs.libraries.source import Source
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.weightfile import said_plainly
@@ -71,12 +71,6 @@ def unweighted(arch: str, classes: int | None = None) -> nn.Module:
         settings.update(init_weights=False, aux_logits=False)
     module: nn.Module = torchvision.models.get_model(arch, weights=None, **settings)
     return module
-
-
-def shapes_of(arch: str) -> nn.Module:
-    """The architecture without values."""
-    with Valueless():
-        return unweighted(arch)
 
 
 def pretrained(arch: str, weights: Any, state: Mapping[str, Tensor]) -> nn.Module:

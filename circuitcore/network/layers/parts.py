@@ -14,7 +14,7 @@ from circuitcore.network.layers.arithmetic import axes_of
 from circuitcore.network.layers.kinds import Layer
 from circuitcore.network.layers.moving import unsqueezed
 from circuitcore.network.layers.reading import Reader, Reading, Refused, Value
-from circuitcore.network.layers.shapes import Size
+from circuitcore.network.layers.shapes import Size, number
 
 
 def _channels(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
@@ -23,7 +23,9 @@ def _channels(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> 
 
 
 def _indexed(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
-    return values[0][(slice(None), *step.settings["index"])]
+    index = (number(part, values) if isinstance(part, Size) else part
+             for part in step.settings["index"])  # fmt: skip
+    return values[0][(slice(None), *index)]
 
 
 LAYERS = {
@@ -40,7 +42,7 @@ def _getitem(r: Reading, input: Any, index: Any) -> Any:
         return input[index]
     parts = list(index) if isinstance(index, tuple) else [index]
     rank = len(input.seen)
-    if any(p is not None and not isinstance(p, int | slice | type(...)) for p in parts):
+    if any(p is not None and not isinstance(p, int | Size | slice | type(...)) for p in parts):
         raise Refused("it is indexed by a tensor")
     if any(isinstance(e, Size) for p in parts if isinstance(p, slice)
            for e in (p.start, p.stop, p.step)):  # fmt: skip

@@ -65,8 +65,6 @@ LAYERS = {
     "adaptive_maxpool": Layer(
         lambda s, v, f: F.adaptive_max_pool2d(v[0], s.settings["output_size"]), "own"
     ),
-    "peak": Layer(lambda s, v, f: v[0].amax((2, 3)), "own"),
-    "centre": Layer(lambda s, v, f: v[0][:, :, v[0].shape[2] // 2, v[0].shape[3] // 2], "own"),
     "at_least": Layer(_at_least, "own"),
     "pad": Layer(_pad, "own"),
     "pad_channels": Layer(_pad, "whole"),
