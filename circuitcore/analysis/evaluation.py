@@ -115,9 +115,10 @@ def prepared_run(
         changes["images"], given = IN_HAND, InHand(given.model, images)
     options = run.options(**changes)
     on = machine(options)
-    inputs = read_inputs(options, given, progress)
+    inputs = read_inputs(options, given)
     if images is None:
         run = create_run(folder, inputs, options, on.device)
     elif inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:
         raise InputError(f"{folder}: the model's weights are not those of the run (sha256 differs)")
+    inputs.tell(progress)
     return run, prepare(inputs, options, on, progress)

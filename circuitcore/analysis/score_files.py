@@ -74,9 +74,10 @@ def score(
     A full AlexNet's scores are 228 MB a category.  Raises as `category_scores` does.
     """
     device = machine(options).device
-    inputs = read_inputs(options, given, progress)
+    inputs = read_inputs(options, given)
     network = inputs.model.network.to(device)
     chosen = select(inputs.categories, wanted)
+    inputs.tell(progress)
     rows = []
     progress.start("scores", len(chosen))
     for category in chosen:

@@ -50,12 +50,13 @@ def stability(
     if options.scoring_images < 2:
         raise InputError("stability compares k with 2k images: --scoring-images must be 2 or more")
     device = machine(options).device
-    inputs = read_inputs(options, given, progress)
+    inputs = read_inputs(options, given)
     network = inputs.model.network.to(device)
     counts = [1]
     while 2 * counts[-1] <= options.scoring_images:
         counts.append(2 * counts[-1])
     chosen = select(inputs.categories, wanted)
+    inputs.tell(progress)
     rows = []
     progress.start("stability", len(chosen))
     for category in chosen:

@@ -105,7 +105,7 @@ def plan(
             return planned(inputs, chosen, on, wanted, told, target=there)
     with undisturbed():
         told = progress_of(progress)
-        inputs, on = read_inputs(chosen, given, told), machine(chosen)
+        inputs, on = read_inputs(chosen, given), machine(chosen)
         wanted = wanted_of(categories)
         return planned(inputs, chosen, on, wanted, told, probe=probe, exact=exact)
 

@@ -57,7 +57,7 @@ class Inputs:
     left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
     aim: Aim | None = None  # of other targets than categories, which then are these
     pool: Pool | None = None
-    notes: tuple[str, ...] = ()  # how images were read, and what is left out otherwise
+    notes: tuple[str, ...] = ()  # how model and images were read, what is left out otherwise
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -69,6 +69,11 @@ class Inputs:
         """Passes over the extraction set that are run once for all: unpruned, and of the pool."""
         pool = 0 if self.pool is None else len(self.pool.files) / len(self.split("extraction"))
         return 1.0 + pool
+
+    def tell(self, progress: Progress) -> None:
+        """Tell the user what there is to know of how they were read."""
+        for note in self.notes:
+            progress.note(note)
 
     def split(self, name: str) -> list[ImageFile]:
         """The images of ``scoring``, ``extraction`` or ``heldout``."""
@@ -85,15 +90,11 @@ class Inputs:
 
 def images_of(options: Options) -> Images:
     """The images that ``--images`` names."""
-    return open_images(options.images, options.scoring_images)
+    return open_images(options.images, options.scoring_images, labelled=not options.target)
 
 
-def read_inputs(
-    options: Options, given: InHand | None = None, progress: Progress | None = None
-) -> Inputs:
+def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     """Load the model and choose the images, with ``--max-bad`` those that can be decoded.
-
-    ``progress`` is told what there is to know of how the model was loaded.
 
     Raises InputError or UsageError as `load_model`, `open_images`, `map_folders` and
     `choose_images` do.
@@ -106,9 +107,6 @@ def read_inputs(
     source = given.images or images_of(options)
     model = model_of(options, given)
     model = replace(model, preprocessing=replace(model.preprocessing, decoder=options.decoder))
-    if progress is not None:
-        for line in said_of(model):
-            progress.note(line)
     if options.target:
         return _of_targets(options, source, model)
     parts = source.parts()
@@ -116,7 +114,7 @@ def read_inputs(
     # all of them, though some be dropped: by rank a category would else become its neighbour
     folders = sorted(set().union(*parts.values())) if drops else source.categories()
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
-    notes = source.notes()
+    notes = [*said_of(model), *source.notes()]
     counts = options.scoring_images, options.extraction_images, options.heldout_images
     if drops and (lacking := _incomplete(source, mapping.categories, counts)):
         mapping = replace(
@@ -184,7 +182,7 @@ def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
     scoring = [image for image in images if image.split == "scoring"]
     pool = Pool(group, scoring, model, options.scoring_images)
     mapping = FolderMapping(aim.categories(), f"units of {aim.layer}")
-    return Inputs(model, group, mapping, images, bad, aim, pool, tuple(group.notes()))
+    return Inputs(model, group, mapping, images, bad, aim, pool, (*said_of(model), *group.notes()))
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

@@ -62,7 +62,7 @@ def sweep(
     is full; running again goes on from there.
     """
     on = machine(options)
-    inputs = read_inputs(options, given, progress)
+    inputs = read_inputs(options, given)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
     new = not folder.exists()
@@ -71,8 +71,7 @@ def sweep(
             run = create_run(folder, inputs, options, on.device)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
-            for note in inputs.notes:
-                progress.note(note)
+            inputs.tell(progress)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
             predict(run, inputs, options, on, chosen)
@@ -270,11 +269,12 @@ def extract(
         )
     old = open_run(folder)
     options = old.options(**changes)
-    inputs = read_inputs(options, given, progress)
+    inputs = read_inputs(options, given)
     config = configuration(inputs, options)
     target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
     if target.resolve() == folder.resolve():
         raise UsageError("extract: --out must be another folder than the run's own")
+    inputs.tell(progress)
     records = {unit: read_record(path)[1] for unit, path in old.units().items()}
     chosen = [c for c in select(inputs.categories, wanted) if c.index in records]
     first, *others = inputs.model.network.stages

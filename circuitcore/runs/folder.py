@@ -260,7 +260,7 @@ def _as_given(differing: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any
         fc, conv = (by_name.get(f"{stage}_{name}") for stage in ("fc", "conv"))
         if fc is not None and fc == conv:
             del by_name[f"fc_{name}"], by_name[f"conv_{name}"]
-            by_name[name] = fc
+            by_name[f"{name} (fc_{name}, conv_{name})"] = fc
     return [(name, *by_name[name]) for name in sorted(by_name)]
 
 

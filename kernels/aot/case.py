@@ -50,7 +50,8 @@ def case_of(op: str, record: Launch) -> AotCase:
 
     Those (``JITFunction``, "specialization"): an integer that is 1 becomes a constant; one that 16
     divides, and a pointer to an address that 16 divides, is known to be; others are not, but for
-    arguments declared ``do_not_specialize``.  Tensors without storage ("meta") count as aligned.
+    arguments declared ``do_not_specialize``, or ``do_not_specialize_on_alignment``.
+    Tensors without storage ("meta") count as aligned.
     """
     parameters = record.kernel.params
     names = [parameter.name for parameter in parameters]
@@ -69,7 +70,7 @@ def case_of(op: str, record: Launch) -> AotCase:
             signature[name] = f"*{TYPES[value.dtype]}"
             if value.is_floating_point() and (not dtype or name == "out"):
                 dtype = TYPES[value.dtype]
-            if _address(value) % 16 == 0:
+            if _address(value) % 16 == 0 and not parameter.do_not_specialize_on_alignment:
                 divisible.append(name)
         elif _is_int(value):
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"

@@ -257,7 +257,7 @@ def _linear_triton(
     arch = architecture(x.device)
     if masked_path(masked_shape(x, weight, ts), arch, impl) == "fused":
         return launch_masked(x, weight, level, ts, bias, relu=relu, arch=arch)
-    return masked_linear_library(x, weight, level, ts, bias, relu=relu, impl="triton")
+    return masked_linear_library(x, weight, level, ts, bias, relu=relu, impl="auto")
 
 
 def _linear_cpu(x: torch.Tensor, layer: Layer, ts: Sequence[int]) -> torch.Tensor:

@@ -18,13 +18,14 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_FILES = 100_000
 
 
-def open_images(text: str, scoring: int) -> Images:
+def open_images(text: str, scoring: int, *, labelled: bool = True) -> Images:
     """The images that ``text`` names.
 
     ``bundled``; a folder in ImageNet's layout, of one folder a category, of tar files, or that
     ``save_to_disk`` wrote; an index (.csv, .tsv, .parquet); a tar file, or several as
     ``shard-{000..011}.tar`` or ``shard-*.tar``.  ``scoring``: scoring images a category, which a
-    data set without train and val gives first.  Raises InputError saying what is expected.
+    data set without train and val gives first.  ``labelled``: whether folders in a folder are its
+    categories.  Raises InputError saying what is expected.
     """
     if text == "bundled":
         from circuitcore.bundled import IMAGES
@@ -33,7 +34,7 @@ def open_images(text: str, scoring: int) -> Images:
     path = Path(text).expanduser()
     lowered = path.name.lower()
     if path.is_dir():
-        return _folder(path, scoring)
+        return _folder(path, scoring, labelled)
     if lowered.endswith(index.ENDINGS):
         return index.read_index(path, scoring)
     if lowered.endswith(tar.COMPRESSED):
@@ -48,7 +49,7 @@ def open_images(text: str, scoring: int) -> Images:
     raise InputError(f"--images {text}: no such folder")
 
 
-def _folder(path: Path, scoring: int) -> Images:
+def _folder(path: Path, scoring: int, labelled: bool) -> Images:
     if is_stored(path):
         return read_stored(path, scoring)
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
@@ -56,7 +57,7 @@ def _folder(path: Path, scoring: int) -> Images:
     tars = sorted(p for p in inside if p.name.lower().endswith(tar.ENDING))
     if tars and not folders:
         return tar.read_tars(tars, str(path.resolve()), scoring)
-    if folders and not any((path / part).exists() for part in PARTS):
+    if labelled and folders and not any((path / part).exists() for part in PARTS):
         return image_folder(path, folders, scoring)
     return Folder(path)
 
