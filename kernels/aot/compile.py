@@ -181,9 +181,19 @@ def _read_amd(asm: Any, arch: str) -> tuple[int, int, int]:
     return value("vgpr_count"), value("private_segment_fixed_size"), spills
 
 
-def compile_all(archs: Sequence[str] | None = None, workers: int = WORKERS) -> list[CompiledKernel]:
-    """Every case of every target in ``archs`` (default all), in ``workers`` processes."""
-    jobs = [(arch, case.key) for arch in archs or targets() for case in collect(arch)]
+def compile_all(
+    archs: Sequence[str] | None = None, workers: int = WORKERS, without: Sequence[str] = ()
+) -> list[CompiledKernel]:
+    """Every case of every target in ``archs`` (default all), in ``workers`` processes.
+
+    ``without``: operations left out of targets other than sm_90.
+    """
+    jobs = [
+        (arch, case.key)
+        for arch in archs or targets()
+        for case in collect(arch)
+        if arch == "sm_90" or case.op not in without
+    ]
     # fresh processes: a fork of one whose thread pools run may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_cache) as pool:

@@ -46,14 +46,20 @@ RECORD = CompiledKernel(
 )
 
 
-def test_nothing_is_worse_than_the_budget():
+COPIES = ("masked_weights", "random_masks")  # no product, the same on every target: sm_90 tells
+
+
+@pytest.mark.parametrize("without", [COPIES, pytest.param((), marks=pytest.mark.slow)])
+def test_nothing_is_worse_than_the_budget(without):
     budget = read_budget()
     if not budget:
         pytest.skip(f"budget.json has no figures for Triton {triton_version()}")
-    records = aot.compile_all()
+    records = aot.compile_all(without=without)
     faults = {r.key: worse(r, budget.get(r.key)) for r in records}
     assert {key: fault for key, fault in faults.items() if fault} == {}
-    gone = set(budget) - set(faults)
+    gone = set(budget) - {
+        f"{case.key}/{arch}" for arch in aot.targets() for case in aot.collect(arch)
+    }
     assert not gone, f"in budget.json but not compiled: {sorted(gone)}"
 
 
@@ -67,7 +73,7 @@ def test_every_kernel_is_listed_for_every_target():
     total = 0
     for arch in aot.targets():
         cases = aot.collect(arch)
-        total += len(cases)
+        total += sum(arch == "sm_90" or case.op not in COPIES for case in cases)
         assert {case.kernel.__name__ for case in cases} == kernels, arch
         for case in cases:
             named = set(case.signature) | set(case.constexprs)
