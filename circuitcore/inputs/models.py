@@ -23,7 +23,7 @@ from circuitcore.inputs.weightfile import tensors_sha256
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
-from circuitcore.network.trace import aside, trace
+from circuitcore.network.trace import aside, trace, tracing
 
 BOUND = 1e-4  # of logits' spread, docs/models.md has what networks reach
 
@@ -119,7 +119,7 @@ def check_trace(
     a module in half precision may differ by its own rounding.
     """
     some = next(module.parameters())
-    with torch.inference_mode():
+    with torch.inference_mode(), tracing:
         shown = (image if given is None else given).clone().to(some.device, some.dtype)
         own = aside(module, hooks=True)(shown).float().cpu()
         logits = forward(network, {"input": image}, [network.result])[0]

@@ -70,8 +70,8 @@ def read_file(file: Path, where: str) -> bytes:
 def decode_bytes(content: bytes, where: str, preprocessing: Preprocessing) -> np.ndarray:
     """`decode` of a file's bytes; messages call it ``where``."""
     if preprocessing.decoder == "pillow":
-        return decode_opened(lambda: opened(content), where, preprocessing)
-    with _readable(where), opened(content) as image:
+        return decode_opened(lambda: opened(content, where), where, preprocessing)
+    with _readable(where), opened(content, where) as image:
         check_size(image.width, image.height, where, _resize(preprocessing))
         if codec.decodes(image):
             image = codec.decoded(content, image, preprocessing.channels)

@@ -21,7 +21,8 @@ from circuitcore.network.layers.reading import Reading, Value, copied
 from circuitcore.network.layers.table import module_reader
 from circuitcore.network.stages import check_head, default_stages
 
-_tracing = Lock()  # torch.fx puts its own functions in place of the process's meanwhile
+# held where a module is called too: torch.fx puts its own functions in place of torch's meanwhile
+tracing = Lock()
 
 
 def trace(model: nn.Module) -> Network:
@@ -43,7 +44,7 @@ def trace(model: nn.Module) -> Network:
         module._forward_pre_hooks.clear()
     tracer = _Tracer()
     try:
-        with _tracing:
+        with tracing:
             graph = tracer.trace(model)
     except InputError:
         raise

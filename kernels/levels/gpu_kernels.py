@@ -83,7 +83,7 @@ def levels_range_kernel(
     tl.store(out + 2, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["zeros"])  # one counter of many
 def levels_histogram_kernel(
     weight,
     left,

@@ -148,10 +148,10 @@ from PIL import Image
 
 own = Image.open
 
-def watched(file, *rest):
+def watched(file, *rest, **more):
     with open(os.environ["OPENED"], "a") as opened:
         opened.write(f"{os.getpid()} {file}\\n")
-    return own(file, *rest)
+    return own(file, *rest, **more)
 
 Image.open = watched
 """

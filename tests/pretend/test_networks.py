@@ -15,7 +15,9 @@ from circuitcore.kernels.levels.layer import LayerScores
 from circuitcore.kernels.levels.operation import assign_levels, score_range
 from circuitcore.kernels.masked_linear import operation
 from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.kernels.masked_weights.operation import masked_weights
 from circuitcore.kernels.overlap.operation import overlap_counts
+from circuitcore.kernels.random_masks.operation import random_masks
 from circuitcore.kernels.score_conv.operation import score_conv
 from circuitcore.kernels.score_linear.operation import score_linear
 from circuitcore.network.trace import trace
@@ -115,6 +117,11 @@ def test_operations_at_the_sizes_of_large_runs(dtype, monkeypatch):
         options = {"mean": mean, "std": mean, "stride": (4, 4), "padding": (2, 2), "relu": True}
         out = first_conv(pixels, first, index=index, **options)
         assert out.shape == (512, 64, 55, 55)
+        ts = torch.arange(32, dtype=torch.int32, device="cuda")
+        assert masked_weights(fc6, level, ts, impl="triton").numel() > 2**31
+        counts = torch.zeros(24, dtype=torch.int64, device="cuda")
+        masks = random_masks(counts, [fc6.numel()] * 24, [0] * 48, impl="triton")
+        assert sum(mask.numel() for mask in masks) > 2**31
         few, g = (torch.empty(100, size, device="cuda") for size in (25088, 4096))
         score_linear(fc6, few, g)
         scores = LayerScores(fc6, left=g, right=few)

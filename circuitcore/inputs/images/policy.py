@@ -57,9 +57,20 @@ def is_image(name: str) -> bool:
     return splitext(last)[1].lower() in extensions() and not last.startswith(".")
 
 
-def opened(content: bytes | Path) -> Image.Image:
-    """An image whose header is read.  Raises what Pillow raises."""
-    source = content if isinstance(content, Path) else io.BytesIO(content)
+class _Named(io.BytesIO):
+    """A file's bytes, which Pillow's messages call as ours do."""
+
+    def __init__(self, content: bytes, where: str) -> None:
+        super().__init__(content)
+        self.where = where
+
+    def __repr__(self) -> str:
+        return repr(self.where)
+
+
+def opened(content: bytes | Path, where: str = "") -> Image.Image:
+    """An image whose header is read; messages call it ``where``.  Raises what Pillow raises."""
+    source = content if isinstance(content, Path) else _Named(content, where)
     return Image.open(source, formats=formats())
 
 
