@@ -331,7 +331,15 @@ class Summary(Record):
     no_better_than_random: list[str] = []
 
 
-class Sweep(Record):
+class Document(Record):
+    """What ``circuitcore sweep --format json`` prints."""
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The document as JSON text."""
+        return self.model_dump_json(by_alias=True, indent=indent)
+
+
+class Sweep(Document):
     """The document of ``circuitcore sweep --format json``."""
 
     schema_: Literal["circuitcore.sweep/2"] = Field(SCHEMA, alias="schema")
@@ -339,10 +347,6 @@ class Sweep(Record):
     categories: list[Category]
     overlap: Overlap
     summary: Summary
-
-    def to_json(self, indent: int | None = None) -> str:
-        """The document as JSON text."""
-        return self.model_dump_json(by_alias=True, indent=indent)
 
 
 class TargetSummary(Record):
@@ -361,7 +365,7 @@ class TargetSummary(Record):
     no_better_than_random: list[str] = []
 
 
-class TargetSweep(Record):
+class TargetSweep(Document):
     """The document of a sweep with ``--target``."""
 
     schema_: Literal["circuitcore.targets/1"] = Field(TARGETS, alias="schema")
@@ -369,10 +373,6 @@ class TargetSweep(Record):
     targets: list[Target]
     overlap: Overlap
     summary: TargetSummary
-
-    def to_json(self, indent: int | None = None) -> str:
-        """The document as JSON text."""
-        return self.model_dump_json(by_alias=True, indent=indent)
 
 
 def json_schema() -> dict[str, Any]:

@@ -128,12 +128,16 @@ def _target_table(document: TargetSweep) -> str:
     return table(headings, rows) + "\n" + _target_summary(document)
 
 
+def _pruned(mean: float, deviation: float | None) -> str:
+    spread = f" (s.d. {percent(deviation)})" if deviation is not None else ""
+    return f"{percent(mean)} pruned{spread}"
+
+
 def _target_summary(document: TargetSweep) -> str:
     s, lines = document.summary, []
     if s.mean_pruned is not None:
-        spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
         lines.append(
-            f"{s.targets} targets: {percent(s.mean_pruned)} pruned{spread}; held out "
+            f"{s.targets} targets: {_pruned(s.mean_pruned, s.sd_pruned)}; held out "
             f"{number(s.mean_heldout)}, random masks {number(s.mean_random_heldout)}"
         )
     lines += _undefined(s.undefined) + _no_better(s.no_better_than_random)
@@ -182,11 +186,10 @@ def _sweep_table(document: Sweep) -> str:
 def _sweep_summary(document: Sweep) -> str:
     s, lines = document.summary, []
     if s.mean_pruned is not None:
-        spread = f" (s.d. {percent(s.sd_pruned)})" if s.sd_pruned is not None else ""
         lines.append(
-            f"{counted(s.categories, 'category', 'categories')}: {percent(s.mean_pruned)} pruned"
-            f"{spread}; held-out CSA {number(s.mean_heldout_csa)}, unpruned "
-            f"{number(s.mean_unpruned_heldout_csa_biased)}, mean ratio {number(s.mean_csa_ratio)}, "
+            f"{counted(s.categories, 'category', 'categories')}: "
+            f"{_pruned(s.mean_pruned, s.sd_pruned)}; held-out CSA {number(s.mean_heldout_csa)}, "
+            f"unpruned {number(s.mean_unpruned_heldout_csa_biased)}, mean ratio {number(s.mean_csa_ratio)}, "
             f"ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )

@@ -107,7 +107,9 @@ def plan(
         told = progress_of(progress)
         inputs, on = read_inputs(chosen, given), machine(chosen)
         wanted = wanted_of(categories)
-        return planned(inputs, chosen, on, wanted, told, probe=probe, exact=exact)
+        found = planned(inputs, chosen, on, wanted, told, probe=probe, exact=exact)
+        inputs.tell(told)  # of a run that can be: what cannot has one message
+        return found
 
 
 def score(

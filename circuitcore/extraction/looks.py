@@ -171,12 +171,13 @@ class Looks:
         self, rows: np.ndarray, images: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Levels and images to try next; None where enough are, or nothing is left."""
-        short = rows[self._short(rows, images) > 0]
+        wanted = self._short(rows, images)
+        short = rows[wanted > 0]
         left = images[~self.exact[np.ix_(short, images)].any(0)]
         if not len(short) or not len(left):
             return None
         some = np.unique([*short[::NEAR], short[-1]])  # two of them are near any other
-        count = -(-int(self._short(short, images).max()) // min(len(some), 2))
+        count = -(-int(wanted.max()) // min(len(some), 2))
         tried = left[_spread(len(left), count)]
         if self.away is not None and len(some) == 1 and self.looked[some[0]][left].all():
             # those that would be run again soon

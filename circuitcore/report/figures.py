@@ -39,13 +39,18 @@ def sparsity_and_accuracy(document: Sweep) -> str:
     found = [(c, c.circuit) for c in document.categories if c.circuit is not None]
     with figure_of(9.6, 3.7, "fig1a") as (figure, svg):
         left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-        pruned = np.array([circuit.pruned for _, circuit in found])
-        _histogram(left, pruned, FC)
-        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
-        if len(pruned):
-            _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
+        _draw_pruned(left, [circuit.pruned for _, circuit in found])
         draw_accuracy(right, document.categories)
         return str(svg())
+
+
+def _draw_pruned(axes: Axes, pruned: Sequence[float]) -> None:
+    """How much of the network each circuit leaves out."""
+    values = np.array(pruned)
+    _histogram(axes, values, FC)
+    axes.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
+    if len(values):
+        _marker(axes, float(values.mean()), f"mean {values.mean():.3f}", INK, "-")
 
 
 def draw_accuracy(axes: Axes, categories: Sequence[Category]) -> Axes:
@@ -76,11 +81,7 @@ def pruned_and_agreement(targets: Sequence[Target]) -> str:
     found = [(t, t.circuit) for t in targets if t.circuit is not None]
     with figure_of(9.6, 3.7, "fig1a") as (figure, svg):
         left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-        pruned = np.array([circuit.pruned for _, circuit in found])
-        _histogram(left, pruned, FC)
-        left.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
-        if len(pruned):
-            _marker(left, float(pruned.mean()), f"mean {pruned.mean():.3f}", INK, "-")
+        _draw_pruned(left, [circuit.pruned for _, circuit in found])
         right.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
         pairs = [(t.random_masks.heldout, c.heldout) for t, c in found if t.random_masks]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]

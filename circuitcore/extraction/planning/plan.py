@@ -109,7 +109,6 @@ def plan(
     category that is not there, DeviceError where the memory is too little for one image.
     """
     chosen = select(inputs.categories, wanted)
-    inputs.tell(progress)
     network, files = inputs.model.network, inputs.split("extraction")
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
     work = expected(inputs, options, machine, pixels)

@@ -53,7 +53,7 @@ def of_file(path: Path, arch: str | None, allow_pickle: bool) -> Source:
 def _check_arch(arch: str) -> None:
     library, _, name = arch.rpartition(":")
     if library == "timm":
-        timm = of_timm.library(f"--arch {arch}")
+        timm = of_timm.imported(f"--arch {arch}")
         if not timm.is_model(name.partition(".")[0]):
             raise UsageError(
                 f"--arch {arch}: no such architecture{nearest(name, timm.list_models())}"

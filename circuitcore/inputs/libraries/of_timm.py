@@ -20,7 +20,7 @@ def of_timm(name: str) -> Source:
     Raises UsageError where there is no such network; InputError where its structure cannot be
     swept, before any download, and where the weights cannot be had.
     """
-    timm = library(f"--model timm:{name}")
+    timm = imported(f"--model timm:{name}")
     if not timm.is_model(name.partition(".")[0]):
         raise UsageError(f"--model timm:{name}: no such model{nearest(name, timm.list_models())}")
     check_structure(lambda: unweighted(name), f"timm:{name}")
@@ -37,7 +37,7 @@ def of_timm(name: str) -> Source:
     return Source(f"timm:{name}", module, None, own_transform(module))
 
 
-def library(asked: str) -> Any:
+def imported(asked: str) -> Any:
     """timm.  Raises UsageError where it is not installed."""
     try:
         import timm
@@ -49,13 +49,13 @@ def library(asked: str) -> Any:
 def unweighted(name: str, classes: int | None = None) -> nn.Module:
     """The architecture as timm makes it for weights of one's own."""
     settings: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    module: nn.Module = library(name).create_model(name, pretrained=False, **settings)
+    module: nn.Module = imported(name).create_model(name, pretrained=False, **settings)
     return module.eval()
 
 
 def own_transform(module: nn.Module) -> Preprocessing:
     """What `timm.data.create_transform` makes of the module's configuration, for evaluation."""
-    timm = library("this network")
+    timm = imported("this network")
     data = timm.data.resolve_model_data_config(module)
     transform = timm.data.create_transform(**data, is_training=False)
     channels = int(data["input_size"][0])
