@@ -189,8 +189,8 @@ def _sweep_summary(document: Sweep) -> str:
         lines.append(
             f"{counted(s.categories, 'category', 'categories')}: "
             f"{_pruned(s.mean_pruned, s.sd_pruned)}; held-out CSA {number(s.mean_heldout_csa)}, "
-            f"unpruned {number(s.mean_unpruned_heldout_csa_biased)}, mean ratio {number(s.mean_csa_ratio)}, "
-            f"ratio of means {number(s.ratio_of_means)}; "
+            f"unpruned {number(s.mean_unpruned_heldout_csa_biased)}, "
+            f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
     lines += _undefined(s.undefined)
