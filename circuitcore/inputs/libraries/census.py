@@ -180,7 +180,7 @@ def _pruned(
     masks = Masks(levels, [0])
     start = {"input": images}
     masked = forward(network, start, [network.result], override=row, masks=masks)[0][0, :, 0]
-    override = Override(weights, row.biases)
+    override = Override(weights, row.biases, row.fixed)
     tally = Tally()
     blank = {"input": torch.zeros_like(images[:1])}
     compacted = compact(network, override, blank).gathered(override).run(start, tally)
@@ -234,7 +234,7 @@ logits. A network loaded for a sweep is refused above {BOUND:.0e}; the largest h
 weights, a third of the filters are gone), of one unit's activations, over their size.
 *FPE*: multiply-adds of that compacted pass over those of the unpruned network.
 
-{len(works)} work, {len(refused)} are refused with the name of the layer.
+{len(works)} work, {len(refused)} do not, for the reason beside them.
 
 | network | difference | masked | FPE |
 |---|---|---|---|
