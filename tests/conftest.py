@@ -11,6 +11,8 @@ import pytest
 from circuitcore.machine import process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see `machine.process`
+if "PYTEST_XDIST_WORKER" in os.environ:  # `pytest -n`: a core each, theirs and their children's
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 process.return_large_blocks()  # as the command does, so that memory freed is seen to be free
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("reference", "shared", ".")]
 

@@ -57,7 +57,7 @@ class Inputs:
     left_out: Mapping[str, str]  # unreadable images, and what is wrong with them
     aim: Aim | None = None  # of other targets than categories, which then are these
     pool: Pool | None = None
-    notes: tuple[str, ...] = ()  # how model and images were read, what is left out otherwise
+    notes: tuple[str, ...] = ()  # how the images were read, what is left out otherwise
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -71,8 +71,8 @@ class Inputs:
         return 1.0 + pool
 
     def tell(self, progress: Progress) -> None:
-        """Tell the user what there is to know of how they were read."""
-        for note in self.notes:
+        """Tell the user what there is to know of how model and images were read."""
+        for note in (*said_of(self.model), *self.notes):
             progress.note(note)
 
     def split(self, name: str) -> list[ImageFile]:
@@ -114,7 +114,7 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     # all of them, though some be dropped: by rank a category would else become its neighbour
     folders = sorted(set().union(*parts.values())) if drops else source.categories()
     mapping = map_folders(folders, model.network.outputs, model.categories, options.categories)
-    notes = [*said_of(model), *source.notes()]
+    notes = list(source.notes())
     counts = options.scoring_images, options.extraction_images, options.heldout_images
     if drops and (lacking := _incomplete(source, mapping.categories, counts)):
         mapping = replace(
@@ -182,7 +182,7 @@ def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
     scoring = [image for image in images if image.split == "scoring"]
     pool = Pool(group, scoring, model, options.scoring_images)
     mapping = FolderMapping(aim.categories(), f"units of {aim.layer}")
-    return Inputs(model, group, mapping, images, bad, aim, pool, (*said_of(model), *group.notes()))
+    return Inputs(model, group, mapping, images, bad, aim, pool, tuple(group.notes()))
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 import torch
 
 _changing = RLock()  # the settings are the process's: one thread at a time where they differ
+_setting = Lock()
+_held: list[tuple[object, str]] = []  # by whom and how, the last one in force
+_callers: list[str] = []  # what was set before the first of `_held`
 
 
 @contextmanager
@@ -20,21 +23,34 @@ def float32_products(precision: str, alone: bool = False) -> Iterator[None]:
     (``torch.set_float32_matmul_precision("medium")``).  Put back afterwards, exception or not.  By
     the settings torch has had since 2.9: they decide whatever the older ``allow_tf32`` says, and
     mixing both is an error when the older are read.
+    Threads may ask side by side: the caller's settings are back when the last has ended.
     ``alone``: no other thread that asks for the same runs meanwhile, as is needed where threads
     want different ones.
     """
     torch_has: Any = torch.backends  # its types do not name these settings
     gpu = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
     own = *gpu, torch_has.mkldnn.matmul, torch_has.mkldnn.conv
+    holder = object()
+
+    def put(values: list[str]) -> None:
+        for each, value in zip(own, values, strict=True):
+            each.fp32_precision = value
+
+    def stated() -> list[str]:
+        return [_held[-1][1] if each in gpu else "ieee" for each in own]
+
     with _changing if alone else nullcontext():
-        before = [each.fp32_precision for each in own]
+        with _setting:
+            if not _held:
+                _callers[:] = [each.fp32_precision for each in own]
+            _held.append((holder, precision))
+            put(stated())
         try:
-            for each in own:
-                each.fp32_precision = precision if each in gpu else "ieee"
             yield
         finally:
-            for each, value in zip(own, before, strict=True):
-                each.fp32_precision = value
+            with _setting:
+                _held.remove((holder, precision))
+                put(stated() if _held else _callers)
 
 
 @contextmanager

@@ -182,8 +182,10 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
         differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
         if differing:
             shown = "\n".join(
-                f"  {k}: {_short(there)} there, {_short(now)} now"
-                for k, there, now in _as_given([(k, old.get(k), config.get(k)) for k in differing])
+                f"  {k}: {_short(there)} there, {_short(now)} now{where}"
+                for k, there, now, where in _as_given(
+                    [(k, old.get(k), config.get(k)) for k in differing]
+                )
             )
             raise InputError(
                 f"--out {folder}: holds a run of another configuration:\n{shown}\n"
@@ -253,14 +255,14 @@ def _located(options: Options) -> dict[str, str]:
     return found
 
 
-def _as_given(differing: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+def _as_given(differing: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any, str]]:
     """Settings that differ, as options are given: once where both stages differ alike."""
-    by_name = {name: (there, now) for name, there, now in differing}
+    by_name = {name: (there, now, "") for name, there, now in differing}
     for name in ("levels", "threshold"):
         fc, conv = (by_name.get(f"{stage}_{name}") for stage in ("fc", "conv"))
         if fc is not None and fc == conv:
             del by_name[f"fc_{name}"], by_name[f"conv_{name}"]
-            by_name[f"{name} (fc_{name}, conv_{name})"] = fc
+            by_name[name] = *fc[:2], f" (fc_{name} and conv_{name})"
     return [(name, *by_name[name]) for name in sorted(by_name)]
 
 

@@ -329,7 +329,7 @@ def test_a_real_sweep_of_one_category_and_what_follows_it(tmp_path, capsys):
 
     assert run([*given, "--threshold", "0.8"]) == 3
     refused = capsys.readouterr()
-    assert "fc_threshold" in refused.err and refused.out == ""
+    assert "threshold: 0.9 there, 0.8 now" in refused.err and refused.out == ""
 
     assert run(["verify", str(out)]) == 0
     assert capsys.readouterr().out == "intact: 1 circuits\n"

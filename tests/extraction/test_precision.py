@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -225,6 +226,25 @@ def test_products_are_as_stated_and_the_settings_are_put_back():
         1 / 0  # noqa: B018
     assert settings() == before
     assert torch.backends.cudnn.allow_tf32 in (True, False)  # the older settings can be read
+
+
+def test_threads_that_ask_side_by_side_leave_the_callers_settings():
+    before, entered, leave = settings(), threading.Event(), threading.Event()
+
+    def work():
+        with float32_products("ieee"):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=work)
+    with float32_products("ieee"):
+        thread.start()
+        entered.wait()
+    assert settings() == ["ieee"] * 3  # the other still computes
+    leave.set()
+    thread.join()
+    assert settings() == before
+    assert torch.backends.cudnn.allow_tf32 in (True, False)
 
 
 def test_a_cpu_multiplies_float32_in_full_whatever_its_caller_allows():
