@@ -23,7 +23,7 @@ from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
-from circuitcore.machine.device import Machine, machine
+from circuitcore.machine.device import Machine, empty_caches, machine
 from circuitcore.machine.files import write_atomically
 from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
@@ -79,6 +79,8 @@ def sweep(
                 spread(run, inputs, options, on, chosen, progress)
             else:
                 _extract_all(run, inputs, options, on, chosen, progress)
+                if on.device.type == "cuda":  # the caller's program may go on and want the memory
+                    empty_caches()
             finish(run)
             return run
     except (UsageError, InputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from dataclasses import dataclass
@@ -107,8 +108,10 @@ def in_use() -> list[int]:
 def empty_caches() -> None:
     """Give the memory that torch keeps for later back to the GPUs in use.
 
-    On each of them in turn: torch would begin to use the current one, whichever that is.
+    Also what objects hold that refer to one another and to nothing else.  On each GPU in turn:
+    torch would begin to use the current one, whichever that is.
     """
+    gc.collect()
     for index in in_use():
         with torch.cuda.device(index):
             torch.cuda.empty_cache()
