@@ -103,10 +103,12 @@ def hits_at(activation, margin, is_target, most, slack):
     return int((steps[is_target] < limit + slack).sum())
 
 
-def sweep(module, splits, category, head, grid, threshold, rounding):
+def sweep(module, splits, category, head, grid, threshold, rounding, follow):
     """Levels and chosen one by stage, the circuit's masks, the unpruned activation's spread.
 
-    ``head``: how many of the layers, in the order they are called, are the stage fc.  ``rounding``: how far float32 may move an activation, of the unpruned one's spread.
+    ``head``: how many of the layers, in the order they are called, are the stage fc.
+    ``follow(stage, t, masks)`` gives the masks to go on with at level t.
+    ``rounding``: how far float32 may move an activation, of the unpruned one's spread.
     """
     images, labels = splits["extraction"]
     names = called(module, images)
@@ -128,12 +130,13 @@ def sweep(module, splits, category, head, grid, threshold, rounding):
             weights[-1] = weights[-1][category : category + 1]
         order = order_of(mine, weights, minmax=stage == "fc")
         curve = []
-        for fraction in grid:
+        for t, fraction in enumerate(grid):
             gone = round(fraction * len(order))
             keep = torch.ones(len(order), dtype=torch.bool)
             keep[order[:gone]] = False
             parts = keep.split([values.numel() for values in mine.values()])
             masks = {n: p.view(mine[n].shape) for n, p in zip(layers, parts, strict=True)}
+            masks = follow(stage, t, masks)
             activation = pruned(module, images, category, {**fixed, **masks})
             low, high = (
                 hits_at(activation, margin, is_target, most, s * spread * rounding) for s in (-1, 1)
