@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 if HAS_TRITON:
@@ -86,6 +88,21 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
             return numba.njit(cache=True, nogil=True, **options)(function)
 
     return decorate
+
+
+def use_torch_threads() -> None:
+    """Let numba run as many threads as torch does.
+
+    Where both share OpenMP, numba leaves torch as many as there are cores when it starts its own;
+    another number rounds otherwise, and what is computed twice would not be the same.
+    """
+    import numba
+
+    config: Any = numba.config  # its attributes are set at run time
+    count = torch.get_num_threads()
+    numba.set_num_threads(min(count, config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def on_disk(function: Any) -> bool:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import torch
 
 from circuitcore.kernels import verdicts
-from circuitcore.kernels.compilers import HAS_TRITON, interpreted, missing, warn_of
+from circuitcore.kernels.compilers import (
+    HAS_TRITON,
+    interpreted,
+    missing,
+    use_torch_threads,
+    warn_of,
+)
 
 IMPLS = ("auto", "torch", "triton", "numba")
 
 
 def choose(impl: str, tensor: torch.Tensor, cpu: str = "torch", operation: str = "") -> str:
-    """`choose_on` the tensor's device."""
-    return choose_on(impl, tensor.device, cpu, operation)
+    """`choose_on` the tensor's device, for what is run next: numba on as many threads as torch."""
+    chosen = choose_on(impl, tensor.device, cpu, operation)
+    if chosen == "numba":
+        use_torch_threads()
+    return chosen
 
 
 def choose_on(impl: str, device: torch.device, cpu: str = "torch", operation: str = "") -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from circuitcore.kernels.compilers import use_torch_threads
 from circuitcore.kernels.masked import cost
 from circuitcore.kernels.masked.check import all_finite
 from circuitcore.kernels.masked_linear import cpu_passes as cpu
@@ -97,7 +98,7 @@ def survey_chain(layers: Sequence[Layer], source: np.ndarray | None = None) -> S
 
     ``source`` int64 [columns of the first layer]: which input each is a copy of.
     """
-    cpu.use_torch_threads()
+    use_torch_threads()
     levels = [np.ascontiguousarray(layer[1].numpy()) for layer in layers]
     tops = []
     for level in levels:
@@ -168,7 +169,7 @@ def run_chain(
     multiply it with pruned weights.  ``count`` is told the multiply-adds executed, taken from the
     operands and not from the plan.
     """
-    cpu.use_torch_threads()
+    use_torch_threads()
     runner = _Runner(x, layers, plan)
     out = {}
     h: torch.Tensor | None = None

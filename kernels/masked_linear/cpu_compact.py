@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from circuitcore.kernels.compilers import use_torch_threads
 from circuitcore.kernels.masked_linear import cpu_passes as cpu
 from circuitcore.kernels.masked_linear.cpu import Layer, Survey, survey_chain
 
@@ -22,7 +23,7 @@ def compacted_chain(
     None where the output does not vary.  Cost: two passes over the level bytes (none with the
     ``survey`` of these layers), one over the surviving rows.
     """
-    cpu.use_torch_threads()
+    use_torch_threads()
     survey = survey or survey_chain(layers)
     out: Compact = []
     columns = np.arange(layers[0][0].shape[1])

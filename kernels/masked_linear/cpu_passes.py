@@ -26,12 +26,6 @@ def array(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
-def use_torch_threads() -> None:
-    """Let numba run as many threads as torch does."""
-    config: Any = numba.config  # its attributes are set at run time
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
-
-
 @numba_jit(parallel=True)
 def row_tops(level: Array, top: Array) -> None:
     """top[o] = the highest level of row o: the row reads nothing at levels >= top[o]."""

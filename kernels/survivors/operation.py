@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import torch
 
+from circuitcore.kernels.compilers import use_torch_threads
+
 
 def _early_exit(matrix: torch.Tensor) -> bool:
     few = matrix.dtype in (torch.float32, torch.bool)  # each dtype is seconds of compiling
@@ -24,6 +26,7 @@ def rows_reading(matrix: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         return (matrix.ne(0) & live).any(1)
     from circuitcore.kernels.survivors import cpu
 
+    use_torch_threads()
     found = torch.zeros(matrix.shape[0], dtype=torch.bool)
     cpu.rows_reading(matrix.numpy(), live.numpy(), found.numpy())
     return found
@@ -35,6 +38,7 @@ def columns_read(matrix: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         return (matrix.ne(0) & live[:, None]).any(0)
     from circuitcore.kernels.survivors import cpu
 
+    use_torch_threads()
     found = torch.zeros(matrix.shape[1], dtype=torch.bool)
     cpu.columns_read(matrix.numpy(), live.numpy(), found.numpy())
     return found

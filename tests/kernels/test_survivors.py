@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,3 +43,21 @@ def test_not_a_number_and_strides(dtype):
     other = matrix.T[::2]  # column 6 of matrix is its row 3
     assert rows_reading(other, every[:9]).nonzero().flatten().tolist() == [3]
     assert columns_read(other, every[:6]).nonzero().flatten().tolist() == [4]
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_numba_leaves_torch_its_number_of_threads(threads, monkeypatch):
+    """In a process of its own, where numba has not started any."""
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    code = """
+import torch
+weight = torch.rand(64, 300)
+from circuitcore.kernels.levels.layer import LayerScores
+from circuitcore.kernels.levels.operation import assign_levels
+assign_levels([LayerScores(weight, weight)], [10, 100], impl="numba")
+from circuitcore.kernels.survivors.operation import rows_reading
+rows_reading(weight, torch.ones(300, dtype=torch.bool))
+print(torch.get_num_threads())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (said.stdout, said.returncode) == (f"{threads}\n", 0), said.stderr

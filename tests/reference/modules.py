@@ -74,7 +74,7 @@ def order_of(scores, weights, minmax):
 
 @dataclass
 class Level:
-    """Masks, target activations [N] and the bracket of hits that their rounding leaves."""
+    """All masks, target activations [N] and the bracket of hits that their rounding leaves."""
 
     kept: int
     masks: dict
@@ -136,8 +136,8 @@ def sweep(module, splits, category, head, grid, threshold, rounding, follow):
             keep[order[:gone]] = False
             parts = keep.split([values.numel() for values in mine.values()])
             masks = {n: p.view(mine[n].shape) for n, p in zip(layers, parts, strict=True)}
-            masks = follow(stage, t, masks)
-            activation = pruned(module, images, category, {**fixed, **masks})
+            masks = {**fixed, **follow(stage, t, masks)}
+            activation = pruned(module, images, category, masks)
             low, high = (
                 hits_at(activation, margin, is_target, most, s * spread * rounding) for s in (-1, 1)
             )
