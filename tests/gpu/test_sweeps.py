@@ -42,6 +42,10 @@ def test_captured_passes(layer_masks):
     checks.captured_passes_are_the_cpus("cuda:0", layer_masks)
 
 
+def test_captured_scoring():
+    checks.captured_scoring_is_what_it_captured("cuda:0", lambda: None)
+
+
 @pytest.mark.parametrize("memory", [None, "100M"])
 def test_chunks_wait_for_nothing(memory, layer_masks):
     checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory)

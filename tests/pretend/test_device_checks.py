@@ -31,6 +31,11 @@ def test_captured_passes(layer_masks):
         assert cuda.counts.captures and cuda.counts.replays > cuda.counts.captures
 
 
+def test_captured_scoring():
+    with pretended() as cuda:
+        checks.captured_scoring_is_what_it_captured("cuda:1", lambda: cuda.counts.captures)
+
+
 @pytest.mark.parametrize("memory", [None, "100M"])
 def test_chunks_wait_for_nothing(memory, layer_masks):
     with pretended():

@@ -15,9 +15,13 @@ from circuitcore.engine.replay import flat_levels
 from circuitcore.errors import DeviceError
 from circuitcore.inputs.read import read_inputs
 from circuitcore.machine.device import machine
+from circuitcore.machine.state import undisturbed
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.progress import Silent
+from circuitcore.scoring.captured import can_be_captured
+from circuitcore.scoring.levels import stage_levels
+from circuitcore.scoring.scores import contributions
 
 IMAGES = np.arange(0, 190, 3)
 
@@ -86,6 +90,30 @@ def captured_passes_are_the_cpus(device, masks_of):
         assert found.device.type == "cpu"
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert here.runner.replay(True).graphs, "nothing was captured"
+
+
+def captured_scoring_is_what_it_captured(device, captures):
+    """Level bytes of a graph captured for one category, replayed for others: those of each alone.
+
+    ``captures``: says how many graphs were captured until now, None where it cannot be told.
+    """
+    here = prepared_on(device)
+    network, before = here.runner.network, captures()
+    assert can_be_captured(network, here.options)
+    with undisturbed():
+        for unit in (3, 0, 9):
+            images = here.scoring_images(unit)
+            found = here.ranking.ranked(images, unit)
+            alone = contributions(network, images, unit)
+            for stage in network.stages:
+                wanted = stage_levels(network, stage, alone, unit, here.options)
+                assert found[stage].pruned == wanted.pruned
+                assert found[stage].tied_zero == wanted.tied_zero
+                for t in range(len(wanted.pruned)):
+                    kept, other = found[stage].kept(t), wanted.kept(t)
+                    assert all(torch.equal(kept[name], other[name]) for name in other)
+    assert before is None or captures() == before + 1
+    assert not here.ranking.fails
 
 
 @contextmanager

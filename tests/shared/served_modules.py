@@ -75,7 +75,8 @@ class MaxPool2dSame(nn.MaxPool2d):
         return F.max_pool2d(padded_same(x, kernel, stride, (1, 1), -torch.inf), kernel, stride)
 
 
-ConvMlp.__module__ = Conv2dSame.__module__ = MaxPool2dSame.__module__ = "timm.layers"
+ConvMlp.__module__ = "timm.models.vgg"  # another of that name is in timm.layers
+Conv2dSame.__module__ = MaxPool2dSame.__module__ = "timm.layers"
 
 
 def padded_same(x, kernel, stride, dilation, value=0.0):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from circuitcore.errors import InputError
 from circuitcore.inputs.libraries import of_timm, of_torchvision
-from circuitcore.inputs.libraries.empty import Valueless, check_structure
+from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
 from circuitcore.inputs.libraries.families import FAMILIES
 from circuitcore.inputs.models import BOUND, check_trace
 from circuitcore.network.compaction import compact
@@ -29,7 +29,8 @@ from circuitcore.network.trace import trace
 from circuitcore.progress import Progress
 
 TABLE = Path(__file__).parent / "census.json"
-SIDE = 64  # pixels, or the least that a network takes
+SIDE = 64  # pixels, or the least that a network says it takes
+SIDES = (128, 224, 256)  # tried in turn where that was too few
 IMAGES = 2
 LARGEST = 30_000_000  # weights: of larger networks the structure alone is checked
 KEPT, FILTERS = 0.5, 0.7  # of the weights, and of the filters, in the masked pass
@@ -108,17 +109,11 @@ def _side(arch: str) -> int:
 
 def _measured(name: str, build: Callable[[], nn.Module], side: int) -> Found:
     random = torch.Generator().manual_seed(0)
-    with Valueless():
+    with Undrawn():
         module = build()
-    state = module.state_dict()
-    for key, value in list(state.items()):
-        if value.is_meta:
-            state[key] = torch.zeros(value.shape, dtype=value.dtype)
-    module.load_state_dict(state, assign=True)
-    images = torch.randn(IMAGES, 3, side, side, generator=random)
-    with torch.inference_mode():
+    with torch.no_grad():
         _filled(module, random)
-        _settled(module, images)
+        images = _settled(module, side, random)
     network = trace(module)
     difference = check_trace(module, network, images[:1], name)
     del module
@@ -152,14 +147,24 @@ def _tiled(block: Tensor, shape: Sequence[int]) -> Tensor:
     return block.repeat(-(-count // len(block)))[:count].view(shape)
 
 
-def _settled(module: nn.Module, images: Tensor) -> None:
-    """Running statistics those of a few images, as after some training."""
+def _settled(module: nn.Module, side: int, random: torch.Generator) -> Tensor:
+    """Images of the least size that it takes, its running statistics theirs, as after training."""
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.momentum = 1.0
-    module.train()
-    module(images)
-    module.eval()
+    for pixels in sorted({side, *SIDES}):
+        images = torch.randn(IMAGES, 3, pixels, pixels, generator=random)
+        module.train()
+        try:
+            with torch.inference_mode():
+                module(images)
+        except (AssertionError, RuntimeError):
+            if pixels == max(SIDES):
+                raise
+            continue
+        module.eval()
+        return images
+    raise AssertionError("no size was tried")
 
 
 def _pruned(

@@ -57,6 +57,10 @@ def check_structure(build: Callable[[], nn.Module], name: str) -> None:
     for key, value in list(state.items()):
         state[key] = torch.zeros(value.shape, dtype=value.dtype)
     module.load_state_dict(state, assign=True)
+    for layer in module.modules():
+        for key, buffer in layer.named_buffers(recurse=False):  # those that no state holds too
+            if buffer.is_meta:
+                setattr(layer, key, torch.zeros(buffer.shape, dtype=buffer.dtype))
     try:
         trace(module)
     except InputError as error:

@@ -257,7 +257,7 @@ MODULES: dict[type[nn.Module] | str, Reader] = {
     nn.ReflectionPad2d: _pad_module("reflect"),
     nn.ReplicationPad2d: _pad_module("replicate"),
     nn.CircularPad2d: _pad_module("circular"),
-    "ConvMlp": _conv_mlp,
+    "timm.models.vgg.ConvMlp": _conv_mlp,  # another of that name is in timm.layers
     nn.Upsample: _upsample,
     nn.UpsamplingNearest2d: _upsample,
     nn.UpsamplingBilinear2d: _upsample,

@@ -41,8 +41,9 @@ def module_reader(module: nn.Module) -> Reader | None:
     kind = type(module)
     if kind in _MODULES:
         return _MODULES[kind]
-    known = kind.__module__.partition(".")[0] in ("timm", "torchvision")
-    return _MODULES.get(kind.__name__) if known else None
+    if kind.__module__.partition(".")[0] not in ("timm", "torchvision"):
+        return None
+    return _MODULES.get(kind.__name__) or _MODULES.get(f"{kind.__module__}.{kind.__name__}")
 
 
 def function_reader(function: Any) -> Reader | None:
