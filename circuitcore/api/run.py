@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from numbers import Integral
@@ -132,6 +132,25 @@ class Run(Mapping[str, Circuit]):
             told = progress_of(progress)
             rows = controls(self.folder, told, self._given, **engine_of(engine))
         keep_controls(self.folder, rows)
+        return records(rows)
+
+    def stability(
+        self, *, categories: Sequence[str | int] | str = (), resamples: int = 100, pool: int = 32,
+        certify: int | None = None, progress: Progress | Told | None = None, **engine: Any,
+    ) -> Table:  # fmt: skip
+        """Circuits from scoring images drawn again: what stays, and how much they overlap.
+
+        A row for each whole circuit (``layer`` empty) and each of its layers, as
+        `analysis.resampling` defines them; kept in the run folder.  ``pool``: training images a
+        category that each of the ``resamples`` draws from; ``certify``: images replaced.
+        """
+        from circuitcore.analysis.resampling import resample
+
+        with undisturbed():
+            rows = resample(
+                self.folder, wanted_of(categories), progress_of(progress), self._given,
+                resamples=resamples, pool=pool, certify=certify, **engine_of(engine),
+            )  # fmt: skip
         return records(rows)
 
     def evaluate(

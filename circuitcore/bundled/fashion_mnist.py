@@ -15,6 +15,7 @@ from circuitcore.bundled import CATEGORIES
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SCORING_IMAGES = 4  # a category, from the training split
+POOL_IMAGES = 28  # more of them, to draw scoring images from anew
 VAL_IMAGES = 50  # a category, from the test split: 20 for extraction, then 30 held out
 
 _FILES = {"train": "train", "test": "t10k"}
@@ -94,14 +95,19 @@ def _shuffled(split: str, indices: NDArray[np.int64], seed: int) -> list[int]:
 def choose_images(train: Split, test: Split, seed: int) -> dict[str, list[list[int]]]:
     """Return the indices shipped, per split and per category in label order, each list ascending.
 
-    `train` gives 4 scoring images a category, `test` 50 others. The choice depends on the seed
-    alone, never on a network. No image is chosen twice, and none of the test images chosen
-    occurs anywhere in the training split.
+    `train` gives 4 scoring images a category and 28 more (`pool`), `test` 50 others. The choice
+    depends on the seed alone, never on a network. No image is chosen twice, and none of the test
+    images chosen occurs anywhere in the training split.
     """
     in_training = {pixels.tobytes() for pixels in train.images}
     seen: set[bytes] = set()
-    chosen: dict[str, list[list[int]]] = {"train": [], "test": []}
-    for name, split, count in (("train", train, SCORING_IMAGES), ("test", test, VAL_IMAGES)):
+    parts = {
+        "train": ("train", train, SCORING_IMAGES),
+        "test": ("test", test, VAL_IMAGES),
+        "pool": ("train", train, POOL_IMAGES),  # last: the others do not depend on it
+    }
+    chosen: dict[str, list[list[int]]] = {part: [] for part in parts}
+    for part, (name, split, count) in parts.items():
         for label in range(len(CATEGORIES)):
             taken: list[int] = []
             for index in _shuffled(name, np.flatnonzero(split.labels == label), seed):
@@ -114,7 +120,7 @@ def choose_images(train: Split, test: Split, seed: int) -> dict[str, list[list[i
                     break
             else:
                 raise ValueError(f"Fewer than {count} distinct {name} images of {label}")
-            chosen[name].append(sorted(taken))
+            chosen[part].append(sorted(taken))
     return chosen
 
 
@@ -122,17 +128,20 @@ def write_images(train: Split, test: Split, out: Path, seed: int) -> int:
     """Write the chosen images in ImageNet's layout and return how many there are.
 
     `out/train/<category>/NNNNN.png` and `out/val/<category>/NNNNN.png`, where NNNNN is the index
-    in the original file. Raises FileExistsError where `out` already holds PNGs.
+    in the original file; images of the pool are `pool-NNNNN.png`, which come last by name.
+    Raises FileExistsError where `out` already holds PNGs.
     """
     if any(out.rglob("*.png")):
         raise FileExistsError(f"{out} already holds images: choose another --out or remove them")
     chosen = choose_images(train, test, seed)
     written = 0
-    for name, folder, split in (("train", "train", train), ("test", "val", test)):
-        for category, indices in zip(CATEGORIES, chosen[name], strict=True):
+    for part, folder, split in (("train", "train", train), ("test", "val", test),
+                                ("pool", "train", train)):  # fmt: skip
+        prefix = "pool-" if part == "pool" else ""
+        for category, indices in zip(CATEGORIES, chosen[part], strict=True):
             place = out / folder / category
             place.mkdir(parents=True, exist_ok=True)
             for index in indices:
-                (place / f"{index:05d}.png").write_bytes(png_bytes(split.images[index]))
+                (place / f"{prefix}{index:05d}.png").write_bytes(png_bytes(split.images[index]))
                 written += 1
     return written

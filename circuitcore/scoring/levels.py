@@ -8,7 +8,7 @@ byte a weight: the weight is kept at level t iff its byte is greater than t.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,16 +51,19 @@ def stage_levels(
     found: Mapping[str, Contribution],
     unit: int,
     options: Options,
+    prune: Sequence[int] | None = None,
 ) -> StageLevels:
     """Score the stage's layers for target unit ``unit`` and give every weight its level byte.
 
+    ``prune``: weights that each level prunes, from dense to sparse; else those of the options'
+    grid.
     Cost: each pass over the scores reads the weights once (4 bytes each) and recomputes them from
     their factors; one byte a weight is written.
     """
     names = network.layers(stage)
     scores = [layer_scores(network, name, found[name], unit, options) for name in names]
     relevant = sum(math.prod(s.shape) for s in scores)
-    targets = [round(fraction * relevant) for fraction in options.grid(stage)]
+    targets = list(prune or (round(part * relevant) for part in options.grid(stage)))
     if all(s.per_unit == 1 for s in scores):
         try:
             assigned = assign_levels(

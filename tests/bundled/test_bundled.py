@@ -85,13 +85,13 @@ def test_the_network_can_be_traced() -> None:
     assert torch.equal(traced(x), network(x))
 
 
-def test_there_are_4_and_50_distinct_images_a_category() -> None:
-    for folder, count in (("train", 4), ("val", 50)):
+def test_there_are_32_and_50_distinct_images_a_category() -> None:
+    for folder, count in (("train", 4 + 28), ("val", 50)):
         assert {path.name for path in (IMAGES / folder).iterdir()} == set(CATEGORIES)
         for category in CATEGORIES:
             assert len(list((IMAGES / folder / category).iterdir())) == count
     hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED}
-    assert len(hashes) == len(SHIPPED) == 540
+    assert len(hashes) == len(SHIPPED) == 540 + 280
 
 
 def test_every_image_is_28_pixels_square_and_gray() -> None:
@@ -121,10 +121,15 @@ def test_the_stored_accuracy_is_that_of_all_test_images() -> None:
 def test_the_shipped_images_are_the_ones_the_seed_chooses_from_the_original_files() -> None:
     splits = {"train": read_split("train"), "test": read_split("test")}
     chosen = choose_images(splits["train"], splits["test"], int(read_header()["seed"]))
-    for split, folder in (("train", "train"), ("test", "val")):
-        for category, indices in zip(CATEGORIES, chosen[split], strict=True):
+    for split, part, folder, prefix in (
+        ("train", "train", "train", ""), ("test", "test", "val", ""),
+        ("train", "pool", "train", "pool-"),
+    ):  # fmt: skip
+        for category, indices in zip(CATEGORIES, chosen[part], strict=True):
             paths = sorted((IMAGES / folder / category).iterdir())
-            assert [path.name for path in paths] == [f"{index:05d}.png" for index in indices]
+            paths = [path for path in paths if path.name.startswith("pool-") == bool(prefix)]
+            names = [f"{prefix}{index:05d}.png" for index in indices]
+            assert [path.name for path in paths] == names
             for path, index in zip(paths, indices, strict=True):
                 assert np.array_equal(np.asarray(Image.open(path)), splits[split].images[index])
 
