@@ -198,7 +198,7 @@ def _resampled(
         stage.stage: [stage.relevant_weights - stage.levels[stage.chosen].kept_weights]
         for stage in record.stages
     }
-    layers = {name: stage for stage in pruned for name in network.layers(stage)}
+    layers = [name for name in network.layers() if name in circuit]
     counts = {name: torch.zeros(circuit[name].shape, dtype=torch.uint8) for name in layers}
     scratch = Scratch()
     bits = {
