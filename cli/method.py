@@ -106,7 +106,8 @@ def score(wanted: Wanted = None, *, given: Given) -> None:
 @takes(ALL)
 def stability(
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN] [CATEGORY]...", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [CATEGORY]", help="a run folder; output units; none: all"),
     ] = None,
     resamples: Annotated[
         int | None, typer.Option(metavar="N", help="of a RUN: draw scoring images N times [100]")
@@ -213,7 +214,8 @@ def overlap(run: RunPath, *, given: Given) -> None:
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    found = circuitcore.open_run(run).overlap()
+    opened = circuitcore.open_run(run)
+    found = opened.overlap()
     if form == "table":
         whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
         shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
@@ -221,8 +223,21 @@ def overlap(run: RunPath, *, given: Given) -> None:
         emit(rows_text(rows, "table", left=2))
         if len(shown) < len(whole):
             emit(f"the 10 highest and 10 lowest of {len(whole)} pairs; --format csv gives all\n")
+        if whole:
+            emit(_against_noise(whole, opened.noise_ceiling))
     else:
         emit(rows_text(found, form))
+
+
+def _against_noise(whole: list[Any], ceiling: float | None) -> str:
+    """Mean overlap beside what two circuits of one category share, or how to find that out."""
+    mean = sum(row["overlap"] for row in whole) / len(whole)
+    if ceiling is None:
+        return "how much two circuits of one category overlap: circuitcore stability RUN\n"
+    return (
+        f"mean {mean:.3f}; two circuits of one category from other scoring images: {ceiling:.3f} "
+        f"(the\nnoise ceiling), of which it is {mean / ceiling:.0%}\n"
+    )
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))

@@ -70,15 +70,16 @@ def make_images(root: Path) -> Path:
 
 if __name__ == "__main__":
     where = Path(sys.argv[1] if len(sys.argv) > 1 else "real-network")
-    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}  # such as '{"levels": "8"}'
+    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}  # such as '{"threshold": 0.8}'
     run = cc.sweep(
         network(),
         make_images(where / "images"),
         categories=["espresso", "moped"],
         out=where / "run",
         heldout_images=20,
+        # 20 images decide: a stage that may lose two of them leaves the next none to lose
+        **{"fc_threshold": 1.0, "conv_levels": "0,0.01,0.02,0.05,0.1,0.2,0.3", **options},
         progress=lambda what, done, total, detail: print(what, done, total, detail, flush=True),
-        **options,
     )
     for name, circuit in run.items():
         record = circuit.record

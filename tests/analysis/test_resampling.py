@@ -123,11 +123,11 @@ def test_a_second_call_computes_nothing_and_goes_on(small, tmp_path, monkeypatch
     again = run.stability(resamples=3, pool=6)
     assert len(scored) == 1 and list(again) == list(both)
     kept = folder / resampling.FILE
-    assert resampling.ceiling(run._run) == pytest.approx(
+    assert run.noise_ceiling == pytest.approx(
         np.mean([row["ceiling"] for row in both if not row["layer"]])
     )
     kept.write_text(kept.read_text()[:-40])  # damaged: made anew
-    assert resampling.ceiling(run._run) is None
+    assert run.noise_ceiling is None
     assert list(run.stability(resamples=3, pool=6)) == list(both) and len(scored) == 3
 
 
