@@ -23,8 +23,6 @@ EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "
              "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
 CONTROLLED = ("category", "control", "kept_weights", "overlap", "heldout_csa", "csa_ratio",
               "heldout_hit", "heldout_false_alarms")  # fmt: skip
-RESAMPLED = ("category", "core", "contingent", "never", "ceiling", "chance", "overlap")
-CERTIFIED = ("certified", "circuit_certified")
 EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
@@ -100,69 +98,7 @@ def score(wanted: Wanted = None, *, given: Given) -> None:
 
     with progress(call["quiet"]) as shown:
         rows = circuitcore.scores(categories=wanted or (), progress=shown, **call)
-    _emit(rows, call["format"], left=2)
-
-
-@takes(ALL)
-def stability(
-    wanted: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN] [CATEGORY]", help="a run folder; output units; none: all"),
-    ] = None,
-    resamples: Annotated[
-        int | None, typer.Option(metavar="N", help="of a RUN: draw scoring images N times [100]")
-    ] = None,
-    pool: Annotated[
-        int, typer.Option(metavar="N", help="training images a category to draw from")
-    ] = 32,
-    certify: Annotated[
-        int | None, typer.Option(metavar="R", help="of the pool's images R may be replaced")
-    ] = None,
-    *,
-    given: Given,
-) -> None:
-    """Rank correlation of scores from k and from 2k scoring images.
-
-    Of a RUN: its circuits from scoring images drawn again, kept in the run folder. What stays is
-    core; two circuits of one category overlap up to the ceiling.
-    """
-    import circuitcore
-    from circuitcore.cli.progress import progress
-
-    run, *names = wanted or [""]
-    if run and (Path(run) / "manifest.json").exists():
-        _resampled(Path(run), names, given, resamples or 100, pool, certify)
-        return
-    if resamples is not None or certify is not None:
-        raise circuitcore.UsageError(
-            f"stability: --resamples and --certify are of a run folder{run and f', not {run!r}'}: "
-            "stability RUN --resamples 100"
-        )
-    call = given.call()
-    with progress(call["quiet"]) as shown:
-        rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
-    _emit(rows, call["format"], left=2)
-
-
-def _resampled(
-    run: Path, wanted: list[str], given: Given, resamples: int, pool: int, certify: int | None
-) -> None:
-    """`stability RUN`."""
-    import circuitcore
-    from circuitcore.cli.progress import progress
-
-    if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):
-        flag = other[0].replace("_", "-")
-        raise circuitcore.UsageError(f"stability {run}: --{flag} is the run's own, given to sweep")
-    with progress(given.quiet) as shown:
-        rows = circuitcore.open_run(run).stability(
-            categories=wanted, resamples=resamples, pool=pool, certify=certify,
-            progress=shown, **given.changes(run),
-        )  # fmt: skip
-    if given.format == "table":
-        rows = type(rows)([row for row in rows if not row["layer"]])
-    columns = RESAMPLED if certify is None else (*RESAMPLED[:-1], *CERTIFIED)
-    _emit(rows, given.format, columns=columns)
+    emit_rows(rows, call["format"], left=2)
 
 
 @takes((*RECHOOSE, "out", *OUTPUT))
@@ -201,7 +137,7 @@ def evaluate(
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.evaluate(images, progress=shown, **engine)
-    _emit(rows, form, columns=() if opened.manifest.get("target") else EVALUATED)
+    emit_rows(rows, form, columns=() if opened.manifest.get("target") else EVALUATED)
 
 
 @takes(OUTPUT)
@@ -254,7 +190,7 @@ def controls(run: RunPath, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.controls(progress=shown, **engine)
-    _emit(rows, form, left=2, columns=() if opened.manifest.get("target") else CONTROLLED)
+    emit_rows(rows, form, left=2, columns=() if opened.manifest.get("target") else CONTROLLED)
 
 
 def report(run: RunPath) -> None:
@@ -282,7 +218,7 @@ def export(
     emit("".join(f"{path}\n" for path in circuitcore.open_run(run).export(category, out)))
 
 
-def _emit(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
+def emit_rows(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
     from circuitcore.cli.tables import emit, rows_text
 
     emit(rows_text(rows.nested, form, left=left, columns=columns))
@@ -346,4 +282,4 @@ def _exact_table(planned: CategoryPlan) -> str:
     return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
 
 
-VERBS = (sweep, plan, score, extract, evaluate, overlap, stability, controls, report, export)
+VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report, export)

@@ -29,6 +29,8 @@ from circuitcore.runs.tables import curve_rows, read_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from circuitcore.analysis.across.structure import Structure
+
 
 SHOWN = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa", "csa_ratio",
          "csa_ratio_low", "csa_ratio_high")  # fmt: skip
@@ -158,6 +160,24 @@ class Run(Mapping[str, Circuit]):
                 resamples=resamples, pool=pool, certify=certify, **engine_of(engine),
             )  # fmt: skip
         return records(rows)
+
+    def structure(
+        self, *, hierarchy: str | Path | None = None, confusions: bool = False,
+        progress: Progress | Told | None = None, **engine: Any,
+    ) -> Structure:  # fmt: skip
+        """What the circuits share by depth and unit, and whether near categories share more.
+
+        As `analysis.across.structure` defines it.  ``hierarchy``: a file of names and parents;
+        ``confusions``: the unpruned network is run once on the run's images.
+        """
+        from circuitcore.analysis.across.structure import structure
+
+        with undisturbed():
+            return structure(
+                self.folder, progress_of(progress), self._given,
+                hierarchy=None if hierarchy is None else Path(hierarchy).expanduser(),
+                confusions=confusions, **engine_of(engine),
+            )  # fmt: skip
 
     def evaluate(
         self, images: Any = None, *, progress: Progress | Told | None = None, **engine: Any

@@ -1,0 +1,1 @@
+"""What circuits of different categories share, and what that goes with."""

@@ -1,0 +1,158 @@
+"""The verbs that ask how sure circuits are and what they share: parse, call circuitcore, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitcore.cli.method import RunPath, emit_rows
+from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, Given, takes
+
+if TYPE_CHECKING:
+    from circuitcore.analysis.across.structure import Structure
+
+RESAMPLED = ("category", "core", "contingent", "never", "ceiling", "chance", "overlap")
+CERTIFIED = ("certified", "circuit_certified")
+
+
+@takes(ALL)
+def stability(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [CATEGORY]", help="a run folder; output units; none: all"),
+    ] = None,
+    resamples: Annotated[
+        int | None, typer.Option(metavar="N", help="of a RUN: draw scoring images N times [100]")
+    ] = None,
+    pool: Annotated[
+        int, typer.Option(metavar="N", help="training images a category to draw from")
+    ] = 32,
+    certify: Annotated[
+        int | None, typer.Option(metavar="R", help="of the pool's images R may be replaced")
+    ] = None,
+    *,
+    given: Given,
+) -> None:
+    """Rank correlation of scores from k and from 2k scoring images.
+
+    Of a RUN: its circuits from scoring images drawn again, kept in the run folder. What stays is
+    core; two circuits of one category overlap up to the ceiling.
+    """
+    import circuitcore
+    from circuitcore.cli.progress import progress
+
+    run, *names = wanted or [""]
+    if run and (Path(run) / "manifest.json").exists():
+        _resampled(Path(run), names, given, resamples or 100, pool, certify)
+        return
+    if resamples is not None or certify is not None:
+        raise circuitcore.UsageError(
+            f"stability: --resamples and --certify are of a run folder{run and f', not {run!r}'}: "
+            "stability RUN --resamples 100"
+        )
+    call = given.call()
+    with progress(call["quiet"]) as shown:
+        rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+    emit_rows(rows, call["format"], left=2)
+
+
+def _resampled(
+    run: Path, wanted: list[str], given: Given, resamples: int, pool: int, certify: int | None
+) -> None:
+    """`stability RUN`."""
+    import circuitcore
+    from circuitcore.cli.progress import progress
+
+    if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):
+        flag = other[0].replace("_", "-")
+        raise circuitcore.UsageError(f"stability {run}: --{flag} is the run's own, given to sweep")
+    with progress(given.quiet) as shown:
+        rows = circuitcore.open_run(run).stability(
+            categories=wanted, resamples=resamples, pool=pool, certify=certify,
+            progress=shown, **given.changes(run),
+        )  # fmt: skip
+    if given.format == "table":
+        rows = type(rows)([row for row in rows if not row["layer"]])
+    columns = RESAMPLED if certify is None else (*RESAMPLED[:-1], *CERTIFIED)
+    emit_rows(rows, given.format, columns=columns)
+
+
+@takes((*ENGINE_ONLY, *OUTPUT))
+def structure(
+    run: RunPath,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="lines: a name, a tab, its parent  [WordNet's for its ids]"
+        ),
+    ] = None,
+    confusions: Annotated[
+        bool, typer.Option("--confusions", help="run the unpruned network for its confusions")
+    ] = False,
+    *,
+    given: Given,
+) -> None:
+    """What the circuits of a run share: by depth, by unit, with what it goes.
+
+    Beside chance throughout. Layers are compared with the noise ceiling that stability RUN finds.
+    """
+    import circuitcore
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, rows_text
+
+    form = given.format
+    with progress(given.quiet) as shown:
+        opened, engine = circuitcore.open_run(run), given.changes(run)
+        found = opened.structure(
+            hierarchy=hierarchy, confusions=confusions, progress=shown, **engine
+        )
+    if form == "json":
+        emit(found.model_dump_json(indent=2) + "\n")
+    elif form == "table":
+        emit(_structure_text(found))
+    else:
+        rows = [
+            {"table": kind, **row.model_dump()}
+            for kind in ("shared", "units", "agreement")
+            for row in getattr(found, kind)
+        ]
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        emit(rows_text([{name: row.get(name) for name in columns} for row in rows], form))
+
+
+def _structure_text(found: Structure) -> str:
+    from circuitcore.cli.tables import number, table
+
+    shared = [
+        [row.layer or "all", number(row.mean), number(row.min), number(row.max),
+         number(row.chance), number(row.ceiling)]
+        for row in found.shared
+    ]  # fmt: skip
+    units = [
+        [row.layer, f"{row.units:,}", f"{row.used:.0%}", f"{row.hubs:,}",
+         f"{row.hubs_expected:.1f}", f"{row.hubs_p:.3f}", f"{row.private:,}",
+         f"{row.private_expected:.1f}", f"{row.private_p:.3f}"]
+        for row in found.units
+    ]  # fmt: skip
+    text = f"{found.categories} circuits\n\noverlap of two circuits\n"
+    text += table(["layer", "mean", "min", "max", "chance", "ceiling"], shared)
+    text += "\nunits used by 90 % of the circuits (hubs), by one alone (private)\n"
+    text += table(
+        ["layer", "units", "used", "hubs", "chance", "p", "private", "chance", "p"], units
+    )
+    for row in found.agreement:
+        text += (
+            f"\noverlap above chance against {row.against} ({Path(row.what).name})\n"
+            f"rho {row.spearman:.3f}, p {row.p:.3f}; {row.permuted:.3f} with s.d. "
+            f"{row.permuted_sd:.3f} where categories are permuted\n"
+        )
+    if not found.agreement:
+        text += (
+            "\nnear categories: --hierarchy FILE or --confusions tells whether they share more\n"
+        )
+    return text
+
+
+VERBS = (stability, structure)
