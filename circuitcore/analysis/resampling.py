@@ -195,30 +195,43 @@ def _resampled(
     Cost: ``resamples`` selections, then a pass over their bits for the overlaps.
     """
     pruned = {
-        stage.stage: [stage.relevant_weights - stage.levels[stage.chosen].kept_weights]
+        stage.stage: stage.relevant_weights - stage.levels[stage.chosen].kept_weights
         for stage in record.stages
     }
-    layers = [name for name in network.layers() if name in circuit]
-    counts = {name: torch.zeros(circuit[name].shape, dtype=torch.uint8) for name in layers}
-    scratch = Scratch()
+    sizes = {name: circuit[name].numel() for name in network.layers() if name in circuit}
+    counts = {name: torch.zeros(circuit[name].shape, dtype=torch.uint8) for name in sizes}
+    scratch, masks = Scratch(), drawing.resamples + 1
     bits = {
-        name: scratch.array(
-            name, (drawing.resamples + 1, -(-circuit[name].numel() // 8)), np.dtype(np.uint8)
-        )
-        for name in layers
+        name: scratch.array(name, (masks, -(-size // 8)), np.dtype(np.uint8))
+        for name, size in sizes.items()
     }
-    for draw, chosen in enumerate(drawing.draws(unit_seed(options.seed, record.index))):
-        images = torch.from_numpy(chosen).to(found[network.last].x.device)
-        drawn = {n: Contribution(c.weight, c.x[images], c.g[images]) for n, c in found.items()}
-        for stage, count in pruned.items():
-            levels = stage_levels(network, stage, drawn, record.index, options, count)
-            for name, mask in levels.kept(0).items():
-                own = mask.cpu()
-                counts[name] += own.view(counts[name].shape)
-                bits[name][draw] = np.packbits(own.numpy())
-    for name in layers:
+    draws = drawing.draws(unit_seed(options.seed, record.index))
+    for place, images in enumerate(draws):
+        kept = drawn_circuit(network, found, record.index, pruned, options, images)
+        for name, ones in kept.items():
+            counts[name] += ones.view(counts[name].shape)
+            bits[name][place] = np.packbits(ones.numpy())
+    for name in sizes:
         bits[name][-1] = np.packbits(circuit[name].numpy())
     return _rows(record.category, counts, circuit, bits, drawing)
+
+
+def drawn_circuit(
+    network: Network, found: Mapping[str, Contribution], unit: int, pruned: Mapping[str, int],
+    options: Options, images: np.ndarray,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The circuit from some of the pool's images: uint8 on the CPU, 1 where a weight is kept.
+
+    ``found``: of the whole pool; ``pruned``: weights by stage; ``images`` int64, places in the
+    pool.  A weight's level byte is 1 where it is kept at the only level: no mask beside it.
+    """
+    places = torch.from_numpy(images).to(found[network.last].x.device)
+    drawn = {n: Contribution(c.weight, c.x[places], c.g[places]) for n, c in found.items()}
+    kept: dict[str, Tensor] = {}
+    for stage, count in pruned.items():
+        levels = stage_levels(network, stage, drawn, unit, options, [count]).levels
+        kept |= {name: level.cpu() for name, level in levels.items()}
+    return kept
 
 
 @dataclass(frozen=True)
