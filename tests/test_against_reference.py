@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from recorded import recorded
 
-import circuitcore.extraction.stage
 from circuitcore.engine.prepare import prepare
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.inputs.read import read_inputs
@@ -46,26 +46,11 @@ def both(example, method, prepared):
             done.clear()  # a category's curves hold 64 masks: keep one category
             reference = method.extract(example.double, example.splits, category, whole=True)
             product, rows = recorded(prepared, category, example.categories[category])
+            rows = dict(zip(("fc", "conv"), rows, strict=True))
             done[category] = SimpleNamespace(reference=reference, product=product, rows=rows)
         return done[category]
 
     return of
-
-
-def recorded(prepared, category, name):
-    """The product's circuit, and its activations from level 1 on by stage, [levels - 1, N]."""
-    stages = []
-
-    class Recorded(circuitcore.extraction.stage.Screening):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            stages.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(circuitcore.extraction.stage, "Screening", Recorded)
-        product = extract_circuit(prepared, category, name)
-    rows = [torch.stack([stage.at(t) for t in range(1, stage.count)]) for stage in stages]
-    return product, dict(zip(("fc", "conv"), rows, strict=True))
 
 
 def crossed(masks, other):

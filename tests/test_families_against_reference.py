@@ -12,14 +12,13 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from recorded import recorded
 from torch import nn
 from torchvision import transforms
 
 import circuitcore as cc
-import circuitcore.extraction.stage
 from circuitcore.bundled import IMAGES
 from circuitcore.engine.prepare import prepare
-from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.inputs.read import InHand, read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.options import options_of
@@ -102,21 +101,6 @@ def module_of(arch, transform, settings):
     return module.eval()
 
 
-def recorded(prepared):
-    """The product's circuit, and its activations from level 1 on by stage, [levels - 1, N]."""
-    stages = []
-
-    class Recorded(circuitcore.extraction.stage.Screening):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            stages.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(circuitcore.extraction.stage, "Screening", Recorded)
-        product = extract_circuit(prepared, CATEGORY, NAMES[CATEGORY])
-    return product, [[stage.at(t) for t in range(1, stage.count)] for stage in stages]
-
-
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_a_family_has_the_curve_of_plain_torch(arch):
     import modules
@@ -128,7 +112,7 @@ def test_a_family_has_the_curve_of_plain_torch(arch):
     options = options_of({"levels": GRID, "screen": "off", "device": "cpu", **COUNTS})
     inputs = read_inputs(options, InHand(model))
     prepared = prepare(inputs, options, machine(options), Silent())
-    product, rows = recorded(prepared)
+    product, rows = recorded(prepared, CATEGORY, NAMES[CATEGORY])
 
     count = COUNTS["extraction_images"]
     images, labels = batch("val", transform, 0, count)

@@ -18,7 +18,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torchvision.models import alexnet  # noqa: E402
 
-from circuitcore.analysis.resampling import Drawing, drawn_circuit  # noqa: E402
+from circuitcore.analysis.resampling.drawing import Drawing
+from circuitcore.analysis.resampling.run import drawn_circuit  # noqa: E402
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped  # noqa: E402
 from circuitcore.machine.scratch import Scratch  # noqa: E402
 from circuitcore.machine.state import undisturbed  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
-from circuitcore.analysis.resampling import ceiling
+from circuitcore.analysis.resampling.run import ceiling
 from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
@@ -152,7 +152,7 @@ class Run(Mapping[str, Circuit]):
         `analysis.resampling` defines them; kept in the run folder.  ``pool``: training images a
         category that each of the ``resamples`` draws from; ``certify``: images replaced.
         """
-        from circuitcore.analysis.resampling import resample
+        from circuitcore.analysis.resampling.run import resample
 
         with undisturbed():
             rows = resample(

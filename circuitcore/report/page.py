@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from circuitcore.analysis.controls import CONTROLS, control_means
 from circuitcore.analysis.overlap import matrix
-from circuitcore.analysis.resampling import ceiling as noise_ceiling
+from circuitcore.analysis.resampling.run import ceiling as noise_ceiling
 from circuitcore.analysis.rows import pruned_of, stage_names
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import target_control_means

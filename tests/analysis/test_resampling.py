@@ -8,8 +8,9 @@ import torch
 from command import call
 
 import circuitcore as cc
-from circuitcore.analysis import resampling
-from circuitcore.analysis.resampling import CORE, NEVER, Drawing
+from circuitcore.analysis.resampling import run as resampling
+from circuitcore.analysis.resampling.counts import CORE, NEVER, Counts, row_of
+from circuitcore.analysis.resampling.drawing import Drawing
 from circuitcore.analysis.statistics import least_count
 from circuitcore.bundled import CATEGORIES, IMAGES
 from circuitcore.scoring.seeds import unit_seed
@@ -93,15 +94,15 @@ def test_certified_weights_are_counted_from_the_least_count():
     inside = np.zeros(101, np.int64)
     inside[[30, 99, 100]] = [2, 3, 15]
     both = np.full((101, 101), 20)
-    counted = resampling._Counts(kept_by, inside, both, np.array([1.0, 4.0]))
+    counted = Counts(kept_by, inside, both, np.array([1.0, 4.0]))
     alone, whole = least_count(100, 32, 4, 1, 0.01), least_count(100, 32, 4, 1, 1e-4)
     assert 60 < alone < whole < 99
-    row = resampling._row("x", "", counted, (100, 99))
+    row = row_of("x", "", counted, (100, 99))
     assert row.majority == 40
     assert (row.certified, row.circuit_certified) == (20 / 40, 15 / 20)
     assert (row.each_certified, row.each_circuit_certified) == (30 / 40, 18 / 20)
     assert row.ceiling == 1.0 and row.chance == 0.25
-    none = resampling._row("x", "", counted, (None, None))
+    none = row_of("x", "", counted, (None, None))
     assert none.certified is None and none.each_circuit_certified is None
 
 

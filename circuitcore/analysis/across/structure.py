@@ -20,7 +20,8 @@ from scipy.stats import binom, rankdata
 from circuitcore.analysis import overlap as overlaps
 from circuitcore.analysis.across.hierarchy import hierarchy_of, similarity
 from circuitcore.analysis.evaluation import prepared_run
-from circuitcore.analysis.resampling import FILE, WHOLE
+from circuitcore.analysis.resampling.counts import WHOLE
+from circuitcore.analysis.resampling.run import FILE
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
 from circuitcore.progress import Progress
