@@ -46,6 +46,11 @@ def _area_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{number(row['control_cpr'])}, above it {number(row['above_control'])} "
             f"({_interval(row['above_control_low'], row['above_control_high'])})"
         )
+        if (row["cpr_at_least"] or 0) < (row["cpr_at_most"] or 0):
+            lines.append(
+                f"{row['stage']}: levels were screened, on part of the images: the mean CPR is "
+                f"{number(row['cpr_at_least'])} at least, {number(row['cpr_at_most'])} at most"
+            )
         if row["left_out"]:
             lines.append(f"{row['stage']}: {row['left_out']} left out (NA)")
     reasons = Counter(r["undefined"] for r in rows if r["category"] and r["undefined"])

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ def areas(
             raise UsageError(f"--control {control.folder}: not a run of the same kind of targets")
         beside, other = control.options().criterion, curves(control, what)
     rows: list[AreaRow] = []
-    for stage in stage_names(list(named.values())):
+    for stage in _stages(named.values()):
         mine: list[tuple[AreaRow, Curve | None]] = []
         for name, record in named.items():
             blank = AreaRow(category=name, stage=stage, measure=what, control=beside)
@@ -169,6 +169,13 @@ def named_records(run: RunFolder) -> dict[str, Found]:
     return {r.category if names[r.category] < 2 else folders[r.index]: r for r in records}
 
 
+def _stages(records: Iterable[Found]) -> tuple[str, ...]:
+    """Stages that any record has; the default ones where none has any."""
+    some = [record for record in records if record.stages]
+    swept = {stage.stage for record in some for stage in record.stages}
+    return tuple(name for name in stage_names(some) if name in swept or not some)
+
+
 def measured(options: Options, measure: str = "judge") -> str:
     """What m is: ``hit`` or ``csa``, or the judge of other targets.  Raises UsageError."""
     if measure not in MEASURES:
@@ -185,7 +192,7 @@ def curves(run: RunFolder, what: str) -> dict[tuple[str, str], Curve]:
     options, named = run.options(), named_records(run)
     made = {
         (name, stage): curve_of(record, stage, options, what)
-        for stage in stage_names(list(named.values()))
+        for stage in _stages(named.values())
         for name, record in named.items()
     }
     return {key: each for key, each in made.items() if isinstance(each, Curve)}
@@ -201,10 +208,11 @@ def curve_of(record: Found, stage: str, options: Options, what: str) -> Curve | 
     whole, empty = _ends(record, what)
     if whole <= empty:
         return NO_FAITHFULNESS
-    count = next((i for i, x in enumerate(own.levels) if x.level != i), len(own.levels))
+    places = [x.level for x in own.levels]
+    count = next((i for i, level in enumerate(places) if level != i), len(places))
     kept = np.array([x.kept_weights for x in own.levels[:count]]) / own.relevant_weights
     values = (_values(own, what, count) - empty) / (whole - empty)
-    return Curve(kept, *values, missing=_missing(count, options.grid(stage)))
+    return Curve(kept, values[0], values[1], values[2], _missing(count, options.grid(stage)))
 
 
 def _ends(record: Found, what: str) -> tuple[float, float]:

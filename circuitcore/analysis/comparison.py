@@ -28,7 +28,7 @@ from circuitcore.analysis.statistics import bootstrap
 from circuitcore.errors import UsageError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.options import changing
-from circuitcore.records import Category, Found, Record
+from circuitcore.records import Category, Found, Record, Target
 from circuitcore.runs.circuitfile import mapped_mask, read_shapes
 from circuitcore.runs.folder import RunFolder
 
@@ -282,15 +282,14 @@ def _pair(name: str, own: Found, other: Found, shared: Sequence[Shared]) -> Pair
 
 def _values(record: Found) -> dict[str, float | None]:
     """What is compared of one circuit."""
-    circuit = record.circuit
     found: dict[str, float | None] = dict.fromkeys(("pruned", "hit", "csa_ratio", "value"))
-    if circuit is None:
-        return found
-    found["pruned"] = circuit.pruned
     if isinstance(record, Category) and record.circuit is not None:
         held = record.circuit.heldout
-        return found | {"hit": held.hit, "csa_ratio": held.csa_ratio_biased}
-    return found | {"value": circuit.heldout}  # type: ignore[dict-item]
+        found |= {"pruned": record.circuit.pruned, "hit": held.hit}
+        found["csa_ratio"] = held.csa_ratio_biased
+    elif isinstance(record, Target) and record.circuit is not None:
+        found |= {"pruned": record.circuit.pruned, "value": record.circuit.heldout}
+    return found
 
 
 def _matched(a: RunFolder, b: RunFolder, pairs: Sequence[Pair], layers: Sequence[Shared]) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from circuitcore.analysis.area import LEAST, Curve, curves
-from circuitcore.analysis.statistics import bootstrap
+from circuitcore.analysis.statistics import MIDDLE
 from circuitcore.errors import InputError, UsageError
 from circuitcore.machine.files import write_atomically
 from circuitcore.report.figure_style import COLOURS, CONV, FC, MUTED, clean, figure_of
 from circuitcore.runs.folder import RunFolder
 
 PLACES = 61  # kept fractions at which curves are averaged, evenly spaced in their logarithm
+RESAMPLES = 2_000  # of categories, the same for all places of a band
 LOWEST_DRAWN = -0.25
 
 
@@ -81,9 +82,8 @@ def band(found: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
         line = np.log(curve.kept[some])[::-1], curve.phi[some][::-1]
         rows.append(np.interp(np.log(kept), *line))
     every = np.array(rows)
-    ends = [bootstrap(column, 0) or (value, value)
-            for column, value in zip(every.T, every.mean(0), strict=True)]  # fmt: skip
-    low, high = np.array(ends).T
+    drawn = np.random.default_rng(0).multinomial(len(rows), [1 / len(rows)] * len(rows), RESAMPLES)
+    low, high = np.quantile(drawn / len(rows) @ every, MIDDLE, axis=0)
     return kept, every.mean(0), low, high
 
 
