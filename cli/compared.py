@@ -35,6 +35,10 @@ def _area_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Below the table: the means with their intervals, what is NA and why."""
     lines = []
     for row in (each for each in rows if not each["category"]):
+        if row["left_out"]:
+            lines.append(f"{row['stage']}: {row['left_out']} left out (NA)")
+        if row["cpr_covered"] is None:
+            continue
         whole = row["cpr"] is not None
         name = "cpr" if whole else "cpr_covered"
         lines.append(
@@ -51,8 +55,6 @@ def _area_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{row['stage']}: levels were screened, on part of the images: the mean CPR is "
                 f"{number(row['cpr_at_least'])} at least, {number(row['cpr_at_most'])} at most"
             )
-        if row["left_out"]:
-            lines.append(f"{row['stage']}: {row['left_out']} left out (NA)")
     reasons = Counter(r["undefined"] for r in rows if r["category"] and r["undefined"])
     lines += [f"NA in {counted(n, 'curve', 'curves')}: {why}" for why, n in reasons.items()]
     measure = rows[0]["measure"] if rows else ""
@@ -117,6 +119,13 @@ def _comparison_lines(found: Comparison) -> list[str]:
         lines.append("CPR and CMD: the runs have other judges")
     else:
         lines.append(f"CPR and CMD of {found.measure}, on the extraction images")
+    if any(each.name.endswith("levels") for each in found.differing):
+        lines.append("other levels: trapezoids between them differ by themselves, areas with them")
+    if found.screened:
+        lines.append(
+            f"{counted(found.screened, 'curve', 'curves')} with levels judged on part of the "
+            "images: areas not exact (circuitcore area has their bounds)"
+        )
     return lines
 
 

@@ -12,11 +12,14 @@ the last one with the earlier ones at their chosen levels: its curve begins at t
 the network, and depends on the threshold through it.  m is what the run's levels are judged by,
 its hit rate under a matched bias, else its CSA; m(N) and m(empty) are the unpruned network's and
 the empty circuit's at their own biases.  All are of the extraction images, on which every level's
-bias was fitted: in-sample figures.  Of other targets m is the judge's value, m(N) = 1 and
+bias was fitted: in-sample figures.  Areas of other level grids differ by their trapezoids alone.  Of other targets m is the judge's value, m(N) = 1 and
 m(empty) = 0, as a constant with its best shift has it.
 
-Only levels that were run count: where a stop rule or the grid ends above 0.001 CPR and CMD are NA
-with the reason, and ``_covered`` columns hold the areas over the range that is there.
+Only levels that were run count, from the densest on without a gap: where a stop rule or the grid
+ends above 0.001, or screening judged a level on part of the images, CPR and CMD are NA with the
+reason, and ``_covered`` columns hold the areas over the range that is there.  A screened level has
+the value that its record has, which is no less than the true one where the level was rejected on
+the category's own images: ``cpr_at_least`` and ``cpr_at_most`` bound such areas.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from circuitcore.analysis.rows import stage_names
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import NO_FAITHFULNESS
 from circuitcore.errors import UsageError
-from circuitcore.extraction.accuracy import worth
+from circuitcore.extraction.accuracy import SLACK, worth
 from circuitcore.options import Options
 from circuitcore.records import Category, Found, Stage, Target, TargetStage
 from circuitcore.runs.folder import RunFolder
@@ -52,7 +55,7 @@ class Curve:
     """Faithfulness of one stage's levels, dense to sparse: ``kept`` and ``phi`` float64 [L].
 
     ``low``, ``high`` [L]: what phi is at least and at most, where not every image was evaluated;
-    ``missing``: why it does not reach `LEAST`, None where it does.
+    ``missing``: why it is not whole, down to `LEAST` and exact; None where it is.
     """
 
     kept: np.ndarray
@@ -60,6 +63,11 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     missing: str | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every level was judged on all images."""
+        return bool((self.high - self.low <= SLACK).all())
 
     @property
     def least(self) -> float:
@@ -82,8 +90,8 @@ class AreaRow(BaseModel):
     ``measure``: what m is.  ``levels`` of the grid's ``of`` levels were run without a gap, down to
     ``least_kept``; ``covered`` and ``covered_log``: that range's share of 0.001 to 1.  ``cpr`` to
     ``cmd_log`` are None where it is not all; ``_covered`` are over what is there, in the mean row
-    over what every curve has.  ``cpr_at_least``, ``cpr_at_most``: bounds where screening left
-    images out, else equal to ``cpr_covered``.  ``_ci95``: bootstrap over ``categories``.
+    over what every curve has.  ``cpr_at_least``, ``cpr_at_most``: bounds of ``cpr_covered`` where
+    screening left images out, else equal to it.  ``_ci95``: bootstrap over ``categories``.
 
     ``control``: ``empty`` (the empty circuit: 0 and 1 by definition), or the criterion of the run
     given as control, over the same range; ``above_control``: `cpr_covered` less the control's.
@@ -212,7 +220,10 @@ def curve_of(record: Found, stage: str, options: Options, what: str) -> Curve | 
     count = next((i for i, level in enumerate(places) if level != i), len(places))
     kept = np.array([x.kept_weights for x in own.levels[:count]]) / own.relevant_weights
     values = (_values(own, what, count) - empty) / (whole - empty)
-    return Curve(kept, values[0], values[1], values[2], _missing(count, options.grid(stage)))
+    left_out = len(options.grid(stage)) - len(places)
+    unsure = int((values[2] - values[1] > SLACK).sum())
+    why = _missing(count, left_out, unsure, options.grid(stage))
+    return Curve(kept, values[0], values[1], values[2], why)
 
 
 def _ends(record: Found, what: str) -> tuple[float, float]:
@@ -233,13 +244,18 @@ def _values(stage: Stage | TargetStage, what: str, count: int) -> np.ndarray:
                      for value, *more in every]).T  # fmt: skip
 
 
-def _missing(count: int, grid: Sequence[float]) -> str | None:
-    """Why ``count`` levels of a grid do not reach `LEAST`; None where they do."""
+def _missing(count: int, left_out: int, unsure: int, grid: Sequence[float]) -> str | None:
+    """Why the first ``count`` levels of a grid are no whole curve; None where they are one.
+
+    ``left_out`` were not run; ``unsure`` of the first ones were judged on part of the images.
+    """
     needed = next((i for i, pruned in enumerate(grid) if 1 - pruned <= LEAST * (1 + 1e-6)), None)
-    if count < len(grid) and (needed is None or count <= needed):
-        return f"{len(grid) - count} of {len(grid)} levels were not run: {REMEDY}"
+    if left_out and (needed is None or count <= needed):
+        return f"{left_out} of {len(grid)} levels were not run: {REMEDY}"
     if needed is None:
         return f"the sparsest level keeps {1 - grid[-1]:.4g}: {REMEDY}"
+    if unsure:
+        return f"{unsure} of {len(grid)} levels were judged on part of the images: {REMEDY}"
     return None
 
 

@@ -113,7 +113,8 @@ class Comparison(Record):
     """What two runs have in common and what not: see the module's docstring.
 
     ``overlap``: how its layers were matched, or why none is; ``measure``: what CPR and CMD are of.
-    ``ceiling_a``, ``ceiling_b``: mean noise ceilings of the whole circuits.
+    ``ceiling_a``, ``ceiling_b``: mean noise ceilings of the whole circuits.  ``screened``: curves
+    of either run with levels judged on part of the images, whose areas are bounded, not exact.
     """
 
     a: str
@@ -123,6 +124,7 @@ class Comparison(Record):
     only_b: list[str]
     overlap: str
     measure: str | None
+    screened: int
     ceiling_a: float | None
     ceiling_b: float | None
     categories: list[Pair]
@@ -164,7 +166,7 @@ def compare(a: RunFolder, b: RunFolder, measure: str = "judge") -> Comparison:
         shared = _shared(name, left, right)
         layers += shared
         pairs.append(_pair(name, left.records[name], right.records[name], shared))
-    what, differences = _areas(left, right, names, measure)
+    what, screened, differences = _areas(left, right, names, measure)
     return Comparison(
         a=str(a.folder),
         b=str(b.folder),
@@ -173,6 +175,7 @@ def compare(a: RunFolder, b: RunFolder, measure: str = "judge") -> Comparison:
         only_b=[name for name in right.records if name not in left.records],
         overlap=_matched(a, b, pairs, layers),
         measure=what,
+        screened=screened,
         ceiling_a=left.ceiling,
         ceiling_b=right.ceiling,
         categories=pairs,
@@ -334,16 +337,17 @@ def _reached(pairs: Sequence[Pair], seed: int) -> list[Difference]:
 
 def _areas(
     left: _Side, right: _Side, names: Sequence[str], measure: str
-) -> tuple[str | None, list[Difference]]:
+) -> tuple[str | None, int, list[Difference]]:
     """CPR and CMD by stage, of both over the range that all curves of both cover.
 
     Under other judges (a matched bias here, another there) of CSA, which both have.
     """
     kinds = {measured(side.run.options(), measure) for side in (left, right)}
     if len(kinds) > 1 and left.run.of_targets:
-        return None, []
+        return None, 0, []
     what = kinds.pop() if len(kinds) == 1 else "csa"
     own, other = curves(left.run, what), curves(right.run, what)
+    screened = sum(not each.exact for run in (own, other) for each in run.values())
     found = []
     for stage in dict.fromkeys(stage for _, stage in own):
         both = {
@@ -362,7 +366,7 @@ def _areas(
             ]
             seed = left.run.options().seed
             found.append(_difference(quantity, values, seed, stage=stage, least_kept=least))
-    return what, found
+    return what, screened, found
 
 
 def _cut(curve: Curve, least: float) -> tuple[float, float]:

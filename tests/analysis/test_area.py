@@ -166,10 +166,19 @@ def test_a_gap_ends_the_curve_and_bounds_go_with_it():
         record.stages[0].model_copy(update={
             "levels": [x for x in record.stages[0].levels if x.level != 7]})]})  # fmt: skip
     curve = curve_from(record, levels=",".join(str(1 - 0.5**t) for t in range(12)))
-    assert len(curve.kept) == 7 and curve.missing.startswith("5 of 12 levels were not run")
+    assert len(curve.kept) == 7 and curve.missing.startswith("1 of 12 levels were not run")
     assert curve.phi[0] == pytest.approx((0.94 - 0.5) / (0.85 - 0.5))
     assert curve.high[5] > curve.phi[5] == curve.low[5]
     assert curve.high[4] == curve.phi[4]
+
+
+def test_a_curve_with_levels_judged_in_part_is_not_whole():
+    grid = ",".join(str(1 - 0.5**t) for t in range(12))
+    curve = curve_from(category(1, "a"), levels=grid)
+    assert curve.kept[-1] < 0.001 and not curve.exact
+    assert curve.missing.startswith("1 of 12 levels were judged on part")
+    hits = curve_of(category(1, "a"), "fc", Options(levels=grid), "hit")
+    assert hits.exact and hits.missing is None
 
 
 def test_a_level_without_bounds_is_itself():
