@@ -12,8 +12,9 @@ the last one with the earlier ones at their chosen levels: its curve begins at t
 the network, and depends on the threshold through it.  m is what the run's levels are judged by,
 its hit rate under a matched bias, else its CSA; m(N) and m(empty) are the unpruned network's and
 the empty circuit's at their own biases.  All are of the extraction images, on which every level's
-bias was fitted: in-sample figures.  Areas of other level grids differ by their trapezoids alone.  Of other targets m is the judge's value, m(N) = 1 and
-m(empty) = 0, as a constant with its best shift has it.
+bias was fitted: in-sample figures.  Areas over other level grids differ by their trapezoids alone.
+Of other targets m is the judge's value, m(N) = 1 and m(empty) = 0, as a constant with its best
+shift has it.
 
 Only levels that were run count, from the densest on without a gap: where a stop rule or the grid
 ends above 0.001, or screening judged a level on part of the images, CPR and CMD are NA with the
