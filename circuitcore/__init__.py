@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from circuitcore.api.table import Overlaps, Table
     from circuitcore.api.verbs import (
         categories,
+        compare,
         open_run,
         plan,
         score,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Circuit", "CircuitcoreError", "DeviceError", "InputError", "Model", "Overlaps", "PartialError",
-    "Plan", "Run", "Table", "UsageError", "categories", "open_run", "plan", "score", "scores",
-    "stability", "sweep",
+    "Plan", "Run", "Table", "UsageError", "categories", "compare", "open_run", "plan", "score",
+    "scores", "stability", "sweep",
 ]  # fmt: skip
 _HOME = {
     "Circuit": "api.circuit",

@@ -24,6 +24,7 @@ from circuitcore.machine.state import undisturbed
 from circuitcore.progress import Progress, Told, progress_of
 from circuitcore.records import Category, Sweep, TargetSweep
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.folder import open_run as open_folder
 from circuitcore.runs.tables import curve_rows, read_rows
 
 if TYPE_CHECKING:
@@ -110,6 +111,20 @@ class Run(Mapping[str, Circuit]):
     def curves(self) -> Table:
         """A row a category, stage and level that was evaluated."""
         return Table(curve_rows(self._run.records()))
+
+    def area(self, *, control: Run | str | Path | None = None, measure: str = "judge") -> Table:
+        """CPR and CMD: means of faithfulness, and of its distance from 1, over kept fractions.
+
+        A row a category and stage, then their means (``category`` empty), as `analysis.area`
+        defines them; from the stored curves, no network is run.  ``control``: a run of the same
+        categories with another criterion, such as ``random``; ``measure``: ``csa`` in the place of
+        the run's judge.
+        """
+        from circuitcore.analysis.area import areas
+
+        with undisturbed():
+            beside = None if control is None else folder_of(control)
+            return records(areas(self._run, beside, measure))
 
     def overlap(self) -> Overlaps:
         """A row a pair of circuits and layer, with the chance level of independent masks.
@@ -270,6 +285,11 @@ class Run(Mapping[str, Circuit]):
         columns = TARGET_SHOWN if self._run.of_targets else SHOWN
         rows = [{name: row[name] for name in columns} for row in self.table()]
         return f"<p>{escape(repr(self))}</p>{Table(rows)._repr_html_()}"
+
+
+def folder_of(run: Run | str | Path) -> RunFolder:
+    """The folder of a run, or the one of this path.  Raises InputError where it is none."""
+    return run._run if isinstance(run, Run) else open_folder(Path(run).expanduser())
 
 
 def images_in_hand(images: Any, run: RunFolder) -> Images | str:

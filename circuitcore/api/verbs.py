@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.api.run import Run, wanted_of
+from circuitcore.api.run import Run, folder_of, wanted_of
 from circuitcore.api.table import Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
@@ -23,6 +23,7 @@ from circuitcore.runs.folder import open_run as open_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitcore.analysis.comparison import Comparison
     from circuitcore.extraction.planning.plan import Plan
 
 
@@ -160,6 +161,28 @@ def stability(
     with undisturbed():
         wanted, told = wanted_of(categories), progress_of(progress)
         return records(compared(chosen, wanted, told, given))
+
+
+def compare(
+    a: Run | str | Path, b: Run | str | Path, *, measure: str = "judge",
+    plot: str | Path | None = None,
+) -> Comparison:  # fmt: skip
+    """Two runs beside each other, from their files: what `analysis.comparison` finds, B less A.
+
+    Networks, seeds, scores, options may differ; categories are matched by name.  ``measure``: of
+    CPR and CMD, ``csa`` in the place of the run's judge; ``plot``: an SVG of both runs' mean
+    faithfulness curves to write.  Raises UsageError, InputError where one is no run.
+    """
+    from circuitcore.analysis.comparison import compare as compared
+
+    with undisturbed():
+        left, right = folder_of(a), folder_of(b)
+        found = compared(left, right, measure)
+        if plot is not None:
+            from circuitcore.report.side_by_side import write_curves
+
+            write_curves(Path(plot).expanduser(), left, right, found.measure)
+    return found
 
 
 def categories(model: str | Model = "bundled", images: Any = "bundled", **options: Any) -> Table:
