@@ -14,7 +14,7 @@ from circuitcore.analysis import overlap as overlaps
 from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
-from circuitcore.api.table import Overlaps, Table, records
+from circuitcore.api.table import Lesions, Overlaps, Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
@@ -133,6 +133,27 @@ class Run(Mapping[str, Circuit]):
             rows = controls(self.folder, told, self._given, **engine_of(engine))
         keep_controls(self.folder, rows)
         return records(rows)
+
+    def lesion(
+        self, *, categories: Sequence[str | int] | str = (),
+        kinds: Sequence[str] | str = ("circuit", "private"), shared: int = 0,
+        progress: Progress | Told | None = None, **engine: Any,
+    ) -> Lesions:  # fmt: skip
+        """The network without a circuit, or without its private weights: which categories survive?
+
+        A row for each lesion and category as `analysis.lesions` defines them, beside a random
+        lesion; kept in the run folder.  ``categories``: whose circuits are cut; all categories are
+        judged.  ``shared``: how many other circuits may have a private weight.
+        """
+        from circuitcore.analysis.lesions import lesion, summarise
+
+        some = [kinds] if isinstance(kinds, str) else list(kinds)
+        with undisturbed():
+            rows = lesion(
+                self.folder, wanted_of(categories), progress_of(progress), self._given,
+                kinds=some, shared=shared, **engine_of(engine),
+            )  # fmt: skip
+        return Lesions(records(rows), records(summarise(rows)))
 
     def stability(
         self, *, categories: Sequence[str | int] | str = (), resamples: int = 100, pool: int = 32,
