@@ -179,6 +179,8 @@ class Run(Mapping[str, Circuit]):
     ) -> Table:
         """Judge every circuit with its frozen bias on its held-out images, or on other ones.
 
+        Beside it the unpruned network, a random mask of the same densities and the empty circuit,
+        as `analysis.evaluation` defines them; on other images with refitted biases too.
         ``images``: a folder or data sets with the same categories, as `sweep` takes them.
         """
         from circuitcore.analysis.evaluation import evaluate
