@@ -187,7 +187,7 @@ def use_counts(paths: Sequence[Path]) -> dict[str, np.ndarray]:
         count = int(np.prod(shape, dtype=np.int64))
         uses = np.zeros(count, kind)
         for path in paths:
-            uses += np.unpackbits(mapped_mask(path, name), count=count)
+            np.add(uses, np.unpackbits(mapped_mask(path, name), count=count), out=uses)
         found[name] = uses
     return found
 

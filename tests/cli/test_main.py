@@ -19,6 +19,7 @@ from circuitcore.cli.machine import VERBS as MACHINE_VERBS
 from circuitcore.cli.main import run
 from circuitcore.cli.method import VERBS as METHOD_VERBS
 from circuitcore.cli.progress import Lines, Quiet
+from circuitcore.cli.science import VERBS as SCIENCE_VERBS
 from circuitcore.cli.tables import cell, plain, size
 from circuitcore.options import Options
 from circuitcore.records import json_schema
@@ -62,7 +63,7 @@ def test_help_loads_nothing_heavy(arguments):
 def test_help_lists_every_verb(capsys):
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
-    for verb in [v.__name__ for v in (*METHOD_VERBS, *MACHINE_VERBS)]:
+    for verb in [v.__name__ for v in (*METHOD_VERBS, *SCIENCE_VERBS, *MACHINE_VERBS)]:
         assert f"\n  {verb} " in said
 
 
@@ -233,6 +234,7 @@ def test_the_verbs_are_those_promised():
     promised = """sweep plan score extract evaluate overlap stability controls report export
         ls doctor verify kernels tune bench profile worker launch"""
     assert [v.__name__ for v in (*METHOD_VERBS, *MACHINE_VERBS)] == promised.split()
+    assert "lesion" in [v.__name__ for v in SCIENCE_VERBS]
 
 
 def test_a_reader_that_goes_away_is_no_error():
