@@ -12,7 +12,7 @@ from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
 if TYPE_CHECKING:
     from circuitcore.api.table import Lesions
 
-CUT = ["lesion", "kind", "cut", "own", "95 %", "rand.", "others", "95 %", "rand."]
+CUT = ["lesion", "kind", "cut %", "own", "95 %", "rand.", "rest", "95 %", "rand."]
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
@@ -48,7 +48,7 @@ def lesion(
 
 def _lesions(found: Lesions) -> str:
     """One row a lesion: its own category, and the mean of the others."""
-    from circuitcore.cli.tables import UNDEFINED, percent, table
+    from circuitcore.cli.tables import UNDEFINED, table
 
     def number(value: float | None) -> str:
         return UNDEFINED if value is None else f"{value:.2f}"
@@ -58,7 +58,7 @@ def _lesions(found: Lesions) -> str:
 
     rows = [
         [
-            row["lesion"], row["kind"], percent(row["removed"], 2),
+            row["lesion"], row["kind"], number(100 * row["removed"]),
             number(row["own"]), interval(row["own_ci95"]), number(row["own_random"]),
             number(row["others"]), interval(row["others_ci95"]), number(row["others_random"]),
         ]
@@ -67,8 +67,9 @@ def _lesions(found: Lesions) -> str:
     harmed = sum(row["harmed"] for row in found.summary.nested)
     counted = sum(row["counted"] for row in found.summary.nested)
     said = (
-        "change of held-out CSA; rand.: by the random lesion; others that lose more than\n"
-        f"by it, 95 % interval below 0: {harmed} of {counted} (2.5 % would by chance alone)\n"
+        "change of held-out CSA; rand.: by the random lesion; rest: mean of the others.\n"
+        f"Lose more than by it, 95 % interval below 0: {harmed} of {counted} others; 2.5 % would\n"
+        "by chance alone. --format csv has every category under every lesion.\n"
     )
     return table(CUT, rows, left=2) + "\n" + said if rows else "nothing\n"
 

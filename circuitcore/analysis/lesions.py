@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from circuitcore.engine.splits import Largest, Split
 from circuitcore.errors import UsageError
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judge_of
+from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
 from circuitcore.network.forward import Override, Tally, forward
@@ -262,36 +264,42 @@ def _rows(
     drawn = random_mask(prepared, lesioned, removed, KINDS.index(kind))  # on the CPU, as removed
     logits = [lesioned_logits(prepared.runner, split, lesioned, each) for each in (removed, drawn)]
     largest = [split.largest, *map(Largest.of, logits)]
-    rows = []
-    for category in prepared.inputs.categories:
+    sizes = [(int(mask.sum()), mask.numel()) for mask in removed.values()]
+    about = {
+        "lesion": name,
+        "lesion_unit": lesioned,
+        "kind": kind,
+        "removed": sum(count for count, _ in sizes),
+        "relevant": sum(count for _, count in sizes),
+    }
+
+    def row(category: Unit) -> LesionRow:
         unit = category.index
         judge = judge_of(split, unit, options.false_alarm_norm)
         said = [said_by(each, unit) for each in largest]
         whole, cut, random = (judge.of(each, 0.0) for each in said)
         pairs = [(1, 0), (2, 0), (1, 2)]
-        intervals = judge.difference_intervals(said, pairs, unit_seed(options.seed, unit))
-        row = LesionRow(
-            lesion=name,
-            lesion_unit=lesioned,
-            kind=kind,
+        ends = judge.difference_intervals(said, pairs, unit_seed(options.seed, unit))
+        return LesionRow(
+            **about,
             category=category.name,
             unit=unit,
-            removed=sum(int(mask.sum()) for mask in removed.values()),
-            relevant=sum(mask.numel() for mask in removed.values()),
             unpruned=whole,
             lesioned=cut,
             random=random,
             change=cut.csa - whole.csa,
-            change_ci95=intervals[0],
+            change_ci95=ends[0],
             random_change=random.csa - whole.csa,
-            random_change_ci95=intervals[1],
+            random_change_ci95=ends[1],
             beyond_random=cut.csa - random.csa,
-            beyond_random_ci95=intervals[2],
+            beyond_random_ci95=ends[2],
             substituted=judge.at(logits[0][:, unit], 0.0),
             random_substituted=judge.at(logits[1][:, unit], 0.0),
         )
-        rows.append(row)
-    return rows
+
+    # 13 ms each of 30,000 images, most of it drawing resamples, which lets go of Python's lock
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(row, prepared.inputs.categories))
 
 
 def summarise(rows: Sequence[LesionRow]) -> list[LesionSummary]:

@@ -298,6 +298,8 @@ def test_as_a_command(said, swept):
     text = call("lesion", swept).stdout
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("private") == 3 and "by the random lesion" in text
+    harmed = sum(row["harmed"] for row in said[0].summary)
+    assert f"{harmed} of 54 others" in text  # six lesions, nine others each
     rows = json.loads(call("lesion", swept, "Bag", "--kind", "private", "--format", "json").stdout)
     assert [row["category"] for row in rows] == [
         row["category"] for row in said[0] if (row["lesion"], row["kind"]) == ("Bag", "private")
