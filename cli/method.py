@@ -129,7 +129,12 @@ def evaluate(
     *,
     given: Given,
 ) -> None:
-    """Judge the circuits of a run, on other images if need be."""
+    """Judge the circuits of a run, on other images if need be.
+
+    Beside the unpruned network, a random mask of the same densities and the empty circuit: with
+    biases frozen since the sweep and, on other images, refitted there. Rows of other images are
+    kept in the run folder.
+    """
     import circuitcore
     from circuitcore.cli.progress import progress
 
@@ -137,7 +142,13 @@ def evaluate(
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.evaluate(images, progress=shown, **engine)
-    emit_rows(rows, form, columns=() if opened.manifest.get("target") else EVALUATED)
+    of_targets = opened.manifest.get("target")
+    if images is not None and form == "table" and not of_targets:
+        from circuitcore.cli.tables import emit, transfer_text
+
+        emit(transfer_text(rows.nested))
+    else:
+        emit_rows(rows, form, columns=() if of_targets else EVALUATED)
 
 
 @takes(OUTPUT)

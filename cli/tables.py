@@ -257,6 +257,27 @@ def rows_text(
     return table(headings, ([_shown(row.get(n)) for n in chosen] for row in level), left=left)
 
 
+def transfer_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """Two rows a circuit on other images: with frozen biases, and with those refitted there."""
+    rows = []
+    for row in found:
+        for bias, each in (("frozen", row), ("refitted", row["refitted"])):
+            csa = [each[name] for name in ("circuit", "unpruned", "random", "empty")]
+            ends = each["csa_ratio_ci95"]
+            rows.append(
+                [
+                    row["category"] if bias == "frozen" else "",
+                    bias,
+                    *(number(None if at is None else at["csa"], 2) for at in csa),
+                    number(each["csa_ratio"], 2),
+                    f"{ends[0]:.2f}-{ends[1]:.2f}" if ends else UNDEFINED,
+                ]
+            )
+    headings = ["category", "bias", "circuit", "unpr.", "random", "empty", "ratio", "95 %"]
+    text = "held-out CSA there; ratio: circuit over unpruned network, each at its own bias\n"
+    return table(headings, rows, left=2) + "\n" + text if rows else "nothing\n"
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return UNDEFINED

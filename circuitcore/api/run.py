@@ -15,7 +15,7 @@ from circuitcore.analysis.resampling.run import ceiling
 from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
-from circuitcore.api.table import Overlaps, Table, records
+from circuitcore.api.table import Lesions, Overlaps, Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
@@ -157,6 +157,27 @@ class Run(Mapping[str, Circuit]):
         """Mean overlap of two circuits of one category, None before `stability`."""
         return ceiling(self.folder)
 
+    def lesion(
+        self, *, categories: Sequence[str | int] | str = (),
+        kinds: Sequence[str] | str = ("circuit", "private"), shared: int = 0,
+        progress: Progress | Told | None = None, **engine: Any,
+    ) -> Lesions:  # fmt: skip
+        """The network without a circuit, or without its private weights: which categories survive?
+
+        A row for each lesion and category as `analysis.lesions` defines them, beside a random
+        lesion; kept in the run folder.  ``categories``: whose circuits are cut; all categories are
+        judged.  ``shared``: how many other circuits may have a private weight.
+        """
+        from circuitcore.analysis.lesions import lesion, summarise
+
+        some = [kinds] if isinstance(kinds, str) else list(kinds)
+        with undisturbed():
+            rows = lesion(
+                self.folder, wanted_of(categories), progress_of(progress), self._given,
+                kinds=some, shared=shared, **engine_of(engine),
+            )  # fmt: skip
+        return Lesions(records(rows), records(summarise(rows)))
+
     def stability(
         self, *, categories: Sequence[str | int] | str = (), resamples: int = 100, pool: int = 32,
         certify: int | None = None, progress: Progress | Told | None = None, **engine: Any,
@@ -199,6 +220,8 @@ class Run(Mapping[str, Circuit]):
     ) -> Table:
         """Judge every circuit with its frozen bias on its held-out images, or on other ones.
 
+        Beside it the unpruned network, a random mask of the same densities and the empty circuit,
+        as `analysis.evaluation` defines them; on other images with refitted biases too.
         ``images``: a folder or data sets with the same categories, as `sweep` takes them.
         """
         from circuitcore.analysis.evaluation import evaluate

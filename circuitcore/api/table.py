@@ -115,6 +115,33 @@ class Overlaps(Table):
         )
 
 
+class Lesions(Table):
+    """What each lesion does to each category, a row a pair; `Run.lesion`.
+
+    ``summary``: a row a lesion, its own category beside the mean of the others.
+    """
+
+    def __init__(self, rows: Table, summary: Table) -> None:
+        super().__init__(rows, rows.nested)
+        self.summary = summary
+
+    def matrix(
+        self, kind: str = "circuit", column: str = "change"
+    ) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+        """Names of lesions and of categories, and ``column`` float64 [lesions, categories].
+
+        ``change``: of CSA to the unpruned network, ``beyond_random``: to the random lesion.  Raises
+        UsageError where there is no such lesion or column.
+        """
+        mine = [row for row in self if row["kind"] == kind]
+        if not mine or column not in mine[0]:
+            raise UsageError(f"no {column!r} of lesions of kind {kind!r}")
+        cut = {row["lesion_unit"]: row["lesion"] for row in mine}
+        names = {row["unit"]: row["category"] for row in mine}
+        values = np.array([row[column] for row in mine], float).reshape(len(cut), len(names))
+        return tuple(cut.values()), tuple(names.values()), values
+
+
 def records(rows: Iterator[Any] | Sequence[Any]) -> Table:
     """A table of records (pydantic models), without nesting."""
     from circuitcore.analysis.rows import flat

@@ -133,15 +133,17 @@ class Runner:
         levels: int,
         run: Callable[[dict[str, Tensor]], Tensor],
         precise: bool = True,
+        rows: int | None = None,
     ) -> Tensor:
         """``run`` on chunks of images, from boundary values or pixels: float32 [levels, n], CPU.
 
         The chunks are as large as the memory budget allows for ``levels`` at once.  ``precise``:
-        products of float32 are IEEE's, else the machine's.
+        products of float32 are IEEE's, else the machine's; ``rows``: of what ``run`` gives, where
+        that is not one a level.
         """
         device = self.machine.device
         dtype = next(iter(network.weights.values())).dtype
-        out = torch.empty(levels, len(images), device=device)
+        out = torch.empty(rows or levels, len(images), device=device)
 
         def load(part: slice) -> dict[str, Tensor]:
             at = images[part]

@@ -67,9 +67,13 @@ class Judge:
 
     def at(self, activation: Tensor, bias: float) -> Accuracy:
         """Accuracy of one activation [N] with a given bias."""
-        said = self.predicted(activation, bias).numpy()
-        hits = int(np.count_nonzero(said[self.target_at]))
-        return self.record(hits, int(np.count_nonzero(said)) - hits, bias)
+        return self.of(self.predicted(activation, bias), bias)
+
+    def of(self, said: Tensor, bias: float) -> Accuracy:
+        """Accuracy where the images ``said``, bool [N], are predicted as the category."""
+        found = said.numpy()
+        hits = int(np.count_nonzero(found[self.target_at]))
+        return self.record(hits, int(np.count_nonzero(found)) - hits, bias)
 
     def fitted(self, activations: Tensor, how: str) -> list[Accuracy]:
         """Accuracy of each row of ``activations`` [L, N] with its bias fitted on these images.
@@ -173,6 +177,22 @@ class Judge:
         """
         circuit, plain, empty = self._resampled(said, seed)
         return _interval(circuit - empty, plain - empty)
+
+    def difference_intervals(
+        self, said: Sequence[Tensor], pairs: Sequence[tuple[int, int]], seed: int
+    ) -> list[tuple[float, float]]:
+        """Bootstrap 95 % intervals of CSA of one prediction minus that of another.
+
+        ``said``: predictions, bool [N] each; ``pairs``: places in it of the two.  Paired: all are
+        resampled together.
+        """
+        if all(torch.equal(each, said[0]) for each in said):
+            return [(0.0, 0.0)] * len(pairs)
+        csas, found = self._resampled(said, seed), []
+        for one, other in pairs:
+            low, high = np.quantile(csas[one] - csas[other], [0.025, 0.975])
+            found.append((float(low), float(high)))
+        return found
 
     def _resampled(self, said: Sequence[Tensor], seed: int) -> list[np.ndarray]:
         """CSA of each prediction on the same resamples, float64 [10,000] each.

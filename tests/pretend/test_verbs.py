@@ -56,7 +56,7 @@ def alike(here, there):
         assert here == there
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "controls", "overlap"])
+@pytest.mark.parametrize("verb", ["evaluate", "controls", "overlap", "lesion"])
 def test_verbs_of_a_run(verb, run, on_cpu):
     engine = [] if verb == "overlap" else ["--device", "cuda:1"]
     on = [] if verb == "overlap" else ["--device", "cpu"]
