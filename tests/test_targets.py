@@ -55,7 +55,7 @@ def test_the_document_says_how_well_circuits_follow(swept):
     assert [t["category"] for t in document["targets"]] == ["features.3:4", "features.3:5"]
     images = cc.open_run(folder).images()
     split = {row["path"]: row["split"] for row in images}
-    assert len(split) == len(images) == 40 + 60 + 40 and set(images.column("category")) == {""}
+    assert len(split) == len(images) == 32 * 10 + 60 + 40 and set(images.column("category")) == {""}
     for target in document["targets"]:
         (stage,) = target["stages"]
         assert (target["judge"], target["pool"], stage["threshold"]) == ("correlation", "max", 0.9)
@@ -71,7 +71,7 @@ def test_the_document_says_how_well_circuits_follow(swept):
     mean = np.mean([t["circuit"]["heldout"] for t in document["targets"]])
     assert summary["mean_heldout"] == pytest.approx(mean) and summary["undefined"] == {}
     assert document["overlap"]["pairs"] == 1
-    assert document["run"]["shared_fpe"] == pytest.approx(1 + 40 / 60)
+    assert document["run"]["shared_fpe"] == pytest.approx(1 + 32 * 10 / 60)
 
 
 def test_the_exported_network_has_the_circuits_values(swept, tmp_path):
