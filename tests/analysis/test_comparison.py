@@ -18,6 +18,7 @@ from circuitcore.analysis.comparison import OTHER_WEIGHTS
 from circuitcore.bundled import IMAGES
 from circuitcore.bundled.network import load_bundled
 from circuitcore.report.side_by_side import band
+from circuitcore.runs.circuitfile import read_circuit, write_circuit
 from circuitcore.runs.folder import open_run
 
 SMALL = {"fc_levels": "0,0.5,0.9,0.99", "conv_levels": "0,0.5,0.9"}
@@ -53,6 +54,22 @@ def shuffled(tmp_path_factory):
     return cc.sweep(model, IMAGES, categories=["Trouser"], out=out, **SMALL)
 
 
+def rewritten(folder, out, change):
+    """A copy of a run whose masks of classifier.4 went through ``change``."""
+    shutil.copytree(folder, out)
+    for path in open_run(out).units().values():
+        stored = read_circuit(path)
+        kept = {**stored.kept, "classifier.4": change(stored.kept["classifier.4"])}
+        write_circuit(path, stored.key, stored.record, kept)
+    return cc.open_run(out)
+
+
+@pytest.fixture(scope="module")
+def inverted(small, tmp_path_factory):
+    """`small` with one layer's masks turned over: denser there, as dense elsewhere."""
+    return rewritten(small.folder, tmp_path_factory.mktemp("inverted") / "run", lambda m: ~m)
+
+
 def test_a_run_beside_itself(small):
     found = cc.compare(small.folder, small.folder)
     assert found.differing == found.only_a == found.only_b == []
@@ -83,7 +100,7 @@ def overlap_by_hand(one, other):
     return both / either, inside / outside, sizes.min(0).sum() / sizes.max(0).sum()
 
 
-@pytest.mark.parametrize("which", ["looser", "random"])
+@pytest.mark.parametrize("which", ["looser", "random", "inverted"])
 def test_overlap_is_that_of_the_masks(which, small, request):
     other = request.getfixturevalue(which)
     here, found = cc.open_run(small.folder), cc.compare(small.folder, other)
@@ -96,6 +113,8 @@ def test_overlap_is_that_of_the_masks(which, small, request):
             wanted = overlap_by_hand(part, {name: two[name] for name in part})
             assert (row.overlap, row.chance, row.most) == pytest.approx(wanted, abs=1e-9)
         assert pair.overlap == rows[""].overlap and pair.same == (pair.overlap == 1)
+    if which == "inverted":
+        assert all(row.overlap == 0 for row in found.layers if row.layer == "classifier.4")
     if which == "random":
         whole = [row for row in found.layers if row.layer == "classifier.1"]
         assert all(abs(row.overlap - row.chance) < 0.05 for row in whole)
@@ -158,6 +177,33 @@ def test_other_networks_have_no_overlap(small, tmp_path):
         and "other levels" in said
         and max(map(len, said.splitlines())) <= 80
     )
+
+
+def test_networks_that_agree_in_some_layers(small, tmp_path):
+    other = rewritten(small.folder, tmp_path / "run", lambda m: m[:100].clone())
+    found = cc.compare(small.folder, other)
+    layers = {row.layer for row in found.layers}
+    assert "" not in layers and "classifier.4" not in layers and len(layers) == 7
+    assert all(row.overlap == 1 for row in found.layers)
+    assert found.overlap.startswith("of single layers only")
+    assert all(pair.same is pair.overlap is None for pair in found.categories)
+
+
+def test_the_most_is_a_bound_layer_by_layer(small, inverted, tmp_path):
+    """One denser in a layer, the other in the next: whole sizes alone would allow more."""
+    thinned = shutil.copytree(inverted.folder, tmp_path / "run")
+    for path in open_run(thinned).units().values():
+        stored = read_circuit(path)
+        kept = {**stored.kept, "classifier.1": torch.zeros_like(stored.kept["classifier.1"])}
+        write_circuit(path, stored.key, stored.record, kept)
+    found = cc.compare(small.folder, thinned)
+    for row in found.layers:
+        one, two = (
+            run[row.category].masks for run in (cc.open_run(small.folder), cc.open_run(thinned))
+        )
+        part = {row.layer: one[row.layer]} if row.layer else one
+        assert row.most == pytest.approx(overlap_by_hand(part, {n: two[n] for n in part})[2])
+        assert row.overlap <= row.most
 
 
 def test_the_ceiling_stands_beside(small, tmp_path):
