@@ -40,8 +40,9 @@ from circuitcore.progress import Progress
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder, create_run, open_run
+from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import stage_levels
-from circuitcore.scoring.scores import Contribution, contributions
+from circuitcore.scoring.scores import Contribution
 from circuitcore.scoring.seeds import unit_seed
 
 FILE = "resamples.json"
@@ -152,7 +153,7 @@ def resample(
             stored = read_circuit(units[category.index])
             if isinstance(stored.record, Category) and stored.record.circuit is not None:
                 images = inputs.scoring_images(category.index, on.device)
-                found = contributions(network, images, category.index)
+                found = scored_by(network, images, category.index, options)
                 made = _resampled(network, found, stored.record, stored.kept, options, drawing)
                 kept[key] = [row.model_dump() for row in made]
                 _keep(run, drawing, kept)
@@ -209,7 +210,7 @@ def _resampled(
     }
     for draw, chosen in enumerate(drawing.draws(unit_seed(options.seed, record.index))):
         images = torch.from_numpy(chosen).to(found[network.last].x.device)
-        drawn = {n: Contribution(c.weight, c.x[images], c.g[images]) for n, c in found.items()}
+        drawn = {name: c.of(images) for name, c in found.items()}
         for stage, count in pruned.items():
             levels = stage_levels(network, stage, drawn, record.index, options, count)
             for name, mask in levels.kept(0).items():

@@ -19,7 +19,8 @@ from circuitcore.machine.files import write_atomically
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.scores import contributions, layer_scores
+from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.scores import layer_scores
 
 
 class ScoreRow(BaseModel):
@@ -57,7 +58,7 @@ def category_scores(
 
 
 def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
-    found = contributions(network, images, unit)
+    found = scored_by(network, images, unit, options)
     scored = {n: layer_scores(network, n, found[n], unit, options) for n in network.layers()}
     return {n: raw_scores(s.layer).view(s.unit_shape).cpu() for n, s in scored.items()}
 

@@ -22,7 +22,8 @@ from circuitcore.machine.device import machine
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.scores import contributions, layer_scores
+from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.scores import layer_scores
 
 SAMPLE = 1_000_000  # weights a stage that are ranked; more changes the third digit at most
 
@@ -83,7 +84,7 @@ def stability(
 
 def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
     """Normalised scores by stage, float32 on the CPU; of very many units an even sample."""
-    found = contributions(network, images, unit)
+    found = scored_by(network, images, unit, options)
     stages = {}
     for stage in network.stages:
         parts = []

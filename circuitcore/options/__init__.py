@@ -144,9 +144,11 @@ class Options:
         "position", "where the absolute value is taken"
     )
     granularity: Literal["weight", "kernel", "filter"] = _method("weight", "what is pruned as one")
-    criterion: Literal["actgrad", "snip", "weight-magnitude", "random"] = _method(
-        "actgrad", "what a score is made of"
-    )
+    criterion: Literal["actgrad", "snip", "weight-magnitude", "random", "ig"] = _method(
+        "actgrad", "what a score is made of; ig: activation times gradient along the path from the "
+        "mean image"
+    )  # fmt: skip
+    steps: AtLeast1 = _method(8, "points on the path of --criterion ig", "N")
     normalise: Literal["paper", "minmax", "none", "l1"] = _method(
         "paper",
         "scores of a layer before the joint ranking; paper: min-max for fc, none for conv",
@@ -255,6 +257,10 @@ class Options:
                     f"{spelled(name)} belongs to the default stages: --stages names "
                     f"{', '.join(self.stage_names())}; give {spelled(what)}, for all of them"
                 )
+        for name, criterion in OF_CRITERION.items():
+            given = getattr(self, name) != FIELDS[name].default
+            if given and criterion not in self.criteria():
+                yield f"{spelled(name)} belongs to --criterion {criterion}: give that with it"
         if self.gpu is not None and self.device not in ("auto", f"cuda:{self.gpu}"):
             yield f"--gpu {self.gpu} and --device {self.device} disagree: give one"
         if self.std is not None and any(s <= 0 for s in self.std):
@@ -274,6 +280,14 @@ class Options:
         """Names of the stages in the order in which they are pruned."""
         groups = parse_stages(self.stages) if self.stages else ()
         return tuple(group.name for group in groups) or DEFAULT_STAGES
+
+    def criteria(self) -> tuple[str, ...]:
+        """Every criterion that scores are made of."""
+        return (self.criterion,)
+
+    def scoring_passes(self) -> int:
+        """Forward and backward passes that the scoring images go through."""
+        return self.steps if self.criterion == "ig" else 1
 
     def grid(self, stage: str) -> tuple[float, ...]:
         """Pruned fractions of one stage, from 0, increasing."""
@@ -305,6 +319,7 @@ class Options:
         """
         other = {*(NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET)}
         other |= {name for name in LATER if not getattr(self, name)}
+        other |= {name for name, c in OF_CRITERION.items() if c not in self.criteria()}
         return tuple(name for name in NAMES if name not in other)
 
     def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -331,7 +346,10 @@ TARGET_DEFAULTS = {"extraction_images": 200, "heldout_images": 300}
 STAGE_OPTIONS = ("fc_levels", "conv_levels", "fc_threshold", "conv_threshold")
 BY_STAGE = {"levels", "threshold", *STAGE_OPTIONS}
 DEFAULT_STAGES = ("fc", "conv")
-LATER = {"stages", "skip"}  # options that earlier runs' keys and manifests do not hold
+OF_CRITERION = {"steps": "ig"}  # what means something with one criterion alone
+# options that earlier runs' keys and manifests do not hold
+LATER = {"stages", "skip", *OF_CRITERION}
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
 def changing(what: Changes) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,12 +32,19 @@ class Contribution:
     """What a layer's scores are made of, for one target unit.
 
     ``weight``: the relevant weights; ``x``: the layer's input [N, ...]; ``g``: dz_c/d(output),
-    [N, ...], of N scoring images.
+    [N, ...], of N scoring images, or of ``per_image`` rows for each of them, image by image.
     """
 
     weight: Tensor
     x: Tensor
     g: Tensor
+    per_image: int = 1
+
+    def of(self, images: Tensor) -> Contribution:
+        """That of some of the images, int64 [n]."""
+        within = torch.arange(self.per_image, device=images.device)
+        rows = (images[:, None] * self.per_image + within).flatten()
+        return replace(self, x=self.x[rows], g=self.g[rows])
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def layer_scores(
         granularity = "weight"
     unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
     per_unit = math.prod(shape[unit_dims:])
-    if options.criterion == "actgrad":
+    if options.criterion in ("actgrad", "ig"):
         make: Callable[..., LayerScores] = _conv_actgrad if conv else _linear_actgrad
         layer = make(network, name, contribution, granularity, options)
     else:

@@ -49,6 +49,7 @@ def same_as_eager(prepared, unit):
         {"criterion": "snip", "ties": "snap", "normalise": "l1"},
         {"magnitude": "image", "normalise": "none"},
         {"criterion": "weight-magnitude"},
+        {"criterion": "ig", "steps": 2},
     ],
 )
 def test_one_category_after_another(options):

@@ -132,7 +132,8 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     scoring = PlanStep(
         what="scoring (not counted in FPE)",
         count=1,
-        multiply_adds=3 * once * options.scoring_images,  # forward, backward at twice its cost
+        # forward, backward at twice its cost
+        multiply_adds=3 * once * options.scoring_images * options.scoring_passes(),
         bytes=network.relevant() * 5,
         fpe=0.0,
     )
