@@ -32,7 +32,7 @@ CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it
 CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
-FACTORED = ("actgrad", "ig")  # criteria whose scores of a Linear layer are never written out
+FACTORED = ("actgrad", "ig", "lrp")  # criteria whose scores of a Linear layer are never written out
 LOADING = "loading of the model"
 
 

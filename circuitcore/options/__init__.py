@@ -144,9 +144,9 @@ class Options:
         "position", "where the absolute value is taken"
     )
     granularity: Literal["weight", "kernel", "filter"] = _method("weight", "what is pruned as one")
-    criterion: Literal["actgrad", "snip", "weight-magnitude", "random", "ig"] = _method(
+    criterion: Literal["actgrad", "snip", "weight-magnitude", "random", "ig", "lrp"] = _method(
         "actgrad", "what a score is made of; ig: activation times gradient along the path from the "
-        "mean image"
+        "mean image; lrp: relevance, epsilon-rule in Linear, z+ rule in Conv2d"
     )  # fmt: skip
     steps: AtLeast1 = _method(8, "points on the path of --criterion ig", "N")
     normalise: Literal["paper", "minmax", "none", "l1"] = _method(
@@ -287,7 +287,7 @@ class Options:
 
     def scoring_passes(self) -> int:
         """Forward and backward passes that the scoring images go through."""
-        return self.steps if self.criterion == "ig" else 1
+        return {"ig": self.steps, "lrp": 2}.get(self.criterion, 1)
 
     def grid(self, stage: str) -> tuple[float, ...]:
         """Pruned fractions of one stage, from 0, increasing."""

@@ -2,6 +2,8 @@
 
 ``actgrad``, ``snip``, ``weight-magnitude`` and ``random`` take x and g of the scoring images.
 
+``lrp`` is layer-wise relevance propagation: see `scoring.relevance`.
+
 ``ig``, integrated gradients (Sundararajan, Taly & Yan 2017), takes them along the straight path of
 the network's *input* from the baseline x0 to the image.  The baseline is 0 in normalised space: the
 mean image, each channel at its mean.  For image n a weight w has at a position
@@ -26,6 +28,7 @@ from torch import Tensor
 from circuitcore.network.forward import Override, target_row
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
+from circuitcore.scoring.relevance import check_rules, relevances
 from circuitcore.scoring.scores import Contribution, contributions_to
 
 
@@ -44,10 +47,18 @@ def scored_to(
     network: Network, images: Tensor, target: Override, options: Options
 ) -> dict[str, Contribution]:
     """`scored_by` for the one row of the last layer that is ``target``."""
+    if options.criterion == "lrp":
+        return relevances(network, images, target)
     if options.criterion != "ig":
         return contributions_to(network, images, target)
     found = contributions_to(network, path_images(images, options.steps), target)
     return {name: replace(each, per_image=options.steps) for name, each in found.items()}
+
+
+def check_criterion(network: Network, options: Options) -> None:
+    """Raises UsageError where the criterion is not defined for a layer of this network."""
+    if options.criterion == "lrp":
+        check_rules(network)
 
 
 def path_images(images: Tensor, steps: int) -> Tensor:

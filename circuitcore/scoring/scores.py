@@ -33,12 +33,15 @@ class Contribution:
 
     ``weight``: the relevant weights; ``x``: the layer's input [N, ...]; ``g``: dz_c/d(output),
     [N, ...], of N scoring images, or of ``per_image`` rows for each of them, image by image.
+    ``sign`` [O], of relevance in a convolution: a product w x counts where it has this sign (plus
+    if None).
     """
 
     weight: Tensor
     x: Tensor
     g: Tensor
     per_image: int = 1
+    sign: Tensor | None = None
 
     def of(self, images: Tensor) -> Contribution:
         """That of some of the images, int64 [n]."""
@@ -108,7 +111,7 @@ def layer_scores(
         granularity = "weight"
     unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
     per_unit = math.prod(shape[unit_dims:])
-    if options.criterion in ("actgrad", "ig"):
+    if options.criterion in ("actgrad", "ig") or (options.criterion == "lrp" and not conv):
         make: Callable[..., LayerScores] = _conv_actgrad if conv else _linear_actgrad
         layer = make(network, name, contribution, granularity, options)
     else:
@@ -116,6 +119,19 @@ def layer_scores(
         values = values.flatten(unit_dims).sum(-1) if per_unit > 1 else values
         layer = LayerScores(_tie_weights(weight, unit_dims, per_unit), values=values)
     return UnitScores(_normalise(layer, network, name, options), shape, shape[:unit_dims])
+
+
+def positive_parts(weight: Tensor, x: Tensor, sign: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """(weight, input) whose products, added, are the positive ones of ``weight`` and ``x``.
+
+    ``sign``: of what each output channel is multiplied by, [O].  Negative inputs make a second
+    pair, which is not there without them.
+    """
+    own = weight if sign is None else weight * sign.view(-1, *[1] * (weight.dim() - 1))
+    parts = [(own.clamp(min=0), x.clamp(min=0))]
+    if bool((x.detach() < 0).any()):
+        parts.append((own.clamp(max=0), x.clamp(max=0)))
+    return parts
 
 
 def _tie_weights(weight: Tensor, unit_dims: int, per_unit: int) -> Tensor:
@@ -157,7 +173,8 @@ def _conv_actgrad(
 def _other_criterion(
     network: Network, name: str, c: Contribution, unit: int, options: Options
 ) -> Tensor:
-    """Per weight: SNIP |w dz/dw| (mean over images before abs), |w|, or uniform noise."""
+    """Per weight: SNIP |w dz/dw| (mean over images before abs), |w|, uniform noise, or a
+    convolution's relevance."""
     if options.criterion == "weight-magnitude":
         return c.weight.abs()
     if options.criterion == "random":
@@ -169,7 +186,11 @@ def _other_criterion(
         scores = LayerScores(c.weight, left=left, right=right, form=form)
         return raw_scores(scores).view(c.weight.shape)
     settings = network.step(name).settings
-    return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
+    if options.criterion == "snip":
+        return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
+    how = {"magnitude": options.magnitude, "spatial": options.spatial, "impl": options.impl}
+    parts = positive_parts(c.weight, c.x, c.sign)  # of a weight all but one are 0
+    return torch.stack([score_conv(w, x, c.g, **settings, **how) for w, x in parts]).sum(0)
 
 
 def _normalise(layer: LayerScores, network: Network, name: str, options: Options) -> LayerScores:

@@ -114,7 +114,9 @@ def test_where_capturing_fails_scoring_goes_on(monkeypatch):
     assert len(told) == 1 and "not permitted" in told[0]
 
 
-@pytest.mark.parametrize("options", [{"criterion": "random"}, {"granularity": "filter"}])
+@pytest.mark.parametrize(
+    "options", [{"criterion": "random"}, {"criterion": "lrp"}, {"granularity": "filter"}]
+)
 def test_what_the_host_draws_or_decides_is_not_captured(options):
     with pretended() as cuda:
         prepared = prepared_with(**options)
