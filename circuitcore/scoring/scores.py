@@ -128,9 +128,9 @@ def positive_parts(weight: Tensor, x: Tensor, sign: Tensor | None) -> list[tuple
     pair, which is not there without them.
     """
     own = weight if sign is None else weight * sign.view(-1, *[1] * (weight.dim() - 1))
-    parts = [(own.clamp(min=0), x.clamp(min=0))]
+    parts = [(own.relu(), x.relu())]
     if bool((x.detach() < 0).any()):
-        parts.append((own.clamp(max=0), x.clamp(max=0)))
+        parts.append((-(-own).relu(), -(-x).relu()))
     return parts
 
 
