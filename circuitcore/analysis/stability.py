@@ -23,6 +23,7 @@ from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.ensemble import ensemble
 from circuitcore.scoring.scores import layer_scores
 
 SAMPLE = 1_000_000  # weights a stage that are ranked; more changes the third digit at most
@@ -87,8 +88,10 @@ def _scores(network: Network, images: Tensor, unit: int, options: Options) -> di
     found = scored_by(network, images, unit, options)
     stages = {}
     for stage in network.stages:
-        parts = []
-        for name in network.layers(stage):
+        parts, names = [], network.layers(stage)
+        if options.criterion == "ensemble":
+            parts, names = ensemble(network, names, found, unit, options).means, []
+        for name in names:
             scores = layer_scores(network, name, found[name], unit, options)
             parts.append(normalised(raw_scores(scores.layer), scores.layer))
         if parts:

@@ -20,6 +20,7 @@ from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats, repeats_of
 from circuitcore.network.sizes import activation_bytes, value_sizes
 from circuitcore.options import Options
+from circuitcore.scoring.ensemble import RANKED_BYTES
 
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 REPLAY_CHUNK = 512  # images a captured pass of a GPU
@@ -257,6 +258,10 @@ def _scoring(work: _Work, held: int) -> int:
     factored = work.options.criterion in FACTORED
     if not factored or work.options.impl == "torch":
         selection += (40 if factored else 16) * work.size["fc"]
+    if work.options.criterion == "ensemble":  # a stage's units, sorted
+        selection += RANKED_BYTES * max(
+            work.network.relevant(stage) for stage in work.network.stages
+        )
     judged = 40 * work.counts.extraction  # margins, activations, two largest logits
     return held + 2 * work.recorded + judged + selection + work.size["fc"] + 5 * work.size["conv"]
 

@@ -74,7 +74,7 @@ def prepare(
     image at a time is too much for the memory budget.
     """
     network = inputs.model.network.to(machine.device)
-    check_criterion(network, options)
+    check_criterion(network, options, progress.note)
     low = network
     if machine.dtype != torch.float32:
         low = network.to(machine.device, machine.dtype)

@@ -32,7 +32,7 @@ def can_be_captured(network: Network, options: Options) -> bool:
     some = network.weights[network.last]
     return (
         some.device.type == "cuda"
-        and options.criterion not in ("random", "lrp")
+        and options.criterion not in ("random", "lrp", "ensemble")
         and options.granularity == "weight"
         and choose(options.impl, some, operation="levels") == "triton"
     )

@@ -3,6 +3,7 @@
 ``actgrad``, ``snip``, ``weight-magnitude`` and ``random`` take x and g of the scoring images.
 
 ``lrp`` is layer-wise relevance propagation: see `scoring.relevance`.
+``ensemble`` takes what each of its members does: see `scoring.ensemble`.
 
 ``ig``, integrated gradients (Sundararajan, Taly & Yan 2017), takes them along the straight path of
 the network's *input* from the baseline x0 to the image.  The baseline is 0 in normalised space: the
@@ -20,6 +21,7 @@ integrated gradients add up to z(x) - z(x0).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -28,8 +30,11 @@ from torch import Tensor
 from circuitcore.network.forward import Override, target_row
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
+from circuitcore.scoring.ensemble import RANKED_BYTES
 from circuitcore.scoring.relevance import check_rules, relevances
 from circuitcore.scoring.scores import Contribution, contributions_to
+
+MANY = 10_000_000  # units of a stage whose ranks by several criteria take long
 
 
 def scored_by(
@@ -49,16 +54,39 @@ def scored_to(
     """`scored_by` for the one row of the last layer that is ``target``."""
     if options.criterion == "lrp":
         return relevances(network, images, target)
+    if options.criterion == "ensemble":
+        found = contributions_to(network, images, target)
+        others = {
+            member: scored_to(network, images, target, options.member(member))
+            for member in options.members()
+            if member in ("ig", "lrp")
+        }
+        return {
+            name: replace(each, members={member: own[name] for member, own in others.items()})
+            for name, each in found.items()
+        }
     if options.criterion != "ig":
         return contributions_to(network, images, target)
     found = contributions_to(network, path_images(images, options.steps), target)
     return {name: replace(each, per_image=options.steps) for name, each in found.items()}
 
 
-def check_criterion(network: Network, options: Options) -> None:
-    """Raises UsageError where the criterion is not defined for a layer of this network."""
-    if options.criterion == "lrp":
+def check_criterion(
+    network: Network, options: Options, note: Callable[[str], None] = lambda message: None
+) -> None:
+    """Raises UsageError where the criterion is not defined for a layer of this network.
+
+    ``note`` is told where a category's ranks take minutes.
+    """
+    if "lrp" in options.criteria():
         check_rules(network)
+    units = max(network.relevant(stage) for stage in network.stages)
+    if options.criterion == "ensemble" and units >= MANY:
+        note(
+            f"--criterion ensemble sorts up to {units / 1e6:,.0f} million scores "
+            f"{1 + len(options.members())} times a category, in "
+            f"{units * RANKED_BYTES / 1e9:,.1f} GB: minutes on a CPU"
+        )
 
 
 def path_images(images: Tensor, steps: int) -> Tensor:

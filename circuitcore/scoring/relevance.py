@@ -93,8 +93,8 @@ def relevances(network: Network, images: Tensor, target: Override) -> dict[str, 
             else:
                 values[step.name] = _passed(network, step, inputs)
         names = [name for name in network.layers() if name in made]
-        through = [made[name][1] for name in names]
-        gradients = torch.autograd.grad(values[network.result].sum(), through)
+        sums = [made[name][1] for name in names]
+        gradients = torch.autograd.grad(values[network.result].sum(), sums)
     weights = {**network.weights, **target.weights}
     return {
         name: Contribution(weights[name], made[name][0].detach(), g, sign=made[name][2])

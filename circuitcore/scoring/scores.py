@@ -10,8 +10,8 @@ of coarser units are small and written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Contribution:
     ``weight``: the relevant weights; ``x``: the layer's input [N, ...]; ``g``: dz_c/d(output),
     [N, ...], of N scoring images, or of ``per_image`` rows for each of them, image by image.
     ``sign`` [O], of relevance in a convolution: a product w x counts where it has this sign (plus
-    if None).
+    if None).  ``members``: what other criteria of an ensemble are made of, by name.
     """
 
     weight: Tensor
@@ -42,12 +42,14 @@ class Contribution:
     g: Tensor
     per_image: int = 1
     sign: Tensor | None = None
+    members: Mapping[str, Contribution] = field(default_factory=dict)
 
     def of(self, images: Tensor) -> Contribution:
         """That of some of the images, int64 [n]."""
         within = torch.arange(self.per_image, device=images.device)
         rows = (images[:, None] * self.per_image + within).flatten()
-        return replace(self, x=self.x[rows], g=self.g[rows])
+        members = {name: each.of(images) for name, each in self.members.items()}
+        return replace(self, x=self.x[rows], g=self.g[rows], members=members)
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,11 @@ def _other_criterion(
     settings = network.step(name).settings
     if options.criterion == "snip":
         return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
-    how = {"magnitude": options.magnitude, "spatial": options.spatial, "impl": options.impl}
     parts = positive_parts(c.weight, c.x, c.sign)  # of a weight all but one are 0
-    return torch.stack([score_conv(w, x, c.g, **settings, **how) for w, x in parts]).sum(0)
+    return torch.stack([
+        score_conv(w, x, c.g, **settings, magnitude=options.magnitude, spatial=options.spatial,
+                   impl=options.impl) for w, x in parts
+    ]).sum(0)  # fmt: skip
 
 
 def _normalise(layer: LayerScores, network: Network, name: str, options: Options) -> LayerScores:

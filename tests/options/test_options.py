@@ -49,6 +49,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "granularity": ("filter", "filter"),
     "criterion": ("snip", "snip"),
     "steps": ("16", 16),
+    "ensemble": ("lrp, actgrad", "actgrad,lrp"),
     "normalise": ("l1", "l1"),
     "spatial": ("mean", "mean"),
     "ties": ("snap", "snap"),
@@ -218,7 +219,11 @@ def test_options_of_a_criterion_are_in_the_key_with_it_alone():
     assert Options(criterion="ig").method() == {
         **Options().method(), "criterion": "ig", "steps": 8,
     }  # fmt: skip
-    assert "steps" not in Options(criterion="snip").method()
+    assert not {"steps", "ensemble"} & {*Options(criterion="snip").method()}
+    assert not {"steps", "ensemble"} & {*Options().as_json()}
+    said = Options(criterion="ensemble", ensemble=["lrp", "snip"]).method()
+    assert said["ensemble"] == "snip,lrp" and "steps" not in said
+    assert Options(criterion="ensemble").method()["steps"] == 8
     with pytest.raises(OptionsError, match="--steps belongs to --criterion ig"):
         Options(criterion="snip", steps=4)
 
@@ -300,6 +305,11 @@ def test_what_does_not_go_with_a_target(flags, said):
         {"threshold": "0"},
         {"steps": "4"},
         {"steps": "0", "criterion": "ig"},
+        {"ensemble": "ig,lrp"},
+        {"ensemble": "ig", "criterion": "ensemble"},
+        {"ensemble": "ig,ig", "criterion": "ensemble"},
+        {"ensemble": "ig,best", "criterion": "ensemble"},
+        {"ensemble": "snip,lrp", "criterion": "ensemble", "steps": "4"},
     ],
 )
 def test_options_that_do_not_go_together(flags):

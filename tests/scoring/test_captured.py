@@ -115,7 +115,13 @@ def test_where_capturing_fails_scoring_goes_on(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"criterion": "random"}, {"criterion": "lrp"}, {"granularity": "filter"}]
+    "options",
+    [
+        {"criterion": "random"},
+        {"criterion": "lrp"},
+        {"criterion": "ensemble"},
+        {"granularity": "filter"},
+    ],
 )
 def test_what_the_host_draws_or_decides_is_not_captured(options):
     with pretended() as cuda:

@@ -30,18 +30,23 @@ def scores_agree(network, images, unit, options, expected):
         assert worst <= CLOSE, f"{layer}: {worst:.1e}"
 
 
-def sweep_agrees(example, method, unit, expected, **changes):
+def sweep_agrees(example, method, unit, expected, *, normalised="paper", **changes):
     """Levels, choices and masks of a whole sweep as the method's with the scores ``expected``.
 
-    Returns the circuit's masks.
+    ``normalised``: how these are before they are ranked; ``changes``: of the product's options.
     """
     grids = {f"{s}_levels": ",".join(map(str, grid)) for s, grid in GRIDS.items()}
     options = Options(screen="off", **grids, **changes)
     prepared = prepare(read_inputs(options), options, machine(options), Silent())
     product = extract_circuit(prepared, unit, example.categories[unit])
-    own = {"normalise": changes["normalise"]} if "normalise" in changes else {}
     reference = method.extract(
-        example.double, example.splits, unit, whole=True, scores=expected, **GRIDS, **own
+        example.double,
+        example.splits,
+        unit,
+        whole=True,
+        scores=expected,
+        normalise=normalised,
+        **GRIDS,
     )
     for stage, curve in zip(GRIDS, product.record.stages, strict=True):
         assert curve.chosen == reference[stage]["chosen"]
@@ -52,4 +57,3 @@ def sweep_agrees(example, method, unit, expected, **changes):
     apart = np.concatenate([(product.kept[k] ^ masks[k]).reshape(-1).numpy() for k in masks])
     assert apart.mean() <= CROSSED
     assert 0 < torch.cat([mask.reshape(-1) for mask in masks.values()]).double().mean() < 1
-    return product.kept

@@ -42,7 +42,6 @@ from circuitcore.network.graph import Network
 from circuitcore.network.sizes import value_sizes
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.criteria import check_criterion
 
 
 class CategoryPlan(BaseModel):
@@ -107,12 +106,10 @@ def plan(
     ``target``: of a sweep on that device instead of this machine, which need not have one.
     With ``probe``, measures the machine for two seconds to expect a time; with ``exact``, scores
     the categories and runs their stages but the last to plan every level.  Raises UsageError for a
-    category that is not there or a criterion without a rule for a layer, DeviceError where the
-    memory is too little for one image.
+    category that is not there, DeviceError where the memory is too little for one image.
     """
     chosen = select(inputs.categories, wanted)
     network, files = inputs.model.network, inputs.split("extraction")
-    check_criterion(network, options)
     pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
     work = expected(inputs, options, machine, pixels)
     steps = [*work.stages.values(), work.scoring, work.heldout, *work.apart]
