@@ -11,6 +11,7 @@ from circuitcore.machine.device import machine
 from circuitcore.options import Options
 from circuitcore.progress import Silent
 from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.levels import stage_levels
 from circuitcore.scoring.scores import layer_scores
 
 GRIDS = {"fc": (0.0, 0.5, 0.9, 0.99), "conv": (0.0, 0.5, 0.9)}
@@ -28,6 +29,11 @@ def scores_agree(network, images, unit, options, expected):
         assert values.shape == long_way.reshape(-1).shape, layer
         worst = (values - long_way.reshape(-1)).abs().max() / long_way.abs().max()
         assert worst <= CLOSE, f"{layer}: {worst:.1e}"
+
+
+def apart(masks, other):
+    """Fraction of the weights that stand in one circuit and not in the other."""
+    return np.concatenate([(masks[k] ^ other[k]).reshape(-1).numpy() for k in other]).mean()
 
 
 def sweep_agrees(example, method, unit, expected, *, normalised="paper", **changes):
@@ -48,12 +54,16 @@ def sweep_agrees(example, method, unit, expected, *, normalised="paper", **chang
         normalise=normalised,
         **GRIDS,
     )
+    with prepared.runner.products(precise=True):
+        found = scored_by(prepared.runner.network, prepared.scoring_images(unit), unit, options)
     for stage, curve in zip(GRIDS, product.record.stages, strict=True):
+        assigned = stage_levels(prepared.runner.network, stage, found, unit, options)
         assert curve.chosen == reference[stage]["chosen"]
-        for level, other in zip(curve.levels, reference[stage]["curve"], strict=True):
+        for t, other in enumerate(reference[stage]["curve"]):
+            level = curve.levels[t]
+            assert apart(assigned.kept(t), other["masks"]) <= CROSSED
             assert level.kept_weights == sum(int(mask.sum()) for mask in other["masks"].values())
             assert abs(level.hit - other["at"].hits / other["at"].targets) < 1e-9
     masks = reference["masks"]
-    apart = np.concatenate([(product.kept[k] ^ masks[k]).reshape(-1).numpy() for k in masks])
-    assert apart.mean() <= CROSSED
+    assert apart(product.kept, masks) <= CROSSED
     assert 0 < torch.cat([mask.reshape(-1) for mask in masks.values()]).double().mean() < 1

@@ -98,7 +98,7 @@ class Expected(NamedTuple):
 
 
 def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray) -> Expected:
-    """What there is to do, counted from shapes and options for images like ``pixels``.  Backward is twice forward."""
+    """What there is to do, from shapes, for images like ``pixels``; backward costs two forward."""
     network, files = inputs.model.network, inputs.split("extraction")
     check_criterion(network, options)
     once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
