@@ -5,13 +5,16 @@ import pytest
 import torch
 from criteria import sweep_agrees
 from scipy.stats import rankdata
+from torch import nn
 
 from circuitcore.analysis.score_files import category_scores
 from circuitcore.analysis.stability import stability
+from circuitcore.errors import UsageError
 from circuitcore.network.trace import trace
 from circuitcore.options import Options
 from circuitcore.progress import Silent
-from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring import criteria
+from circuitcore.scoring.criteria import check_criterion, scored_by
 from circuitcore.scoring.ensemble import doubled_ranks, ensemble, in_order
 from circuitcore.scoring.levels import stage_levels
 
@@ -136,3 +139,17 @@ def test_coarser_units(granularity, example, images):
     kept = levels.kept(1)["features.3"]
     whole = kept.flatten(1 if granularity == "filter" else 2).double().mean(-1)
     assert set(whole.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_what_is_told_and_refused_before_anything_runs(example, monkeypatch):
+    network, told = trace(example.network), []
+    options = Options(criterion="ensemble", ensemble="actgrad,lrp")
+    check_criterion(network, options, told.append)
+    assert not told
+    monkeypatch.setattr(criteria, "MANY", network.relevant("fc"))
+    check_criterion(network, options, told.append)
+    check_criterion(network, Options(), told.append)
+    assert len(told) == 1 and "3 times a category" in told[0]
+    gates = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    with pytest.raises(UsageError, match=r"'\w*1\w*' \(sigmoid\)"):
+        check_criterion(trace(gates.eval()), options)
