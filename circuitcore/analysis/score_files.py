@@ -19,13 +19,16 @@ from circuitcore.machine.files import write_atomically
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.scores import contributions, layer_scores
+from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.ensemble import ensemble
+from circuitcore.scoring.scores import layer_scores
 
 
 class ScoreRow(BaseModel):
     """Scores of one layer for one category: ``units`` scores, ``zero`` of them exactly 0.
 
-    In units of the target's activation, before normalisation; ``file`` holds them, if asked for.
+    In units of the target's activation, before normalisation (``--criterion ensemble``: the mean
+    of ranks from 0 to 1, in the layer's stage); ``file`` holds them, if asked for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,7 +60,15 @@ def category_scores(
 
 
 def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
-    found = contributions(network, images, unit)
+    found = scored_by(network, images, unit, options)
+    if options.criterion == "ensemble":  # mean ranks: of a stage's layers together
+        ranks = {}
+        for stage in network.stages:
+            names = network.layers(stage)
+            own = ensemble(network, names, found, unit, options)
+            for name, scores, mean in zip(names, own.scores, own.means, strict=True):
+                ranks[name] = mean.view(scores.unit_shape).cpu()
+        return {name: ranks[name] for name in network.layers()}
     scored = {n: layer_scores(network, n, found[n], unit, options) for n in network.layers()}
     return {n: raw_scores(s.layer).view(s.unit_shape).cpu() for n, s in scored.items()}
 

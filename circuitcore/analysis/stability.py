@@ -22,7 +22,9 @@ from circuitcore.machine.device import machine
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.scoring.scores import contributions, layer_scores
+from circuitcore.scoring.criteria import scored_by
+from circuitcore.scoring.ensemble import ensemble
+from circuitcore.scoring.scores import layer_scores
 
 SAMPLE = 1_000_000  # weights a stage that are ranked; more changes the third digit at most
 
@@ -83,11 +85,13 @@ def stability(
 
 def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
     """Normalised scores by stage, float32 on the CPU; of very many units an even sample."""
-    found = contributions(network, images, unit)
+    found = scored_by(network, images, unit, options)
     stages = {}
     for stage in network.stages:
-        parts = []
-        for name in network.layers(stage):
+        parts, names = [], network.layers(stage)
+        if options.criterion == "ensemble":
+            parts, names = ensemble(network, names, found, unit, options).means, []
+        for name in names:
             scores = layer_scores(network, name, found[name], unit, options)
             parts.append(normalised(raw_scores(scores.layer), scores.layer))
         if parts:

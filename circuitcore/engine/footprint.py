@@ -20,6 +20,7 @@ from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats, repeats_of
 from circuitcore.network.sizes import activation_bytes, value_sizes
 from circuitcore.options import Options
+from circuitcore.scoring.ensemble import RANKED_BYTES
 
 FORWARD_CHUNK = 64  # images: their activations stay in a CPU's cache, and fill a GPU
 REPLAY_CHUNK = 512  # images a captured pass of a GPU
@@ -32,6 +33,7 @@ CONVOLUTION = 64 << 10  # oneDNN keeps the code of every shape of convolution it
 CONVOLUTIONS = 1024  # but of no more
 CHOSEN = 0.5  # of the fc weights are in rows and columns that the chosen fc circuit computes
 HISTOGRAM = 1 << 16  # bins
+FACTORED = ("actgrad", "ig", "lrp")  # criteria whose scores of a Linear layer are never written out
 LOADING = "loading of the model"
 
 
@@ -215,7 +217,7 @@ def phases(
         spare,
         activation_bytes(lean, shape),
         activation_bytes(lean, shape, after_boundary=True),
-        4 * options.scoring_images * recorded,
+        4 * options.scoring_images * options.scoring_passes() * recorded,
         _relevant(network),
         None if repeats is None else lean.weights[repeats.layer].shape[1],
     )
@@ -253,9 +255,13 @@ def _relevant(network: Network) -> dict[str, int]:
 
 def _scoring(work: _Work, held: int) -> int:
     selection = 10 * HISTOGRAM * work.levels()  # counts int64, a table int16
-    criterion = work.options.criterion
-    if criterion != "actgrad" or work.options.impl == "torch":
-        selection += (16 if criterion != "actgrad" else 40) * work.size["fc"]
+    factored = work.options.criterion in FACTORED
+    if not factored or work.options.impl == "torch":
+        selection += (40 if factored else 16) * work.size["fc"]
+    if work.options.criterion == "ensemble":  # a stage's units, sorted
+        selection += RANKED_BYTES * max(
+            work.network.relevant(stage) for stage in work.network.stages
+        )
     judged = 40 * work.counts.extraction  # margins, activations, two largest logits
     return held + 2 * work.recorded + judged + selection + work.size["fc"] + 5 * work.size["conv"]
 

@@ -24,6 +24,7 @@ from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.scoring.captured import CapturedRanking, can_be_captured
+from circuitcore.scoring.criteria import check_criterion
 
 # an AlexNet of 64 pixels, two cores with AMX: `python bench/e2e/precision.py`
 CPU_NOTE = "on a CPU --dtype float32 is about as fast as any lower one, with the same circuits"
@@ -73,6 +74,7 @@ def prepare(
     image at a time is too much for the memory budget.
     """
     network = inputs.model.network.to(machine.device)
+    check_criterion(network, options, progress.note)
     low = network
     if machine.dtype != torch.float32:
         low = network.to(machine.device, machine.dtype)

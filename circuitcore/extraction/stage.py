@@ -24,8 +24,9 @@ from circuitcore.machine.spans import span
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.records import Level, Stage
+from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import StageLevels, stage_levels
-from circuitcore.scoring.scores import Contribution, contributions
+from circuitcore.scoring.scores import Contribution
 
 ERROR_BUDGET = 0.01  # a run's probability that any level was accepted on an unlucky sample
 
@@ -67,7 +68,8 @@ class Scored:
 def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
     """Score one category.  ``share``: for several readings that differ in how levels are judged."""
     with prepared.runner.products(precise=True):
-        found = contributions(prepared.runner.network, prepared.scoring_images(unit), unit)
+        images, options = prepared.scoring_images(unit), prepared.options
+        found = scored_by(prepared.runner.network, images, unit, options)
     return Scored(found, Tally(), {} if share else None)
 
 

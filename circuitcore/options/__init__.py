@@ -17,6 +17,7 @@ from circuitcore.errors import OptionsError, nearest, spelled
 from circuitcore.options.presets import PRESETS as PRESETS
 from circuitcore.options.values import (
     as_channels,
+    as_criteria,
     as_levels,
     as_names,
     as_number,
@@ -35,6 +36,7 @@ Whole = int | Literal["none"] | None
 AtLeast0 = Annotated[int, Ge(0)]
 AtLeast1 = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Gt(0), Le(1)]
+Criterion = Literal["actgrad", "snip", "weight-magnitude", "random", "ig", "lrp", "ensemble"]
 # "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
 # "call": where one call computes and where its results go, not kept
 Changes = Literal["numbers", "engine", "call"]
@@ -144,9 +146,16 @@ class Options:
         "position", "where the absolute value is taken"
     )
     granularity: Literal["weight", "kernel", "filter"] = _method("weight", "what is pruned as one")
-    criterion: Literal["actgrad", "snip", "weight-magnitude", "random"] = _method(
-        "actgrad", "what a score is made of"
-    )
+    criterion: Criterion = _method(
+        "actgrad", "what a score is made of; ig: activation times gradient along the path from the "
+        "mean image; lrp: relevance, epsilon-rule in Linear, z+ rule in Conv2d; ensemble: the mean "
+        "of ranks by several"
+    )  # fmt: skip
+    steps: AtLeast1 = _method(8, "points on the path of --criterion ig", "N")
+    ensemble: str = _method(
+        "actgrad,snip,ig", "criteria whose ranks --criterion ensemble takes the mean of",
+        "NAME,...", read=as_criteria,
+    )  # fmt: skip
     normalise: Literal["paper", "minmax", "none", "l1"] = _method(
         "paper",
         "scores of a layer before the joint ranking; paper: min-max for fc, none for conv",
@@ -255,6 +264,10 @@ class Options:
                     f"{spelled(name)} belongs to the default stages: --stages names "
                     f"{', '.join(self.stage_names())}; give {spelled(what)}, for all of them"
                 )
+        for name, criterion in OF_CRITERION.items():
+            given = getattr(self, name) != FIELDS[name].default
+            if given and criterion not in self.criteria():
+                yield f"{spelled(name)} belongs to --criterion {criterion}: give that with it"
         if self.gpu is not None and self.device not in ("auto", f"cuda:{self.gpu}"):
             yield f"--gpu {self.gpu} and --device {self.device} disagree: give one"
         if self.std is not None and any(s <= 0 for s in self.std):
@@ -274,6 +287,26 @@ class Options:
         """Names of the stages in the order in which they are pruned."""
         groups = parse_stages(self.stages) if self.stages else ()
         return tuple(group.name for group in groups) or DEFAULT_STAGES
+
+    def criteria(self) -> tuple[str, ...]:
+        """The criterion, and those that it is made of."""
+        return (self.criterion, *self.members())
+
+    def members(self) -> tuple[str, ...]:
+        """The criteria of an ensemble; none of any other."""
+        return tuple(self.ensemble.split(",")) if self.criterion == "ensemble" else ()
+
+    def member(self, criterion: str) -> "Options":
+        """The same with one of an ensemble's criteria alone."""
+        gone = [name for name, own in OF_CRITERION.items() if own != criterion]
+        changes: dict[str, Any] = {name: FIELDS[name].default for name in gone}
+        return dataclasses.replace(self, **changes, criterion=criterion)  # type: ignore[arg-type]
+
+    def scoring_passes(self) -> int:
+        """Forward and backward passes that the scoring images go through."""
+        own = {"ig": self.steps, "lrp": 2, "ensemble": 1}
+        more = sum(own.get(name, 0) for name in self.members())
+        return own.get(self.criterion, 1) + more
 
     def grid(self, stage: str) -> tuple[float, ...]:
         """Pruned fractions of one stage, from 0, increasing."""
@@ -305,6 +338,7 @@ class Options:
         """
         other = {*(NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET)}
         other |= {name for name in LATER if not getattr(self, name)}
+        other |= {name for name, c in OF_CRITERION.items() if c not in self.criteria()}
         return tuple(name for name in NAMES if name not in other)
 
     def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -331,7 +365,13 @@ TARGET_DEFAULTS = {"extraction_images": 200, "heldout_images": 300}
 STAGE_OPTIONS = ("fc_levels", "conv_levels", "fc_threshold", "conv_threshold")
 BY_STAGE = {"levels", "threshold", *STAGE_OPTIONS}
 DEFAULT_STAGES = ("fc", "conv")
-LATER = {"stages", "skip"}  # options that earlier runs' keys and manifests do not hold
+OF_CRITERION = {
+    "steps": "ig",
+    "ensemble": "ensemble",
+}  # what means something with one criterion alone
+# options that earlier runs' keys and manifests do not hold
+LATER = {"stages", "skip", *OF_CRITERION}
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
 def changing(what: Changes) -> tuple[str, ...]:

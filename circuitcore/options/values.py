@@ -130,6 +130,20 @@ def as_names(value: Any) -> Any:
     return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
+MEMBERS = ("actgrad", "snip", "weight-magnitude", "random", "ig", "lrp")
+
+
+def as_criteria(value: Any) -> str:
+    """Criteria of an ensemble as text, from text or a list, in the order of --criterion's help."""
+    names = as_names(value)
+    unknown = [name for name in names if name not in MEMBERS]
+    if unknown:
+        raise ValueError(f"no criterion {unknown[0]!r}: {', '.join(MEMBERS)}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError("two different criteria or more, such as actgrad,ig")
+    return ",".join(name for name in MEMBERS if name in names)
+
+
 def as_channels(value: Any) -> Any:
     """One value or three, from text with commas, a number or a list."""
     if isinstance(value, str):

@@ -22,8 +22,9 @@ from circuitcore.machine.capture import captured
 from circuitcore.network.forward import Override, target_row
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
+from circuitcore.scoring.criteria import scored_to
 from circuitcore.scoring.levels import StageLevels
-from circuitcore.scoring.scores import Contribution, contributions_to, layer_scores
+from circuitcore.scoring.scores import Contribution, layer_scores
 
 
 def can_be_captured(network: Network, options: Options) -> bool:
@@ -31,7 +32,7 @@ def can_be_captured(network: Network, options: Options) -> bool:
     some = network.weights[network.last]
     return (
         some.device.type == "cuda"
-        and options.criterion != "random"
+        and options.criterion not in ("random", "lrp", "ensemble")
         and options.granularity == "weight"
         and choose(options.impl, some, operation="levels") == "triton"
     )
@@ -133,7 +134,7 @@ class CapturedRanking:
 
     def _run(self) -> tuple[dict[str, Any], Tensor]:
         """What is captured: nothing waits for the device, nothing comes from the host."""
-        found = contributions_to(self.network, self.images, self.target)
+        found = scored_to(self.network, self.images, self.target, self.options)
         made = {stage: self._stage(stage, found) for stage in self.layers}
         return made, torch.cat([each.numbers for each in made.values()])
 

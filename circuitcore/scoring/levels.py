@@ -18,6 +18,7 @@ from circuitcore.kernels.levels.layer import normalised, raw_scores
 from circuitcore.kernels.levels.operation import assign_levels, assign_unit_levels
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
+from circuitcore.scoring.ensemble import ensemble
 from circuitcore.scoring.scores import Contribution, UnitScores, layer_scores, overflow
 
 
@@ -61,7 +62,12 @@ def stage_levels(
     their factors; one byte a weight is written.
     """
     names = network.layers(stage)
-    scores = [layer_scores(network, name, found[name], unit, options) for name in names]
+    together = None
+    if options.criterion == "ensemble":
+        together = ensemble(network, names, found, unit, options)
+        scores = together.scores
+    else:
+        scores = [layer_scores(network, name, found[name], unit, options) for name in names]
     relevant = sum(math.prod(s.shape) for s in scores)
     targets = list(prune or (round(part * relevant) for part in options.grid(stage)))
     if all(s.per_unit == 1 for s in scores):
@@ -78,6 +84,7 @@ def stage_levels(
         pruned, zero = assigned.counts, sum(assigned.zero)
     else:
         levels, pruned, zero = _unit_levels(scores, targets, options.ties)
+    zero = zero if together is None else together.zero
     return StageLevels(
         stage, dict(zip(names, levels, strict=True)), pruned, relevant, zero / max(relevant, 1)
     )

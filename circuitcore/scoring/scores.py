@@ -10,8 +10,8 @@ of coarser units are small and written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,12 +32,24 @@ class Contribution:
     """What a layer's scores are made of, for one target unit.
 
     ``weight``: the relevant weights; ``x``: the layer's input [N, ...]; ``g``: dz_c/d(output),
-    [N, ...], of N scoring images.
+    [N, ...], of N scoring images, or of ``per_image`` rows for each of them, image by image.
+    ``sign`` [O], of relevance in a convolution: a product w x counts where it has this sign (plus
+    if None).  ``members``: what other criteria of an ensemble are made of, by name.
     """
 
     weight: Tensor
     x: Tensor
     g: Tensor
+    per_image: int = 1
+    sign: Tensor | None = None
+    members: Mapping[str, Contribution] = field(default_factory=dict)
+
+    def of(self, images: Tensor) -> Contribution:
+        """That of some of the images, int64 [n]."""
+        within = torch.arange(self.per_image, device=images.device)
+        rows = (images[:, None] * self.per_image + within).flatten()
+        members = {name: each.of(images) for name, each in self.members.items()}
+        return replace(self, x=self.x[rows], g=self.g[rows], members=members)
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def layer_scores(
         granularity = "weight"
     unit_dims = {"weight": len(shape), "kernel": 2, "filter": 1}[granularity]
     per_unit = math.prod(shape[unit_dims:])
-    if options.criterion == "actgrad":
+    if options.criterion in ("actgrad", "ig") or (options.criterion == "lrp" and not conv):
         make: Callable[..., LayerScores] = _conv_actgrad if conv else _linear_actgrad
         layer = make(network, name, contribution, granularity, options)
     else:
@@ -109,6 +121,19 @@ def layer_scores(
         values = values.flatten(unit_dims).sum(-1) if per_unit > 1 else values
         layer = LayerScores(_tie_weights(weight, unit_dims, per_unit), values=values)
     return UnitScores(_normalise(layer, network, name, options), shape, shape[:unit_dims])
+
+
+def positive_parts(weight: Tensor, x: Tensor, sign: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """(weight, input) whose products, added, are the positive ones of ``weight`` and ``x``.
+
+    ``sign``: of what each output channel is multiplied by, [O].  Negative inputs make a second
+    pair, which is not there without them.
+    """
+    own = weight if sign is None else weight * sign.view(-1, *[1] * (weight.dim() - 1))
+    parts = [(own.relu(), x.relu())]
+    if bool((x.detach() < 0).any()):
+        parts.append((-(-own).relu(), -(-x).relu()))
+    return parts
 
 
 def _tie_weights(weight: Tensor, unit_dims: int, per_unit: int) -> Tensor:
@@ -150,7 +175,8 @@ def _conv_actgrad(
 def _other_criterion(
     network: Network, name: str, c: Contribution, unit: int, options: Options
 ) -> Tensor:
-    """Per weight: SNIP |w dz/dw| (mean over images before abs), |w|, or uniform noise."""
+    """Per weight: SNIP |w dz/dw| (mean over images before abs), |w|, uniform noise, or a
+    convolution's relevance."""
     if options.criterion == "weight-magnitude":
         return c.weight.abs()
     if options.criterion == "random":
@@ -162,7 +188,13 @@ def _other_criterion(
         scores = LayerScores(c.weight, left=left, right=right, form=form)
         return raw_scores(scores).view(c.weight.shape)
     settings = network.step(name).settings
-    return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
+    if options.criterion == "snip":
+        return score_conv(c.weight, c.x, c.g, **settings, magnitude="set", impl=options.impl)
+    parts = positive_parts(c.weight, c.x, c.sign)  # of a weight all but one are 0
+    return torch.stack([
+        score_conv(w, x, c.g, **settings, magnitude=options.magnitude, spatial=options.spatial,
+                   impl=options.impl) for w, x in parts
+    ]).sum(0)  # fmt: skip
 
 
 def _normalise(layer: LayerScores, network: Network, name: str, options: Options) -> LayerScores:

@@ -114,9 +114,9 @@ def test_a_second_call_computes_nothing_and_goes_on(small, tmp_path, monkeypatch
     run = cc.open_run(folder)
     first = run.stability(categories="Bag", resamples=3, pool=6)
     scored = []
-    real = resampling.contributions
+    real = resampling.scored_by
     monkeypatch.setattr(
-        resampling, "contributions", lambda *given: scored.append(given[2]) or real(*given)
+        resampling, "scored_by", lambda *given: scored.append(given[2]) or real(*given)
     )
     both = run.stability(resamples=3, pool=6)
     assert scored == [CATEGORIES.index("Trouser")]

@@ -17,6 +17,7 @@ from circuitcore.options import (
     LATER,
     NAMES,
     NOT_WITH_TARGET,
+    OF_CRITERION,
     ONLY_WITH_TARGET,
     PRESETS,
     Options,
@@ -47,6 +48,8 @@ TYPED = {  # another value than the default: as text, and in its type
     "magnitude": ("set", "set"),
     "granularity": ("filter", "filter"),
     "criterion": ("snip", "snip"),
+    "steps": ("16", 16),
+    "ensemble": ("lrp, actgrad", "actgrad,lrp"),
     "normalise": ("l1", "l1"),
     "spatial": ("mean", "mean"),
     "ties": ("snap", "snap"),
@@ -81,9 +84,11 @@ TYPED = {  # another value than the default: as text, and in its type
     "quiet": ("1", True),
 }
 COUNTS = {"extraction_images": 20, "heldout_images": 30}  # else --target has counts of its own
-WITH = {"target": COUNTS} | {
-    name: {"target": ("features.8:3",), **COUNTS} for name in ONLY_WITH_TARGET[1:]
-}
+WITH = (
+    {"target": COUNTS}
+    | {name: {"target": ("features.8:3",), **COUNTS} for name in ONLY_WITH_TARGET[1:]}
+    | {name: {"criterion": criterion} for name, criterion in OF_CRITERION.items()}
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +102,7 @@ def test_a_flag_typed_as_text_equals_the_typed_value(name, capsys):
     assert dataclasses.replace(options) == options_of(options.as_json()) == options
     spelled = BY_NAME[name].spelled
     typed_beside = [w for k, v in beside.items() for w in (BY_NAME[k].spelled,
-                    *([str(v)] if isinstance(v, int) else v))]  # fmt: skip
+                    *([str(v)] if isinstance(v, int | str) else v))]  # fmt: skip
     words = [spelled] if typed is True else [spelled, text]
     assert run(["sweep", *words, *typed_beside, "--print-config"]) == 0
     assert tomllib.loads(capsys.readouterr().out) == tomllib.loads(as_toml(options))
@@ -210,6 +215,19 @@ def test_all_that_does_not_go_together_at_once():
     assert "--gpu 1 and --device cpu disagree: give one" in str(caught.value).splitlines()
 
 
+def test_options_of_a_criterion_are_in_the_key_with_it_alone():
+    assert Options(criterion="ig").method() == {
+        **Options().method(), "criterion": "ig", "steps": 8,
+    }  # fmt: skip
+    assert not {"steps", "ensemble"} & {*Options(criterion="snip").method()}
+    assert not {"steps", "ensemble"} & {*Options().as_json()}
+    said = Options(criterion="ensemble", ensemble=["lrp", "snip"]).method()
+    assert said["ensemble"] == "snip,lrp" and "steps" not in said
+    assert Options(criterion="ensemble").method()["steps"] == 8
+    with pytest.raises(OptionsError, match="--steps belongs to --criterion ig"):
+        Options(criterion="snip", steps=4)
+
+
 def test_options_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Options().seed = 3
@@ -285,6 +303,13 @@ def test_what_does_not_go_with_a_target(flags, said):
         {"memory": "infG"},
         {"crop": "0"},
         {"threshold": "0"},
+        {"steps": "4"},
+        {"steps": "0", "criterion": "ig"},
+        {"ensemble": "ig,lrp"},
+        {"ensemble": "ig", "criterion": "ensemble"},
+        {"ensemble": "ig,ig", "criterion": "ensemble"},
+        {"ensemble": "ig,best", "criterion": "ensemble"},
+        {"ensemble": "snip,lrp", "criterion": "ensemble", "steps": "4"},
     ],
 )
 def test_options_that_do_not_go_together(flags):

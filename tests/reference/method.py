@@ -462,10 +462,11 @@ def extract(network, splits, category, **changes):
         "threshold": 0.9,
         "reference": "unpruned-biased",
         "whole": False,
+        "scores": None,  # by layer, of another criterion than activation times gradient
         **changes,
     }
     images, labels = splits["scoring"]
-    scores = score(
+    scores = options["scores"] or score(
         network,
         images[labels == category],
         category,

@@ -49,6 +49,7 @@ def same_as_eager(prepared, unit):
         {"criterion": "snip", "ties": "snap", "normalise": "l1"},
         {"magnitude": "image", "normalise": "none"},
         {"criterion": "weight-magnitude"},
+        {"criterion": "ig", "steps": 2},
     ],
 )
 def test_one_category_after_another(options):
@@ -113,7 +114,15 @@ def test_where_capturing_fails_scoring_goes_on(monkeypatch):
     assert len(told) == 1 and "not permitted" in told[0]
 
 
-@pytest.mark.parametrize("options", [{"criterion": "random"}, {"granularity": "filter"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": "random"},
+        {"criterion": "lrp"},
+        {"criterion": "ensemble"},
+        {"granularity": "filter"},
+    ],
+)
 def test_what_the_host_draws_or_decides_is_not_captured(options):
     with pretended() as cuda:
         prepared = prepared_with(**options)

@@ -25,8 +25,9 @@ from circuitcore.progress import Progress
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder, create_run, open_run
+from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import stage_levels
-from circuitcore.scoring.scores import Contribution, contributions
+from circuitcore.scoring.scores import Contribution
 from circuitcore.scoring.seeds import unit_seed
 
 FILE = "resamples.json"
@@ -64,7 +65,7 @@ def resample(
             stored = read_circuit(units[category.index])
             if isinstance(stored.record, Category) and stored.record.circuit is not None:
                 images = inputs.scoring_images(category.index, on.device)
-                found = contributions(network, images, category.index)
+                found = scored_by(network, images, category.index, options)
                 made = _resampled(network, found, stored.record, stored.kept, options, drawing)
                 kept[key] = [row.model_dump() for row in made]
                 _keep(run, drawing, kept)
@@ -138,7 +139,7 @@ def drawn_circuit(
     pool.  A weight's level byte is 1 where it is kept at the only level: no mask beside it.
     """
     places = torch.from_numpy(images).to(found[network.last].x.device)
-    drawn = {n: Contribution(c.weight, c.x[places], c.g[places]) for n, c in found.items()}
+    drawn = {name: each.of(places) for name, each in found.items()}
     kept: dict[str, Tensor] = {}
     for stage, count in pruned.items():
         levels = stage_levels(network, stage, drawn, unit, options, [count]).levels

@@ -18,6 +18,7 @@ from circuitcore.machine.device import Machine
 from circuitcore.network.graph import Network
 from circuitcore.network.sizes import multiply_adds
 from circuitcore.options import Options
+from circuitcore.scoring.criteria import check_criterion
 
 STOPPED_EARLY = 0.75  # part of the levels a stop rule looks at, where it may stop
 # Part of the multiply-adds that compaction leaves, over a default grid, as counted on the bundled
@@ -97,8 +98,9 @@ class Expected(NamedTuple):
 
 
 def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndarray) -> Expected:
-    """What there is to do, counted from shapes and options for images like ``pixels``."""
+    """What there is to do, from shapes, for images like ``pixels``; backward costs two forward."""
     network, files = inputs.model.network, inputs.split("extraction")
+    check_criterion(network, options)
     once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
     lean, _ = as_run(network, pixels.shape, machine)
     per_layer = multiply_adds(lean, pixels.shape)
@@ -132,7 +134,7 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     scoring = PlanStep(
         what="scoring (not counted in FPE)",
         count=1,
-        multiply_adds=3 * once * options.scoring_images,  # forward, backward at twice its cost
+        multiply_adds=3 * once * options.scoring_images * options.scoring_passes(),
         bytes=network.relevant() * 5,
         fpe=0.0,
     )

@@ -221,7 +221,7 @@ def _scored(c: Counting, options: Options) -> Work:
     """Scoring and ranking one category: forward, backward at twice its cost, level selection."""
     images, weights = options.scoring_images, c.network.relevant()
     found = Work()
-    for each in c.kernels(images, "float32"):
+    for each in c.kernels(images * options.scoring_passes(), "float32"):
         found += each * 3
     stages = len(c.network.stages)
     replayed = SCORED_STAGE * stages + SCORED_LAYER * len(c.network.layers())
