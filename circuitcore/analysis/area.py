@@ -149,6 +149,11 @@ def areas(
     if control is not None:
         if bool(control.options().target) != bool(options.target):
             raise UsageError(f"--control {control.folder}: not a run of the same kind of targets")
+        if control.manifest["model"]["weights_sha256"] != run.manifest["model"]["weights_sha256"]:
+            raise UsageError(
+                f"--control {control.folder}: a run of another network: a control has other scores "
+                "of the same one; compare A B sets two networks side by side"
+            )
         beside, other = control.options().criterion, curves(control, what)
     rows: list[AreaRow] = []
     for stage in _stages(named.values()):

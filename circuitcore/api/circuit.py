@@ -102,8 +102,7 @@ class Circuit:
         naming the layer that does not fit, and where there is no circuit.  Where a rectifier
         follows the last layer the bias is added by a forward hook of the copy.
         """
-        for name in self._stored.kept:
-            self._layer(module, name)
+        self._layers(module)
         try:
             pruned = copy.deepcopy(module)
         except Exception as error:
@@ -121,9 +120,9 @@ class Circuit:
     def applied(self, module: nn.Module) -> Iterator[nn.Module]:
         """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
         self._checked()  # refused before anything is touched where there is no circuit
-        layers = {name: self._layer(module, name) for name in self._stored.kept}
+        layers = self._layers(module)
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-        last = layers.get(self._last)
+        last = self._shifted(module, layers)
         own = None if last is None else last.bias
         bias = None if own is None else own.detach().clone()
         hook = None
@@ -173,14 +172,31 @@ class Circuit:
         if not isinstance(found, nn.Conv2d | nn.Linear) or shape != wanted:
             raise InputError(f"layer {name!r} of the module does not fit the circuit's {wanted}")
         check_own_tensors(name, found)
-        check_unmade(name, found)
         return found
+
+    def _layers(self, module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+        """All that are pruned.  Raises InputError naming one that the circuit does not fit."""
+        found = {name: self._layer(module, name) for name in self._stored.kept}
+        check_unmade(module, found)
+        return found
+
+    def _shifted(
+        self, module: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear]
+    ) -> nn.Conv2d | nn.Linear | None:
+        """The last layer, which has the circuit's bias though it be left whole itself."""
+        if self._last in layers:
+            return layers[self._last]
+        try:
+            found = module.get_submodule(self._last)
+        except AttributeError:
+            return None
+        return found if isinstance(found, nn.Conv2d | nn.Linear) else None
 
     @torch.no_grad()
     def _prune(self, module: nn.Module) -> RemovableHandle | None:
         """Masks and bias in place; the hook that adds the bias, where no layer has room for it."""
         record = self._checked()
-        layers = {name: self._layer(module, name) for name in self._stored.kept}
+        layers = self._layers(module)
         for name, kept in self._stored.kept.items():
             weight = layers[name].weight
             rows = weight[self._unit : self._unit + 1] if name == self._last else weight
@@ -189,7 +205,9 @@ class Circuit:
             return None
         if not self._run.manifest["model"].get("shifts", True):
             return module.register_forward_hook(self._add_bias)
-        last = layers[self._last]
+        last = self._shifted(module, layers)
+        if last is None:
+            raise InputError(f"the module has no layer {self._last!r}, whose bias is the circuit's")
         if last.bias is None:
             last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
         last.bias[self._unit] += self.bias

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from circuitcore.engine.resident import resident_bytes
-from circuitcore.errors import DeviceError
+from circuitcore.errors import DeviceError, InputError
 from circuitcore.kernels.compilers import on_disk
 from circuitcore.kernels.masked import cost
 from circuitcore.machine.device import Machine
@@ -143,6 +143,14 @@ def must_compile(machine: Machine) -> bool:
     from circuitcore.kernels.levels import cpu as levels_cpu  # numba
 
     return not on_disk(levels_cpu.scan_range)  # whatever the network and the options
+
+
+def unfit(shape: Sequence[int], error: RuntimeError) -> InputError:
+    """What images of ``shape`` [C, H, W] are refused with where a layer fails on them."""
+    return InputError(
+        f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
+        f"network ({error}): give --resize and --crop"
+    )
 
 
 def as_run(

@@ -14,6 +14,7 @@ from circuitcore.engine.resident import room, uploaded
 from circuitcore.engine.runner import Runner, sizes_of
 from circuitcore.engine.splits import Arrays, Split, taken_over
 from circuitcore.engine.unpruned import unpruned
+from circuitcore.errors import InputError
 from circuitcore.inputs.categories import check_assignment
 from circuitcore.inputs.decoding import PIXELS, Decoding
 from circuitcore.inputs.pixels import to_input
@@ -55,6 +56,21 @@ class Prepared:
     def scoring_images(self, unit: int) -> Tensor:
         """Normalised scoring images of one category, float32 on the device."""
         return self.inputs.scoring_images(unit, self.runner.machine.device)
+
+
+def _checked(inputs: Inputs, image: Tensor) -> None:
+    """Hold a module in hand against the network on the run's first image [1, ...]."""
+    check = inputs.model.check
+    try:
+        if check is not None:
+            check(image)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        shape = " x ".join(map(str, image.shape[1:]))
+        raise InputError(
+            f"{inputs.model.name}: the module itself fails on an image of {shape}: {error}"
+        ) from error
 
 
 def prepare(
@@ -105,7 +121,7 @@ def prepare(
         found = runner(decoding.pixels)
         if inputs.model.check is not None:
             one = decoding.pixels[:1]  # decoded already: its size is everyone's
-            inputs.model.check(to_input(one, preprocessing, torch.device("cpu")))
+            _checked(inputs, to_input(one, preprocessing, torch.device("cpu")))
         with span("stage", "unpruned extraction"):
             extraction = unpruned(found, decoding, 0, extraction_files, scratch, progress)
         with span("stage", "unpruned heldout"):

@@ -19,11 +19,11 @@ from circuitcore.engine.footprint import (
     chunk,
     feature_chunk,
     for_chunks,
+    unfit,
 )
 from circuitcore.engine.replay import Replay
 from circuitcore.engine.resident import Resident, resident_bytes
 from circuitcore.engine.splits import Split
-from circuitcore.errors import InputError
 from circuitcore.inputs.pixels import (
     Normaliser,
     Preprocessing,
@@ -195,10 +195,7 @@ def sizes_of(
         image_bytes = activation_bytes(lean, shape)
         feature_bytes = activation_bytes(lean, shape, after_boundary=True)
     except RuntimeError as error:
-        raise InputError(
-            f"images of {shape[2]} x {shape[1]} pixels and {shape[0]} channels do not fit the "
-            f"network ({error}): give --resize and --crop"
-        ) from None
+        raise unfit(shape, error) from None
     memory = for_chunks(network, shape, options, machine, counts)
     images = counts.extraction + counts.heldout
     resident = resident_bytes(network, shape, machine, images, item, memory)

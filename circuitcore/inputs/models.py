@@ -120,7 +120,9 @@ def check_trace(
     """
     some = next(module.parameters())
     with torch.inference_mode(), tracing:
-        shown = (image if given is None else given).clone().to(some.device, some.dtype)
+        shown = (image if given is None else given).to(some.device, some.dtype)
+        # as a caller's batch lies: a module may view what it makes of it
+        shown = shown.clone(memory_format=torch.contiguous_format)
         own = aside(module, hooks=True)(shown).float().cpu()
         logits = forward(network, {"input": image}, [network.result])[0]
     largest = float(logits.abs().max())

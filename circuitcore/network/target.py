@@ -36,6 +36,11 @@ def step_called(network: Network, label: str) -> str:
     names = [step.name for step in network.steps]
     if label in names:
         return label
+    if inside := [name for name in names if name.startswith(f"{label}.")]:
+        raise UsageError(
+            f"--target {label}: a module of several layers: name the one whose output is meant, "
+            f"such as {inside[-1]}"
+        )
     plain = re.escape(label.replace(".", "_"))
     found = [step for step in network.steps if re.fullmatch(rf"{plain}(_\d+)?", step.name)]
     if not found:

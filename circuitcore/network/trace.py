@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
@@ -150,13 +150,19 @@ def _made_plain(module: nn.Module) -> None:
         module.register_parameter(hook.name, nn.Parameter(tensor.detach().clone(), False))
 
 
-def check_unmade(name: str, module: nn.Module) -> None:
-    """Refuse to prune a layer whose weight is not the one it computes with (standardisation)."""
-    if "Std" in type(module).__name__ and hasattr(module, "eps"):
-        raise InputError(
-            f"layer {name!r} ({type(module).__name__}) makes its weights anew at every call: "
-            "setting some of them to 0 does not prune it"
-        )
+def check_unmade(module: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Refuse to prune layers whose weight is not the one they compute with (standardisation).
+
+    A class of one's own may make it of its parameter: then how the module is read says so.
+    """
+    own = {n: each for n, each in layers.items() if type(each) not in (nn.Conv2d, nn.Linear)}
+    network = trace(module) if own else None
+    for name, each in own.items():
+        if network is not None and network.step(name).form == "remade":
+            raise InputError(
+                f"layer {name!r} ({type(each).__name__}) makes its weights anew at every call: "
+                "setting some of them to 0 does not prune it"
+            )
 
 
 def check_own_tensors(name: str, module: nn.Module) -> None:
@@ -165,6 +171,17 @@ def check_own_tensors(name: str, module: nn.Module) -> None:
         if key not in module._parameters:
             raise InputError(
                 f"layer {name!r}: its {key} is made by a hook or a parametrisation (pruning, "
-                "weight or spectral norm): make it permanent first, with "
-                "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
+                f"weight or spectral norm): make it permanent first, with {_remover(module)}"
             )
+
+
+def _remover(module: nn.Module) -> str:
+    """What makes a tensor permanent that is made by whatever is on the module."""
+    if is_parametrized(module):
+        return "torch.nn.utils.parametrize.remove_parametrizations"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            return "torch.nn.utils.remove_weight_norm"
+        if isinstance(hook, SpectralNorm):
+            return "torch.nn.utils.remove_spectral_norm"
+    return "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"

@@ -59,5 +59,5 @@ from circuitcore.kernels.survivors.operation import rows_reading
 rows_reading(weight, torch.ones(300, dtype=torch.bool))
 print(torch.get_num_threads())
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (said.stdout, said.returncode) == (f"{threads}\n", 0), said.stderr

@@ -138,7 +138,7 @@ def drawn_circuit(
     ``found``: of the whole pool; ``pruned``: weights by stage; ``images`` int64, places in the
     pool.  A weight's level byte is 1 where it is kept at the only level: no mask beside it.
     """
-    places = torch.from_numpy(images).to(found[network.last].x.device)
+    places = torch.from_numpy(images).to(next(iter(found.values())).x.device)
     drawn = {name: each.of(places) for name, each in found.items()}
     kept: dict[str, Tensor] = {}
     for stage, count in pruned.items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from circuitcore.engine.footprint import as_run
+from circuitcore.engine.footprint import as_run, unfit
 from circuitcore.extraction.judging import every_level
 from circuitcore.extraction.screening import run_at_every_level
 from circuitcore.inputs.image_files import ImageFile
@@ -101,7 +101,10 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     """What there is to do, from shapes, for images like ``pixels``; backward costs two forward."""
     network, files = inputs.model.network, inputs.split("extraction")
     check_criterion(network, options)
-    once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
+    try:
+        once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
+    except RuntimeError as error:
+        raise unfit(pixels.shape, error) from None
     lean, _ = as_run(network, pixels.shape, machine)
     per_layer = multiply_adds(lean, pixels.shape)
     per_layer[network.last] //= network.outputs  # only the target row
