@@ -101,10 +101,7 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     """What there is to do, from shapes, for images like ``pixels``; backward costs two forward."""
     network, files = inputs.model.network, inputs.split("extraction")
     check_criterion(network, options)
-    try:
-        once, count = sum(multiply_adds(network, pixels.shape).values()), len(files)
-    except RuntimeError as error:
-        raise unfit(pixels.shape, error) from None
+    once, count = _of_one(network, pixels.shape), len(files)
     lean, _ = as_run(network, pixels.shape, machine)
     per_layer = multiply_adds(lean, pixels.shape)
     per_layer[network.last] //= network.outputs  # only the target row
@@ -150,6 +147,14 @@ def expected(inputs: Inputs, options: Options, machine: Machine, pixels: np.ndar
     shared = PlanStep(what="unpruned network (shared)", count=1, multiply_adds=once * count,
                       bytes=pixels.nbytes * count, fpe=1.0)  # fmt: skip
     return Expected(once, conv, fc, shared, stages, heldout, scoring, apart, likely, upper)
+
+
+def _of_one(network: Network, shape: Sequence[int]) -> int:
+    """Multiply-adds of one image [C, H, W].  Raises InputError where it does not fit."""
+    try:
+        return sum(multiply_adds(network, shape).values())
+    except RuntimeError as error:
+        raise unfit(shape, error) from None
 
 
 def files_of_one(files: Sequence[ImageFile]) -> list[ImageFile]:
