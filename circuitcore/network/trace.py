@@ -88,7 +88,10 @@ class _Tracer(torch.fx.Tracer):
 def _network(model: nn.Module, r: Reading, output: Any) -> Network:
     """What of the steps the output needs, with their tensors."""
     if not isinstance(output, Value):
-        raise InputError("the model returns more than one tensor: one of logits is needed")
+        raise InputError(
+            "the model returns more than one tensor: one of logits is needed; wrap it in a module "
+            "whose forward returns that one alone"
+        )
     kept = needed_steps(r.steps, {output.name})
     check_head(kept)
     names, network = {s.name for s in kept}, r.network

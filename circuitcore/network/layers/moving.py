@@ -78,7 +78,9 @@ def _to_shape(r: Reading, value: Value, dims: list[Any]) -> Value:
         dims[place] = 1
         dims[place] = quotient(whole, product(dims))
     if dims[0] != IMAGES:
-        raise Refused("it mixes the images of a batch, or their number is fixed")
+        raise Refused(
+            "it mixes the images of a batch, or their number is fixed; flatten(1) keeps them apart"
+        )
     new = tuple(dims)
     if new == value.seen:
         return value
