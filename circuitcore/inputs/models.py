@@ -109,6 +109,17 @@ def _in_hand(
     )
 
 
+def _own_logits(module: nn.Module, shown: Tensor) -> Tensor:
+    """What the module gives for the image as it lies, channels last as our own pass has it."""
+    try:
+        found: Tensor = module(shown)
+    except RuntimeError:
+        if shown.is_contiguous():
+            raise
+        found = module(shown.contiguous())  # it views its maps: as a caller's batch lies
+    return found
+
+
 def check_trace(
     module: nn.Module, network: Network, image: Tensor, name: str, given: Tensor | None = None
 ) -> float:
@@ -120,10 +131,8 @@ def check_trace(
     """
     some = next(module.parameters())
     with torch.inference_mode(), tracing:
-        shown = (image if given is None else given).to(some.device, some.dtype)
-        # as a caller's batch lies: a module may view what it makes of it
-        shown = shown.clone(memory_format=torch.contiguous_format)
-        own = aside(module, hooks=True)(shown).float().cpu()
+        shown = (image if given is None else given).clone().to(some.device, some.dtype)
+        own = _own_logits(aside(module, hooks=True), shown).float().cpu()
         logits = forward(network, {"input": image}, [network.result])[0]
     largest = float(logits.abs().max())
     spread = max(
