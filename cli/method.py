@@ -230,6 +230,7 @@ def export(
 
 
 def emit_rows(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
+    """Print rows in one of the four formats; ``columns``: of a table alone."""
     from circuitcore.cli.tables import emit, rows_text
 
     emit(rows_text(rows.nested, form, left=left, columns=columns))

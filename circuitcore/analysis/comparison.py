@@ -14,7 +14,6 @@ would give, not what other images or seeds would.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 
 from circuitcore.analysis.area import MEASURES, Curve, area, curves, measured, named_records
 from circuitcore.analysis.overlap import LayerOverlap, jaccard
-from circuitcore.analysis.resampling.run import FILE as RESAMPLES
+from circuitcore.analysis.resampling.kept import WHOLE, ceilings
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.errors import UsageError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
@@ -32,7 +31,6 @@ from circuitcore.records import Category, Found, Record, Target
 from circuitcore.runs.circuitfile import mapped_mask, read_shapes
 from circuitcore.runs.folder import RunFolder
 
-WHOLE = ""  # stands for the layer in the row of all of them
 CALL = frozenset(changing("call")) | {"out", "format", "quiet"}
 OTHER_WEIGHTS = "same shapes, other weights: a place is no name of a unit"
 CONFIGURED = ("weights_sha256", "images_sha256", "numerics")
@@ -185,18 +183,10 @@ def compare(a: RunFolder, b: RunFolder, measure: str = "judge") -> Comparison:
 
 
 def _side(run: RunFolder) -> _Side:
-    records = named_records(run)
-    try:
-        found = json.loads((run.folder / RESAMPLES).read_text(encoding="utf-8"))["circuits"]
-        ceilings = {
-            (name, row["layer"]): row["ceiling"]
-            for name, record in records.items()
-            for row in found.get(run.path(record.index).stem, [])
-            if row["ceiling"] is not None
-        }
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-        ceilings = {}
-    return _Side(run, records, ceilings)
+    records, found = named_records(run), ceilings(run.folder)
+    stems = {run.path(record.index).stem: name for name, record in records.items()}
+    own = {(stems[stem], layer): v for (stem, layer), v in found.items() if stem in stems}
+    return _Side(run, records, own)
 
 
 def _differing(a: RunFolder, b: RunFolder) -> list[Differing]:

@@ -109,7 +109,7 @@ def evaluate(
     if images is None and not of_targets:
         biases = _random_biases(opened, prepared, progress)
     present = {c.index for c in prepared.inputs.categories}
-    units = {unit: path for unit, path in _circuits(opened).items() if unit in present}
+    units = {unit: path for unit, path in circuits_of(opened).items() if unit in present}
     file = None if images is None or of_targets else _file(opened, prepared)
     kept = {} if file is None else _kept(file, biases)
     missing = sum(path.stem not in kept for path in units.values())
@@ -135,19 +135,22 @@ def evaluate(
     return rows
 
 
-def _circuits(run: RunFolder) -> dict[int, Path]:
+def circuits_of(run: RunFolder) -> dict[int, Path]:
     """Files of the categories or targets that have a circuit."""
     units = run.units().items()
     return {unit: path for unit, path in units if read_record(path)[1].circuit is not None}
 
 
-def _say(prepared: Prepared, what: str, passes: int, images: int, progress: Progress) -> None:
-    """What is to be run, in the unit of all costs."""
+def cost_of(prepared: Prepared, passes: int, images: int) -> str:
+    """What so many passes over so many images cost at most, in the unit of all costs."""
     work = passes * images * prepared.runner.sizes.multiply_adds
-    progress.note(
-        f"{what}: passes over {images:,} images, at most "
-        f"{passes * images / len(prepared.extraction):.1f} FPE ({work:.2g} multiply-adds)"
-    )
+    fpe = passes * images / len(prepared.extraction)
+    return f"at most {fpe:.1f} FPE ({work:.2g} multiply-adds)"
+
+
+def _say(prepared: Prepared, what: str, passes: int, images: int, progress: Progress) -> None:
+    """What is to be run, and its cost."""
+    progress.note(f"{what}: passes over {images:,} images, {cost_of(prepared, passes, images)}")
 
 
 def _row(
@@ -235,7 +238,7 @@ def _own_biases(
     """
     opened = open_run(run)
     kept = _kept_biases(opened)
-    if all(path.stem in kept for path in _circuits(opened).values()):
+    if all(path.stem in kept for path in circuits_of(opened).values()):
         return kept
     try:
         opened, own = prepared_run(run, progress, given, **engine)
@@ -252,7 +255,7 @@ def _random_biases(run: RunFolder, own: Prepared, progress: Progress) -> dict[st
     ``own``: of the run's own images.  Kept in the run folder.
     """
     biases = _kept_biases(run)
-    missing = {unit: path for unit, path in _circuits(run).items() if path.stem not in biases}
+    missing = {unit: path for unit, path in circuits_of(run).items() if path.stem not in biases}
     if missing:
         images = len(own.extraction)
         _say(own, f"biases of {len(missing)} random masks", len(missing), images, progress)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from circuitcore.analysis.evaluation import prepared_run
+from circuitcore.analysis.evaluation import circuits_of, cost_of, prepared_run
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.runner import Runner
@@ -39,7 +39,7 @@ from circuitcore.network.forward import Override, Tally, forward
 from circuitcore.network.graph import Network
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
-from circuitcore.runs.circuitfile import mapped_mask, read_circuit, read_record, read_shapes
+from circuitcore.runs.circuitfile import mapped_mask, read_circuit, read_shapes
 from circuitcore.runs.folder import RunFolder, open_run
 from circuitcore.scoring.seeds import unit_seed
 
@@ -132,8 +132,9 @@ def lesion(
         raise UsageError(f"{folder}: lesions are of categories, not of other targets")
     units = [run.unit_of(each) for each in wanted] or list(run.units())
     done = {unit: run.circuit_path(unit) for unit in dict.fromkeys(units)}
-    every = [p for p in run.units().values() if read_record(p)[1].circuit is not None]
-    asked = [(u, kind) for u, path in done.items() if path in every for kind in kinds]
+    circuits = circuits_of(run)
+    every = list(circuits.values())
+    asked = [(unit, kind) for unit in done if unit in circuits for kind in kinds]
     if len(asked) < len(done) * len(kinds):
         progress.note("categories without a circuit have no lesion and are left out")
     if PRIVATE in kinds and len(every) == 1:
@@ -169,11 +170,9 @@ def _check(folder: Path, kinds: Sequence[str], shared: int) -> None:
 def _say(prepared: Prepared, left: int, asked: int, progress: Progress) -> None:
     """What the lesions left to do will cost, in the unit of all costs."""
     images, passes = len(prepared.heldout), 2 * left
-    work = passes * images * prepared.runner.sizes.multiply_adds
     progress.note(
         f"{left} of {asked} lesions to do, each with its random control: {passes} passes over "
-        f"{images:,} held-out images, at most {passes * images / len(prepared.extraction):.1f} FPE "
-        f"({work:.2g} multiply-adds)"
+        f"{images:,} held-out images, {cost_of(prepared, passes, images)}"
     )
 
 

@@ -102,7 +102,7 @@ class Circuit:
         naming the layer that does not fit, and where there is no circuit.  Where a rectifier
         follows the last layer the bias is added by a forward hook of the copy.
         """
-        self._layers(module)
+        check_unmade(module, self._layers(module))
         try:
             pruned = copy.deepcopy(module)
         except Exception as error:
@@ -121,6 +121,7 @@ class Circuit:
         """``module`` itself pruned to the circuit inside a with block, and put back at its end."""
         self._checked()  # refused before anything is touched where there is no circuit
         layers = self._layers(module)
+        check_unmade(module, layers)
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         last = self._shifted(module, layers)
         own = None if last is None else last.bias
@@ -176,9 +177,7 @@ class Circuit:
 
     def _layers(self, module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
         """All that are pruned.  Raises InputError naming one that the circuit does not fit."""
-        found = {name: self._layer(module, name) for name in self._stored.kept}
-        check_unmade(module, found)
-        return found
+        return {name: self._layer(module, name) for name in self._stored.kept}
 
     def _shifted(
         self, module: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear]

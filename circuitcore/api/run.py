@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
-from circuitcore.analysis.resampling.run import ceiling
+from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
 from circuitcore.analysis.rows import rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
@@ -155,7 +155,7 @@ class Run(Mapping[str, Circuit]):
     @property
     def noise_ceiling(self) -> float | None:
         """Mean overlap of two circuits of one category, None before `stability`."""
-        return ceiling(self.folder)
+        return mean_ceilings(self.folder).get(WHOLE)
 
     def lesion(
         self, *, categories: Sequence[str | int] | str = (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,18 +59,16 @@ class Prepared:
         return self.inputs.scoring_images(unit, self.runner.machine.device)
 
 
-def _checked(inputs: Inputs, image: Tensor) -> None:
+def _checked(name: str, check: Callable[[Tensor], object], image: Tensor) -> None:
     """Hold a module in hand against the network on the run's first image [1, ...]."""
-    check = inputs.model.check
     try:
-        if check is not None:
-            check(image)
+        check(image)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         shape = " x ".join(map(str, image.shape[1:]))
         raise InputError(
-            f"{inputs.model.name}: the module itself fails on an image of {shape}: {error}"
+            f"{name}: the module itself fails on an image of {shape}: {error}"
         ) from error
 
 
@@ -119,9 +118,9 @@ def prepare(
     progress.start("decoding, unpruned network", len(every))
     with Decoding(inputs.source, every, preprocessing, scratch) as decoding:
         found = runner(decoding.pixels)
-        if inputs.model.check is not None:
+        if (check := inputs.model.check) is not None:
             one = decoding.pixels[:1]  # decoded already: its size is everyone's
-            _checked(inputs, to_input(one, preprocessing, torch.device("cpu")))
+            _checked(inputs.model.name, check, to_input(one, preprocessing, torch.device("cpu")))
         with span("stage", "unpruned extraction"):
             extraction = unpruned(found, decoding, 0, extraction_files, scratch, progress)
         with span("stage", "unpruned heldout"):

@@ -159,9 +159,11 @@ def check_unmade(module: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     A class of one's own may make it of its parameter: then how the module is read says so.
     """
     own = {n: each for n, each in layers.items() if type(each) not in (nn.Conv2d, nn.Linear)}
-    network = trace(module) if own else None
+    if not own:
+        return
+    network = trace(module)
     for name, each in own.items():
-        if network is not None and network.step(name).form == "remade":
+        if network.step(name).form == "remade":
             raise InputError(
                 f"layer {name!r} ({type(each).__name__}) makes its weights anew at every call: "
                 "setting some of them to 0 does not prune it"

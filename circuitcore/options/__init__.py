@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from circuitcore.errors import OptionsError, nearest, spelled
 from circuitcore.options.presets import PRESETS as PRESETS
 from circuitcore.options.values import (
+    Member,
     as_channels,
     as_criteria,
     as_levels,
@@ -36,7 +37,7 @@ Whole = int | Literal["none"] | None
 AtLeast0 = Annotated[int, Ge(0)]
 AtLeast1 = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Gt(0), Le(1)]
-Criterion = Literal["actgrad", "snip", "weight-magnitude", "random", "ig", "lrp", "ensemble"]
+Criterion = Literal[Member, "ensemble"]
 # "numbers": part of every unit's key; "engine": how the same numbers are found, kept with the run;
 # "call": where one call computes and where its results go, not kept
 Changes = Literal["numbers", "engine", "call"]

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import Field, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 SPARSEST_KEPT = 0.001
 MOST_LEVELS = 255  # one unsigned byte a weight encodes a whole nested sweep
@@ -130,7 +130,8 @@ def as_names(value: Any) -> Any:
     return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
-MEMBERS = ("actgrad", "snip", "weight-magnitude", "random", "ig", "lrp")
+Member = Literal["actgrad", "snip", "weight-magnitude", "random", "ig", "lrp"]
+MEMBERS: tuple[str, ...] = get_args(Member)
 
 
 def as_criteria(value: Any) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from circuitcore.analysis.controls import CONTROLS, control_means
 from circuitcore.analysis.overlap import matrix
-from circuitcore.analysis.resampling.run import ceiling as noise_ceiling
+from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
 from circuitcore.analysis.rows import pruned_of, stage_names
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import target_control_means
@@ -50,9 +50,8 @@ def write_report(folder: Path, document: Sweep | TargetSweep, pairs: pa.Table) -
     """
     names, overlap, chance = matrix(pairs)
     if isinstance(document, Sweep):
-        text = render(
-            document, names, overlap, chance, control_means(folder), ceiling=noise_ceiling(folder)
-        )
+        ceiling = mean_ceilings(folder).get(WHOLE)
+        text = render(document, names, overlap, chance, control_means(folder), ceiling)
     else:
         controls = target_control_means(folder / CONTROLS)
         text = render_targets(document, names, overlap, chance, controls)

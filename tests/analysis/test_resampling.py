@@ -11,6 +11,7 @@ import circuitcore as cc
 from circuitcore.analysis.resampling import run as resampling
 from circuitcore.analysis.resampling.counts import CORE, NEVER, Counts, row_of
 from circuitcore.analysis.resampling.drawing import Drawing
+from circuitcore.analysis.resampling.kept import FILE
 from circuitcore.analysis.statistics import least_count
 from circuitcore.bundled import CATEGORIES, IMAGES
 from circuitcore.scoring.seeds import unit_seed
@@ -123,7 +124,7 @@ def test_a_second_call_computes_nothing_and_goes_on(small, tmp_path, monkeypatch
     assert [r for r in both if r["category"] == "Bag"] == list(first)
     again = run.stability(resamples=3, pool=6)
     assert len(scored) == 1 and list(again) == list(both)
-    kept = folder / resampling.FILE
+    kept = folder / FILE
     assert run.noise_ceiling == pytest.approx(
         np.mean([row["ceiling"] for row in both if not row["layer"]])
     )

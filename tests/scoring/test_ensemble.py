@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from criteria import sweep_agrees
+from criteria import scoring_images, sweep_agrees
 from scipy.stats import rankdata
 from torch import nn
 
@@ -23,8 +23,7 @@ CATEGORY, MEMBERS = 8, "actgrad,snip"
 
 @pytest.fixture(scope="module")
 def images(example):
-    every, labels = example.splits["scoring"]
-    return every[labels == CATEGORY]
+    return scoring_images(example, CATEGORY)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from criteria import scores_agree, sweep_agrees
+from criteria import scores_agree, scoring_images, sweep_agrees
 
 from circuitcore.extraction.planning.plan import plan
 from circuitcore.inputs.read import read_inputs
@@ -19,8 +19,7 @@ FIRST = "features.0"  # reads the image: on the path its input is u times the im
 
 @pytest.fixture(scope="module")
 def images(example):
-    every, labels = example.splits["scoring"]
-    return every[labels == CATEGORY]
+    return scoring_images(example, CATEGORY)
 
 
 @pytest.fixture(scope="module")

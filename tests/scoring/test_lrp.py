@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from criteria import scores_agree, sweep_agrees
+from criteria import scores_agree, scoring_images, sweep_agrees
 from torch import nn
 
 from circuitcore.errors import UsageError
@@ -20,8 +20,7 @@ CATEGORY = 1
 
 @pytest.fixture(scope="module")
 def images(example):
-    every, labels = example.splits["scoring"]
-    return every[labels == CATEGORY]
+    return scoring_images(example, CATEGORY)
 
 
 @pytest.fixture(scope="module")

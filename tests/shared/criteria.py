@@ -19,6 +19,12 @@ CROSSED = 1e-4  # fraction of the weights that rounding may move across a level
 CLOSE = 2e-5  # relative to the layer's highest score: float32 products, summed over positions
 
 
+def scoring_images(example, category):
+    """The example's float64 scoring images of one category."""
+    every, labels = example.splits["scoring"]
+    return every[labels == category]
+
+
 def scores_agree(network, images, unit, options, expected):
     """Raw scores of every layer as float64 ``expected`` has them."""
     found = scored_by(network, images.float(), unit, options)

@@ -8,7 +8,6 @@ categories permuted (Mantel 1967).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from scipy.stats import binom, rankdata
 from circuitcore.analysis import overlap as overlaps
 from circuitcore.analysis.across.hierarchy import hierarchy_of, similarity
 from circuitcore.analysis.evaluation import prepared_run
-from circuitcore.analysis.resampling.counts import WHOLE
-from circuitcore.analysis.resampling.run import FILE
+from circuitcore.analysis.resampling.kept import mean_ceilings
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
 from circuitcore.progress import Progress
@@ -117,13 +115,14 @@ def structure(
     passes of them, extraction and held-out.  Raises InputError for fewer than four circuits.
     """
     run = open_run(folder)
-    records = [record for record in run.records() if record.circuit is not None]
+    every = run.records()
+    records = [record for record in every if record.circuit is not None]
     if len(records) < FEWEST:
         raise InputError(
             f"{folder}: {len(records)} circuits; {FEWEST} or more are needed to compare across "
             "categories"
         )
-    pairs = overlaps.table(run, run.records())
+    pairs = overlaps.table(run, every)
     names, whole, chance = overlaps.matrix(pairs)
     excess, seed = whole - chance, run.options().seed
     folders = {c["index"]: c["folder"] for c in run.manifest["categories"]}
@@ -146,7 +145,7 @@ def structure(
 
 def _shared(run: RunFolder, pairs: Any) -> list[SharedRow]:
     """By layer in module order, the whole network before."""
-    ceilings = _ceilings(run.folder)
+    ceilings = mean_ceilings(run.folder)
     rows = []
     for layer in dict.fromkeys(pairs["layer"].to_pylist()):
         names, matrix, chance = overlaps.matrix(pairs, layer)
@@ -165,25 +164,12 @@ def _shared(run: RunFolder, pairs: Any) -> list[SharedRow]:
     return rows
 
 
-def _ceilings(folder: Path) -> dict[str, float]:
-    """Mean noise ceiling by layer, as `resampling.resample` left them."""
-    found: dict[str, list[float]] = {}
-    try:
-        circuits = json.loads((folder / FILE).read_text(encoding="utf-8"))["circuits"]
-        for row in (row for rows in circuits.values() for row in rows):
-            if row["ceiling"] is not None:
-                found.setdefault(row["layer"], []).append(row["ceiling"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {layer: float(np.mean(values)) for layer, values in found.items()}
-
-
 def _units(run: RunFolder, files: Sequence[Path]) -> list[UnitsRow]:
     """A row a layer but the last, whose one row is each category's own."""
     shapes, last = read_shapes(files[0]), run.manifest["model"]["last"]
     rows = []
     for layer, shape in shapes.items():
-        if layer in (last, WHOLE):
+        if layer == last:
             continue
         used = np.empty((len(files), shape[0]), bool)
         for place, file in enumerate(files):

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from circuitcore.analysis.resampling.drawing import Drawing
+from circuitcore.analysis.resampling.kept import WHOLE
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 
 CORE, NEVER = 0.95, 0.05  # of the resamples
-WHOLE = ""  # stands for the layer in the row of all of them
 
 
 class ResampledRow(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitcore.analysis.resampling import kept as kept_rows
 from circuitcore.analysis.resampling.counts import ResampledRow, rows_of
 from circuitcore.analysis.resampling.drawing import Drawing
 from circuitcore.errors import InputError, UsageError
 from circuitcore.inputs.categories import select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.machine.device import Machine, machine
-from circuitcore.machine.files import write_atomically
 from circuitcore.machine.scratch import Scratch
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
@@ -29,8 +28,6 @@ from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import stage_levels
 from circuitcore.scoring.scores import Contribution
 from circuitcore.scoring.seeds import unit_seed
-
-FILE = "resamples.json"
 
 
 def resample(
@@ -56,7 +53,8 @@ def resample(
     drawing.check(network.relevant())
     units = run.units()
     chosen = [c for c in select(inputs.categories, wanted) if c.index in units]
-    kept = _kept(run, drawing)
+    settings = _settings(drawing)
+    kept = kept_rows.read(run.folder, settings)
     progress.start("resamples", len(chosen))
     rows = []
     for category in chosen:
@@ -68,7 +66,7 @@ def resample(
                 found = scored_by(network, images, category.index, options)
                 made = _resampled(network, found, stored.record, stored.kept, options, drawing)
                 kept[key] = [row.model_dump() for row in made]
-                _keep(run, drawing, kept)
+                kept_rows.keep(run.folder, settings, kept)
         rows += [ResampledRow(**row) for row in kept.get(key, [])]
         progress.advance(1, category.name)
     return rows
@@ -152,27 +150,3 @@ def _settings(drawing: Drawing) -> dict[str, Any]:
         "resamples": drawing.resamples, "pool": drawing.pool,
         "drawn": drawing.drawn, "certify": drawing.replaced,
     }  # fmt: skip
-
-
-def _kept(run: RunFolder, drawing: Drawing) -> dict[str, list[dict[str, Any]]]:
-    """Rows by the circuits' files as an earlier call with these numbers left them."""
-    try:
-        found = json.loads((run.folder / FILE).read_text(encoding="utf-8"))
-        return found["circuits"] if found["settings"] == _settings(drawing) else {}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: made anew
-        return {}
-
-
-def _keep(run: RunFolder, drawing: Drawing, kept: Mapping[str, Any]) -> None:
-    document = {"settings": _settings(drawing), "circuits": kept}
-    write_atomically(run.folder / FILE, json.dumps(document, indent=1).encode())
-
-
-def ceiling(folder: Path) -> float | None:
-    """Mean ceiling of a run's whole circuits, where `resample` has been there; else None."""
-    try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))["circuits"]
-        own = [rows[0]["ceiling"] for stem, rows in found.items() if rows]
-        return float(np.mean([each for each in own if each is not None])) if own else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -10,6 +10,7 @@ import gc
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -152,19 +153,21 @@ def _settled(module: nn.Module, side: int, random: torch.Generator) -> Tensor:
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.momentum = 1.0
-    for pixels in sorted({side, *SIDES}):
-        images = torch.randn(IMAGES, 3, pixels, pixels, generator=random)
-        module.train()
-        try:
-            with torch.inference_mode():
-                module(images)
-        except (AssertionError, RuntimeError):
-            if pixels == max(SIDES):
-                raise
-            continue
-        module.eval()
-        return images
-    raise AssertionError("no size was tried")
+    *fewer, most = sorted({side, *SIDES})
+    for pixels in fewer:
+        with suppress(AssertionError, RuntimeError):
+            return _seen(module, pixels, random)
+    return _seen(module, most, random)
+
+
+def _seen(module: nn.Module, pixels: int, random: torch.Generator) -> Tensor:
+    """Images of this size, that the module has been trained with.  Raises what it raises."""
+    images = torch.randn(IMAGES, 3, pixels, pixels, generator=random)
+    module.train()
+    with torch.inference_mode():
+        module(images)
+    module.eval()
+    return images
 
 
 def _pruned(
