@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         compare,
         open_run,
         plan,
+        reproduce,
         score,
         scores,
         stability,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Circuit", "CircuitcoreError", "DeviceError", "InputError", "Model", "Overlaps", "PartialError",
-    "Plan", "Run", "Table", "UsageError", "categories", "compare", "open_run", "plan", "score",
-    "scores", "stability", "sweep",
+    "Plan", "Run", "Table", "UsageError", "categories", "compare", "open_run", "plan", "reproduce",
+    "score", "scores", "stability", "sweep",
 ]  # fmt: skip
 _HOME = {
     "Circuit": "api.circuit",

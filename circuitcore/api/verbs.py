@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitcore.analysis.comparison import Comparison
+    from circuitcore.analysis.reproduction.document import Reproduction
     from circuitcore.extraction.planning.plan import Plan
 
 
@@ -182,6 +183,39 @@ def compare(
             from circuitcore.report.side_by_side import write_curves
 
             write_curves(Path(plot).expanduser(), left, right, found.measure)
+    return found
+
+
+def reproduce(
+    which: str = "paper",
+    model: str | Model = "bundled",
+    images: Any = "bundled",
+    *,
+    categories: Sequence[str | int] | str = (),
+    out: str | Path | None = None,
+    progress: Progress | Told | None = None,
+    **options: Any,
+) -> Reproduction:
+    """Published figures beside every reading of the text that they are from.
+
+    ``which``: ``paper`` (Andrade & Konkle 2025, CCN) or ``vss`` (the authors' abstract of the same
+    year).  The run folder is one of the preset of that name, with a page ``reproduction.html``; the
+    same call goes on where it stopped.  Other arguments and errors as those of `sweep`; what the
+    grid varies cannot be given.
+    """
+    from circuitcore.analysis.reproduction.grid import AXES, OPEN
+    from circuitcore.jobs.reproduce import reproduce as reproduced
+    from circuitcore.report.reproduction import write_page
+
+    if which not in OPEN:
+        raise UsageError(f"reproduce {which!r}: one of {', '.join(OPEN)}")
+    varied = sorted({"preset", *AXES} & {name for name, v in options.items() if v is not None})
+    if varied:
+        raise UsageError(f"reproduce: {varied[0]} is what the readings of {which} vary")
+    chosen, given = asked(model, images, {**options, "out": out, "preset": which})
+    with undisturbed():
+        found = reproduced(which, chosen, wanted_of(categories), progress_of(progress), given)
+        write_page(found)
     return found
 
 

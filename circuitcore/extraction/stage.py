@@ -99,22 +99,27 @@ def stage_executors(
 
     ``kept``: masks of the stages done; the caller adds each stage's own.
     """
+    for stage in prepared.runner.network.stages:
+        yield stage_executor(prepared, unit, work, stage, dict(kept))
+
+
+def stage_executor(
+    prepared: Prepared, unit: int, work: Scored, stage: str, fixed: Mapping[str, Tensor]
+) -> Executor:
+    """What runs one stage behind the masks ``fixed``; made before where readings share it."""
     network, options = prepared.runner.network, prepared.options
-    for stage in network.stages:
-        fixed = dict(kept)
-        key: tuple[Any, ...] = ()
-        if work.made is not None:
-            # masks of the same scores are nested: how many weights each layer keeps tells which
-            key = stage, options.grid(stage), *(int(m.count_nonzero()) for m in fixed.values())
-            if key in work.made:
-                yield work.made[key]
-                continue
-        assigned = work.assigned.get(stage)
-        assigned = assigned or stage_levels(network, stage, work.found, unit, options)
-        runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
-        if work.made is not None:
-            work.made[key] = remembering(runs, len(prepared.extraction))
-        yield runs
+    key: tuple[Any, ...] = ()
+    if work.made is not None:
+        # masks of the same scores are nested: how many weights each layer keeps tells which
+        key = stage, options.grid(stage), *(int(m.count_nonzero()) for m in fixed.values())
+        if key in work.made:
+            return work.made[key]
+    assigned = work.assigned.get(stage)
+    assigned = assigned or stage_levels(network, stage, work.found, unit, options)
+    runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
+    if work.made is not None:
+        work.made[key] = remembering(runs, len(prepared.extraction))
+    return runs
 
 
 def remembering(runs: Executor, images: int) -> Executor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
@@ -20,7 +19,8 @@ from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import target_control_means
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Cost, Sweep, TargetSweep
-from circuitcore.report import figure_style, figures
+from circuitcore.report import figures
+from circuitcore.report.templates import template
 
 FILE = "report.html"
 BOUNDS = {
@@ -78,7 +78,7 @@ def render(
         if len(document.categories) > figures.MOST_PANELS
         else "",
     }
-    return _template("report.html.j2").render(
+    return template("report.html.j2").render(
         document=document,
         stages=stage_names(document.categories),
         pruned_of=pruned_of,
@@ -110,7 +110,7 @@ def render_targets(
     }
     judge = document.run["options"]["judge"]
     costs = [target.cost for target in document.targets]
-    return _template("targets.html.j2").render(
+    return template("targets.html.j2").render(
         document=document,
         run=document.run,
         summary=document.summary,
@@ -247,19 +247,3 @@ def _options(
     every = {k: v for k, v in document.run.get("options", {}).items() if v is not None}
     main = {k.replace("_", " "): every[k] for k in first if k in every}
     return main, {k.replace("_", " "): v for k, v in sorted(every.items()) if k not in first}
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("circuitcore", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["percent"] = lambda v, d=1: "NA" if v is None else f"{100 * v:.{d}f} %"
-    environment.filters["number"] = lambda v, d=3: "NA" if v is None else f"{v:.{d}f}"
-    environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
-    environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
-    environment.filters["clean"] = lambda v: figure_style.clean(str(v))
-    return environment.get_template(name)

@@ -1,0 +1,1 @@
+"""`reproduce`: the published figures beside every reading that the published text allows."""
