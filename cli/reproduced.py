@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuitcore.cli.options import ALL, Given, takes
+from circuitcore.options import PRESETS
 
 if TYPE_CHECKING:
     from circuitcore.analysis.reproduction.document import Reproduction
@@ -46,7 +47,7 @@ def reproduce(
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
-    call = given.call()
+    call = given.but(preset=which if which in PRESETS else None).call()
     for name in NOT_OFFERED:
         call.pop(name, None)
     with progress(call["quiet"]) as shown:
@@ -105,7 +106,8 @@ def _text(found: Reproduction) -> str:
         "circuit (faithful), the peak. dist.: mean relative difference to "
         f"{_compared(found)} figures above; near: how often nearest where categories are drawn "
         "again",
-        f"{found.fpe:.1f} FPE a category; one by one {found.fpe_alone:.1f}",
+        f"{found.fpe:.1f} FPE a category"
+        + ("" if found.fpe_alone is None else f"; one by one {found.fpe_alone:.1f}"),
     )
     text += "".join("\n" + textwrap.fill(plain(line), 80) for line in said)
     text += f"\n{plain(str(Path(found.folder) / 'reproduction.html'))}\n"

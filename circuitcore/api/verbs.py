@@ -212,6 +212,9 @@ def reproduce(
     varied = sorted({"preset", *AXES} & {name for name, v in options.items() if v is not None})
     if varied:
         raise UsageError(f"reproduce: {varied[0]} is what the readings of {which} vary")
+    # readings share what is run in float32 alone: one of the two precisions, not both
+    given_dtype = options.get("dtype") or "auto"
+    options["dtype"] = "float32" if given_dtype == "auto" else given_dtype
     chosen, given = asked(model, images, {**options, "out": out, "preset": which})
     with undisturbed():
         found = reproduced(which, chosen, wanted_of(categories), progress_of(progress), given)

@@ -24,11 +24,12 @@ from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
     empty_circuit,
+    every_level,
     judges,
     reference_of,
     unpruned_baseline,
 )
-from circuitcore.extraction.stage import Scored, stage_executor
+from circuitcore.extraction.stage import Scored, stage_executor, sweep_stage
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.records import Accuracy, Empty, Record, Unpruned
@@ -43,7 +44,8 @@ class Read(Record):
     bias 0, ``unpruned_biased`` at its own; ``as_good``: random masks of the same densities that do
     as well on the extraction set; ``peak``: under bias ``none`` the largest CSA of the first
     stage's curve over the unpruned network's, and the fraction of all relevant weights kept there;
-    ``multiply_adds``: what the reading would have cost alone.  No circuit: ``undefined`` says why.
+    ``multiply_adds``: what the reading would have cost alone, None where levels were screened, on
+    images that readings share.  No circuit: ``undefined`` says why.
     """
 
     unpruned: Accuracy
@@ -56,7 +58,7 @@ class Read(Record):
     heldout: Accuracy | None = None
     as_good: int | None = None
     peak: tuple[float, float] | None = None
-    multiply_adds: int = 0
+    multiply_adds: int | None = 0
 
 
 @dataclass
@@ -71,7 +73,7 @@ class _Reading:
     reference: Reference
     fitted: Accuracy
     peak: tuple[float, float] | None = None
-    multiply_adds: int = 0
+    multiply_adds: int | None = 0
 
     def read(self, **found: object) -> Read:
         """The record of it."""
@@ -145,10 +147,10 @@ class _Curve:
 def read_family(prepared: Prepared, unit: int, readings: Sequence[Options], work: Scored) -> Family:
     """The circuits of output unit ``unit`` by all ``readings``, which share scores and levels.
 
-    ``work``: the category scored, with executors to share.  Equals a sweep of each reading with
-    every level evaluated in float32.  Cost: the first stage's levels once, a later stage's as far
-    as any reading looks and once for each circuit it follows, one pass over the held-out set a
-    circuit.
+    ``work``: the category scored, with executors to share.  Equals a sweep of each reading in
+    float32.  Cost: the first stage's levels once, a later stage's as far as any reading looks and
+    once for each circuit it follows, one pass over the held-out set a circuit; of many images, as
+    a sweep screens them, those that any reading asks for at a level, once.
     """
     found = [_begun(prepared, unit, options) for options in readings]
     relevant = prepared.runner.network.relevant()
@@ -165,7 +167,7 @@ def read_family(prepared: Prepared, unit: int, readings: Sequence[Options], work
             runs = stage_executor(prepared, unit, work, stage, fixed[levels])
             curve = _Curve(runs, {0: start[levels]})
             for reading in group:
-                t = _choose(curve, reading, stage)
+                t = _choose(prepared, curve, reading, stage)
                 if not levels and reading.options.bias == "none":
                     reading.peak = _peak(curve, reading, relevant)
                 now = (*levels, t)
@@ -195,9 +197,16 @@ def _begun(prepared: Prepared, unit: int, options: Options) -> _Reading:
     return _Reading(options, judge, heldout, unpruned, empty, reference, fitted)
 
 
-def _choose(curve: _Curve, reading: _Reading, stage: str) -> int:
+def _choose(prepared: Prepared, curve: _Curve, reading: _Reading, stage: str) -> int:
     """The level of a stage by the stop rule, looking no further than that needs."""
     options, reference, seen = reading.options, reading.reference, set()
+    if not every_level(options, len(curve.values[0])):
+        own = replace(prepared, options=options)
+        start = curve.values[0]
+        swept = sweep_stage(own, curve.runs, reading.judge, start=start, reference=reference)
+        reading.fitted, reading.multiply_adds = swept.chosen.alone(), None
+        curve.values[swept.level] = swept.activation
+        return swept.level
 
     def value(t: int) -> float:
         seen.add(t)
@@ -213,7 +222,8 @@ def _choose(curve: _Curve, reading: _Reading, stage: str) -> int:
     else:
         chosen = next((t for t in reversed(every[1:]) if value(t) >= below), 0)
     reading.fitted = curve.accuracy(chosen, reading)
-    reading.multiply_adds += curve.cost(sorted(seen))
+    if reading.multiply_adds is not None:
+        reading.multiply_adds += curve.cost(sorted(seen))
     return chosen
 
 
@@ -245,11 +255,12 @@ def _tested(
             own = replace(prepared, options=options)
             drawn = random_masks(own, unit, kept, reading.judge, reading.fitted, floor)
             as_good[options.bias, norm] = None if drawn is None else drawn.as_good
+        alone = reading.multiply_adds
         record = reading.read(
             extraction=reading.fitted.alone(),
             heldout=reading.heldout.at(activation, reading.fitted.bias),
             as_good=as_good[options.bias, norm],
-            multiply_adds=reading.multiply_adds + testing,
+            multiply_adds=None if alone is None else alone + testing,
         )
         found.append((reading, record))
     return found

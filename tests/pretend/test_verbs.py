@@ -118,3 +118,18 @@ def test_only_the_second_device_computes(cuda, run):
 def test_a_device_that_is_not_there(cuda):
     said = call("sweep", "--device", "cuda:7", code=5).stderr
     assert "no device cuda:7" in said and "cuda:1 (Pretended H100)" in said
+
+
+def test_readings_of_the_published_text(cuda, tmp_path):
+    few = [*FEW, "--levels", "0,0.5,0.9,0.99", "--format", "json"]
+    found = {}
+    for device in ("cuda:1", "cpu"):
+        folder = tmp_path / device.replace(":", "-")
+        said = call("reproduce", "paper", "Trouser", "Bag", *few, "--device", device, "-o", folder)
+        found[device] = json.loads(said.stdout)
+    for here, there in zip(found["cuda:1"]["cells"], found["cpu"]["cells"], strict=True):
+        # costs are those of other executors, random masks others, the rest is the method's
+        for name in ("reading", "categories", "undefined", "pruned", "heldout_hit", "ratio"):
+            alike(here[name], there[name])
+        alike(here["overlap"], there["overlap"])
+    assert cuda.counts.torch.total()

@@ -39,7 +39,8 @@ class Reproduction(Record):
     """Readings of ``which`` (``paper``, ``vss``) from the preset's on, in the grid's order.
 
     ``on_imagenet``: these are the published network's categories; else figures are of another
-    problem.  ``fpe``: of all families a category; ``fpe_alone``: of all readings one by one.
+    problem.  ``fpe``: of all families a category; ``fpe_alone``: of all readings one by one, None
+    where that is not known.
     """
 
     which: str
@@ -52,7 +53,7 @@ class Reproduction(Record):
     cells: list[Cell]
     families: list[FamilyCost]
     fpe: float
-    fpe_alone: float
+    fpe_alone: float | None
     folder: str
 
     @property
@@ -109,9 +110,14 @@ def reproduction(
         cells=with_nearest(cells, drawn),
         families=costs,
         fpe=sum(cost.fpe + cost.fpe_floor for cost in costs),
-        fpe_alone=sum(cell.fpe for cell in cells),
+        fpe_alone=_sum([cell.fpe for cell in cells]),
         folder=str(run.folder),
     )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _cost(readings: Sequence[Options], records: Sequence[FamilyRecord]) -> FamilyCost:

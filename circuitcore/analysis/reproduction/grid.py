@@ -2,7 +2,7 @@
 
 A family is readings that share scores and levels: they differ in what chooses a level.  All of them
 are crossed for the scores of the preset; other places of the absolute value are other scores, a
-sweep of their own each, and are held against the preset's choice alone.
+sweep of their own each: the preset with that one change.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def readings(which: str, options: Options) -> list[list[Options]]:
     """
     axes = OPEN[which]
     families = [list(_crossed(axes, options))]
-    families += [list(_beside(axes, options, value)) for value in axes.magnitude[1:]]
+    others: list[dict[str, Any]] = [{"magnitude": value} for value in axes.magnitude[1:]]
+    families += [[replace(options, **change)] for change in others]
     families[0].sort(key=lambda reading: reading != options)  # stable: the preset comes first
     return families
 
@@ -83,18 +84,10 @@ def _crossed(axes: Open, options: Options) -> Iterator[Options]:
         if reference == "peak" and stop != "sparsest-above":
             continue  # the peak is known last
         changes: dict[str, Any] = {"threshold": threshold, "stop": stop, "reference": reference}
-        yield replace(options, **changes, **_judged(norm, bias))
-
-
-def _beside(axes: Open, options: Options, magnitude: str) -> Iterator[Options]:
-    """The preset's choice under each norm and bias, for scores of another kind."""
-    for norm, bias in product(axes.false_alarm_norm, axes.bias):
-        changes: dict[str, Any] = {"magnitude": magnitude}
-        yield replace(options, **changes, **_judged(norm, bias))
-
-
-def _judged(norm: str, bias: str) -> dict[str, Any]:
-    return {"false_alarm_norm": norm, "bias": bias}
+        if reference == "peak" and options.screen == "on":
+            changes["screen"] = "auto"  # which runs every level
+        changes |= {"false_alarm_norm": norm, "bias": bias}
+        yield replace(options, **changes)
 
 
 def named(reading: Options) -> dict[str, Any]:

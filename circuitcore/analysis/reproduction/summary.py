@@ -27,7 +27,7 @@ class Cell(Record):
     the unpruned network at bias 0, as published; ``ratio_biased``: at its own bias.  ``distance``:
     mean of |own / published - 1| over the figures that are compared; ``nearest``: in how many of
     the resamples of categories no reading is nearer.  ``fpe``: forward-pass equivalents a category
-    it would have taken alone.
+    it would have taken alone, None where that is not known (`Read`).
     """
 
     reading: dict[str, Any]
@@ -50,7 +50,7 @@ class Cell(Record):
     peak_kept: float | None = None
     no_better_than_random: int | None = None
     overlap: Shared | None = None
-    fpe: float
+    fpe: float | None = None
     distance: float | None = None
     distance_ci95: Interval | None = None
     nearest: float = 0.0
@@ -73,7 +73,7 @@ def summarised(
         reading=reading, preset=preset, categories=len(rows), overlap=overlap,
         undefined=dict(Counter(row.undefined or "no circuit" for row in rows
                                if row.heldout is None)),
-        fpe=sum(row.multiply_adds for row in rows) / max(len(rows), 1) / once,
+        fpe=_alone([row.multiply_adds for row in rows], once),
     )  # fmt: skip
     if not some:
         return cell, None
@@ -96,6 +96,11 @@ def summarised(
     interval = None if apart is None else _interval(apart)
     known = {"distance": float(distance[0]), "distance_ci95": interval}
     return cell.model_copy(update=known), apart
+
+
+def _alone(costs: Sequence[int | None], once: int) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) / len(known) / once if known and len(known) == len(costs) else None
 
 
 def with_nearest(cells: Sequence[Cell], apart: Sequence[np.ndarray | None]) -> list[Cell]:
