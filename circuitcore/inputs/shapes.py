@@ -27,6 +27,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Blank:
     """Images of one size that are not there."""
 
+    place: str = "nowhere"
+
     def pixels(self, path: str, preprocessing: Preprocessing) -> np.ndarray:
         """Zeros, uint8 [C, H, W]."""
         return np.zeros((preprocessing.channels, PIXELS, PIXELS), np.uint8)
