@@ -5,12 +5,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 from command import call
+from made_up import category
 
 import circuitcore as cc
 from circuitcore.analysis.resampling import choice
 from circuitcore.analysis.resampling.choice import choices, mean_overlap, nested_draws
 from circuitcore.options import Options
-
 
 NAMES = ("Dress", "Bag")
 LEVELS = {"fc_levels": "0,0.5,0.9,0.98,0.995,0.999,0.9999", "conv_levels": "0,0.3,0.6,0.9"}
@@ -95,6 +95,82 @@ def test_extraction_images_drawn_again(run):
             assert row["moved"] == pytest.approx(moved, abs=0.08)
             below += row["extraction_ceiling"] < 0.95
     assert below
+
+
+def made(random, of_targets, of_others, norm):
+    """A record of one stage whose levels fall off unevenly, as (hits, false alarms) counts."""
+    levels = 9
+    hits = np.sort(random.integers(1, of_targets + 1, levels))[::-1]
+    hits[3:5] = hits[3:5][::-1]  # not monotone
+    false = random.integers(0, 4, levels)
+    cost = of_targets if norm == "target" else of_others
+
+    def accuracy(h, f):
+        return {
+            "hit": h / of_targets, "false_alarms": int(f), "false_alarm": f / of_others,
+            "csa": h / of_targets - f / cost,
+        }  # fmt: skip
+
+    base = category(1, "a")
+    stage = base.stages[0]
+    curve = [
+        each.model_copy(update={**accuracy(h, f), "images": of_targets + of_others, "level": place,
+                                "kept_weights": 1000 >> place, "csa_lo": 0.0, "csa_hi": 0.0})
+        for place, (each, h, f) in enumerate(zip(stage.levels, hits, false, strict=False))
+    ]  # fmt: skip
+    ends = [of_targets - 1, 1], [2, 0]
+    whole, empty = (
+        base.empty.extraction.model_copy(update=accuracy(h, f)) for h, f in zip(*ends, strict=True)
+    )
+    unpruned = {"extraction": whole, "extraction_biased": whole}
+    record = base.model_copy(
+        update={
+            "unpruned": base.unpruned.model_copy(update=unpruned),
+            "empty": base.empty.model_copy(update={"extraction": empty}),
+            "stages": [stage.model_copy(update={"levels": curve, "chosen": 2})],
+        }
+    )
+    return record, [*zip(hits, false, strict=True), (ends[0][0], 2), (ends[0][1], 0)], cost
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"bias": "exact"},
+        {"bias": "exact", "false_alarm_norm": "target", "stop": "sparsest-above"},
+        {"reference": "faithful", "stop": "sparsest-above"},
+        {"reference": "peak", "stop": "sparsest-above", "bias": "none"},
+        {"reference": "unpruned"},
+    ],
+)
+def test_every_judgement_is_drawn_as_loops_draw_it(asked):
+    targets, others, random = 20, 60, np.random.default_rng(4)
+    options = Options(fc_levels="linear:9", conv_levels="linear:9", **asked)
+    record, counts, cost = made(random, targets, others, options.false_alarm_norm)
+    chosen = []
+    for _ in range(3000):
+        one, two = random.integers(0, targets, targets), random.integers(0, others, others)
+        values = []
+        for hits, false in counts:
+            value = (one < hits).sum() / targets
+            values.append(
+                value if options.bias == "matched" else value - (two < false).sum() / cost
+            )
+        *curve, whole, empty = values
+        full = max(curve) if options.reference == "peak" else whole
+        floor = empty if options.reference == "faithful" else 0.0
+        if full <= floor:
+            continue
+        above = [v >= floor + 0.9 * (full - floor) - 1e-9 for v in curve]
+        if options.stop == "sparsest-above":
+            place = max((i for i, ok in enumerate(above) if ok), default=0)
+        else:
+            place = max(next((i for i, ok in enumerate(above) if not ok), len(above)) - 1, 0)
+        chosen.append(1000 >> place)
+    run = {"images": {"extraction": 80}, "categories": [1, 2, 3, 4]}
+    row = choices(record, options, run)[1]
+    assert row.extraction_ceiling == pytest.approx(mean_overlap(np.array([chosen])), abs=0.05)
+    assert row.moved == pytest.approx(np.mean(np.array(chosen) != 250), abs=0.08)
 
 
 def test_draws_are_binomial_and_nested():
