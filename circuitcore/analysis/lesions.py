@@ -333,6 +333,8 @@ def kept_changes(run: RunFolder) -> dict[str, dict[str, Any]]:
     [lesions, categories], ``unpruned`` float64 [categories] and how many others may ``shared``
     weights have: the fewest that were asked for.  Read a lesion at a time.
     """
+    if not (run.folder / PLACE).is_dir():
+        return {}
     circuits, found = circuits_of(run), {}
     every = list(circuits.values())
     for kind in KINDS:

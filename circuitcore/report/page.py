@@ -43,12 +43,12 @@ def write_report(run: RunFolder, document: Sweep | TargetSweep, pairs: pa.Table)
     and what verbs asked of them since; the same run gives the same bytes.
     """
     (names, overlap, chance), folder = matrix(pairs), run.folder
+    science = science_of(run, document, pairs)
     if isinstance(document, Sweep):
-        science = science_of(run, document, pairs)
         text = render(document, names, overlap, chance, control_means(folder), science)
     else:
         controls = target_control_means(folder / CONTROLS)
-        text = render_targets(document, names, overlap, chance, controls)
+        text = render_targets(document, names, overlap, chance, controls, science)
     write_atomically(folder / FILE, text.encode("utf-8", "backslashreplace"))
     return folder / FILE
 
@@ -99,6 +99,7 @@ def render_targets(
     overlap: np.ndarray,
     chance: np.ndarray,
     controls: Sequence[dict[str, Any]] = (),
+    science: Science | None = None,
 ) -> str:
     """The page of a run of other targets than categories; arguments as those of `render`."""
     shared, drawn = _overlap(names, overlap, chance)
@@ -120,6 +121,7 @@ def render_targets(
         stages=list(dict.fromkeys(s.stage for t in document.targets for s in t.stages)),
         overlap=shared,
         controls=controls,
+        science=science or Science(),
         most_panels=figures.MOST_PANELS,
         **{name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 - matplotlib escapes
     )

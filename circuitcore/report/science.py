@@ -20,12 +20,14 @@ from circuitcore.analysis.across.structure import (
     shared_by_layer,
 )
 from circuitcore.analysis.area import MEAN, AreaRow, areas
+from circuitcore.analysis.evaluation import EvaluateRow, kept_transfers
 from circuitcore.analysis.lesions import kept_changes
 from circuitcore.analysis.resampling import kept as kept_resamples
 from circuitcore.analysis.resampling.choice import STEP, choices
 from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
+from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import mean
-from circuitcore.records import Sweep
+from circuitcore.records import Category, Sweep, TargetSweep
 from circuitcore.report import figures_science
 from circuitcore.runs.folder import RunFolder
 
@@ -55,17 +57,20 @@ class Science:
     structure: Structure | None = None
     areas: Sequence[AreaRow] = ()
     lesions: Mapping[str, Row] = field(default_factory=dict)
+    transfers: Sequence[Row] = ()
     figures: Mapping[str, str] = field(default_factory=lambda: {"depth": "", "lesioned": ""})
 
 
-def science_of(run: RunFolder, document: Sweep, pairs: pa.Table) -> Science:
+def science_of(run: RunFolder, document: Sweep | TargetSweep, pairs: pa.Table) -> Science:
     """Everything that lies in a run folder of these circuits; ``pairs``: their `overlap.table`."""
     options, folder = run.options(), run.folder
+    records = document.categories if isinstance(document, Sweep) else document.targets
     stems = {path.stem for path in run.units().values()}
     resampled = {k: rows for k, rows in kept_resamples.read(folder).items() if k in stems and rows}
     chosen = [
         row.model_dump()
-        for record in document.categories
+        for record in records
+        if isinstance(record, Category)
         for row in choices(record, options, document.run)
     ]
     shared = shared_by_layer(run, pairs)
@@ -82,9 +87,13 @@ def science_of(run: RunFolder, document: Sweep, pairs: pa.Table) -> Science:
         each=_by_circuit(chosen, resampled.values()),
         shared=shared,
         structure=kept_structure(run),
-        areas=[row for row in areas(run, records=document.categories) if row.category == MEAN]
-        if document.categories else [],
+        areas=[row for row in areas(run, records=records) if row.category == MEAN]
+        if records else [],
         lesions=lesions,
+        transfers=[
+            _transfer(images, bias, rows)
+            for images, rows in kept_transfers(run) for bias in ("frozen", "refitted")
+        ],
         figures={name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 - matplotlib escapes
     )  # fmt: skip
 
@@ -97,6 +106,20 @@ def _means(rows: Sequence[Row], by: str, names: Sequence[str]) -> list[Row]:
         known = {name: [r[name] for r in mine if r.get(name) is not None] for name in names}
         found.append({by: key, **{name: mean(values) for name, values in known.items()}})
     return found
+
+
+def _transfer(images: str, bias: str, rows: Sequence[EvaluateRow]) -> Row:
+    """Means over circuits on other images, with biases ``frozen`` or ``refitted``."""
+    found = [row if bias == "frozen" else row.refitted for row in rows]
+    every = [each for each in found if each is not None]
+    row: Row = {"images": images, "bias": bias, "circuits": len(every)}
+    for name in ("circuit", "unpruned", "random", "empty"):
+        known = [at.csa for each in every if (at := getattr(each, name)) is not None]
+        row[name] = mean(known)
+    for name in ("over_random", "over_empty"):
+        gaps = [gap for each in every if (gap := getattr(each, name)) is not None]
+        row |= {name: mean(gaps), f"{name}_ci95": bootstrap(gaps, len(gaps))}
+    return row
 
 
 def _by_circuit(chosen: Sequence[Row], resampled: Any) -> list[Row]:

@@ -27,7 +27,8 @@ LAST = "classifier.6"
 DRAW = ["--resamples", 45, "--pool", 28, "--certify", 1]
 HEADINGS = ["Summary", "Sparsity and accuracy", "Overlap", "Controls", "Accuracy along the sweep",
             "Who shares with whom", "How sure circuits are", "Sharing by depth",
-            "Area under the curves", "Lesions", "Categories", "What it cost"]  # fmt: skip
+            "Area under the curves", "Other images", "Lesions", "Categories",
+            "What it cost"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,9 @@ def test_compare_finds_the_smaller_circuits_inside(asked):
 def test_the_report_shows_what_was_asked(asked):
     said, before, after = asked.said, asked.before, asked.after
     assert headings(after) == HEADINGS
-    assert headings(before) == [h for h in HEADINGS if h not in ("Controls", "Lesions")]
+    assert headings(before) == [
+        h for h in HEADINGS if h not in ("Controls", "Other images", "Lesions")
+    ]
     assert before.count("<svg") + 1 == after.count("<svg") == 6
     assert "noise ceiling" not in re.search(r"<h2>Overlap</h2>.*?</section>", before, re.S).group()
     assert re.search(r"noise ceiling 0\.\d{3}", after)
@@ -216,6 +219,11 @@ def test_the_report_shows_what_was_asked(asked):
     cpr = next(r["cpr"] for r in said.area if not r["category"])
     assert f"<td>fc</td><td>{cpr:.3f}</td>" in text
     assert text.count("of 9</td>") == 2 * len(NAMES)  # a lesion, and whom else it harmed
+    row = re.search(r"<td>frozen</td>(.*?)</tr>", text, re.S).group(1)
+    shown = [float(each) for each in re.findall(r"<td>([-\d.]+)</td>", row)]
+    csas = [[r[name]["csa"] for r in said.evaluate] for name in ("circuit", "unpruned", "random")]
+    assert shown[0] == len(NAMES)
+    assert shown[1:4] == pytest.approx([np.mean(each) for each in csas], abs=6e-4)
     low, high = (float(end) for end in re.search(
         r"CSA, held-out.*?<td>([-\d.]+) to ([-\d.]+)</td>", text, re.S).groups())  # fmt: skip
     mean = np.mean([r["heldout"]["csa"] for r in said.controls if r["control"] == "circuit"])
