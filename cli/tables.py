@@ -196,7 +196,7 @@ def _sweep_summary(document: Sweep) -> str:
     if s.mean_heldout_csa_ci95 is not None and s.mean_heldout_hit_ci95 is not None:
         csa, hit = (f"{a:.3f} to {b:.3f}" for a, b in (
             s.mean_heldout_csa_ci95, s.mean_heldout_hit_ci95))  # fmt: skip
-        lines.append(f"95 % over categories and their images: held-out CSA {csa}, hits {hit}")
+        lines.append(f"95 % over categories and images: CSA {csa}, hits {hit}")
     lines += _undefined(s.undefined)
     lines += [f"{n} with a circuit, {reason}" for reason, n in s.undefined_heldout.items()]
     lines += _no_better(s.no_better_than_random)
