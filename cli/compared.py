@@ -101,7 +101,7 @@ def stability_text(
     lines = [
         "ceiling: mean overlap of two circuits of the category from other scoring images",
         "thresholds: the same at thresholds 0.05 lower and higher; images: from other extraction "
-        "images, of which moved choose another level (hits taken as nested)",
+        "images, of which moved choose another level (hits taken as nested: rather too high)",
         SEED[random],
     ]
     if certify is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from command import call
 from made_up import category
+from redrawn import redrawn
 
 import circuitcore as cc
 from circuitcore.analysis.resampling import choice
@@ -95,6 +96,18 @@ def test_extraction_images_drawn_again(run):
             assert row["moved"] == pytest.approx(moved, abs=0.08)
             below += row["extraction_ceiling"] < 0.95
     assert below
+
+
+def test_nested_hits_are_no_lower_a_ceiling_than_drawing_images(run):
+    """Every level run on every image, every bias fitted anew on each of 150 draws."""
+    found = redrawn(run.folder, 150)
+    rows = {r["category"]: r["extraction_ceiling"] for r in run.choices() if not r["stage"]}
+    for name in NAMES:
+        own = [stage.levels[stage.chosen].kept_weights for stage in run[name].record.stages]
+        assert (found[name] == np.array(own)[:, None]).all(0).any()  # some draws choose the circuit
+        drawn = mean_overlap(found[name])
+        assert 0.3 < drawn < rows[name] + 0.04
+    assert np.mean([mean_overlap(found[name]) for name in NAMES]) < np.mean(list(rows.values()))
 
 
 def made(random, of_targets, of_others, norm):

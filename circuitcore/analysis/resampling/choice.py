@@ -9,7 +9,8 @@ levels, and is read as if these had stayed.
 *Thresholds*: the run's own and those 0.05 beside it.  *Extraction images*: the category's images
 and the others drawn again, at the stored biases; a curve holds counts, not images, so hits (and
 false alarms) are taken as nested: an image that a level hits is hit by every level with more hits.
-That ties levels as closely as their counts allow, so the ceiling is rather too high than too low.
+That ties levels as closely as their counts allow, so the ceiling is rather too high than too low
+(`bench/e2e/extraction_images.py` runs every level on every draw).
 *Seeds*: `--seed` draws random masks, bootstrap samples and which images screening runs first, none
 of which is in a circuit; of the criterion ``random`` it draws the scores, and two seeds share what
 chance gives.  What else a repetition would draw are images: scoring images, `resampling.run`, and
