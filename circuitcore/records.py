@@ -311,6 +311,7 @@ class Summary(Record):
     bias, as circuits' hits are at theirs.  ``undefined_heldout`` counts by reason the categories
     whose circuit has no held-out ratio or faithfulness: they are left out of those means alone.
     ``no_better_than_random``: categories where one of the random masks does as well as the circuit.
+    ``_ci95``: 95 % intervals of the means, by drawing categories, then images in each.
     """
 
     categories: int
@@ -329,6 +330,8 @@ class Summary(Record):
     mean_unpruned_heldout_hit_biased: float | None = None
     undefined_heldout: dict[str, int] = {}
     no_better_than_random: list[str] = []
+    mean_heldout_csa_ci95: tuple[float, float] | None = None
+    mean_heldout_hit_ci95: tuple[float, float] | None = None
 
 
 class Document(Record):

@@ -1,4 +1,4 @@
-"""How areas and comparisons of runs are shown: tables of 80 columns, and what they leave out."""
+"""How what is asked of finished runs is shown: tables of 80 columns, and what they leave out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitcore.analysis.comparison import Comparison
-from circuitcore.cli.tables import counted, number, percent, plain, table
+from circuitcore.cli.tables import UNDEFINED, counted, number, percent, plain, rows_text, table
 
 NAMED = 5  # categories that a line names
 WIDE = 22  # letters of a name
@@ -59,6 +59,94 @@ def _area_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += [f"NA in {counted(n, 'curve', 'curves')}: {why}" for why, n in reasons.items()]
     measure = rows[0]["measure"] if rows else ""
     return [*lines, f"faithfulness of {measure}, on the extraction images"]
+
+
+RESAMPLED = ("category", "core", "contingent", "never", "ceiling", "chance", "overlap")
+CERTIFIED = {"certified": "certified", "circuit": "circuit_certified"}
+SEED = {
+    False: "--seed draws nothing that is in a circuit: what another draw would change are images",
+    True: "the criterion is random: circuits of two seeds share what chance gives",
+}
+
+
+def stability_text(
+    rows: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any]], certify: int | None,
+    random: bool,
+) -> str:  # fmt: skip
+    """Whole circuits from other scoring images, then their levels chosen anew.
+
+    ``random``: the run's criterion is.
+    """
+    whole = [dict(row) for row in rows if not row["layer"]]
+    columns: Sequence[str] = RESAMPLED
+    if certify is not None:
+        columns = (*RESAMPLED[:-1], *CERTIFIED)
+        whole = [{**row, **{k: row[v] for k, v in CERTIFIED.items()}} for row in whole]
+    text = rows_text(whole, "table", columns=columns)
+    shown = [
+        [
+            row["category"],
+            f"{row['kept']:,}",
+            *(
+                UNDEFINED if row[n] is None else f"{row[n]:,}"
+                for n in ("kept_lower", "kept_higher")
+            ),
+            *(number(row[n]) for n in ("threshold_ceiling", "extraction_ceiling")),
+            percent(row["moved"], 0),
+        ]
+        for row in choices
+        if not row["stage"]
+    ]
+    headings = ["category", "kept", "at -0.05", "at +0.05", "thresholds", "images", "moved"]
+    lines = [
+        "ceiling: mean overlap of two circuits of the category from other scoring images",
+        "thresholds: the same at thresholds 0.05 lower and higher; images: from other extraction "
+        "images, of which moved choose another level (hits taken as nested: rather too high)",
+        SEED[random],
+    ]
+    if certify is not None:
+        gone = counted(certify, "image of the pool is", "images of the pool are")
+        lines.insert(
+            1,
+            "certified: of the majority's weights, circuit: of the circuit's, those that most "
+            f"draws keep whichever {gone} replaced",
+        )
+    said = "".join(f"{_wrapped(line)}\n" for line in lines)
+    return f"{text}\n{table(headings, shown)}\n{said}"
+
+
+def controls_text(rows: Sequence[Mapping[str, Any]], means: Sequence[Mapping[str, Any]]) -> str:
+    """A row a category and mask, then their means with paired differences."""
+    shown = [
+        [
+            row["category"][:WIDE],
+            row["control"],
+            f"{row['kept_weights']:,}",
+            number(row["overlap"]),
+            number(row["heldout"]["csa"]),
+            number(row["csa_ratio"]),
+            number(row["heldout"]["hit"], 2),
+            f"{row['heldout']['false_alarms']:,}",
+        ]
+        for row in rows
+    ]
+    headings = ["category", "control", "kept", "overlap", "CSA", "ratio", "hit", "alarms"]
+    text = table(headings, shown, left=2)
+    shown = [
+        [
+            row["control"],
+            number(row["csa"]),
+            number(row["hit"]),
+            number(row["overlap"]),
+            "" if own else number(row["difference"]),
+            "" if own else _interval(*(row["difference_ci95"] or (None, None))),
+        ]
+        for row in means
+        for own in (row["control"] == "circuit",)
+    ]
+    headings = ["mean", "CSA", "hit", "overlap", "circuit - it", "95 %"]
+    said = "held out; 95 %: of the difference in CSA, bootstrapped over categories\n"
+    return f"{text}\n{table(headings, shown)}\n{said}"
 
 
 def comparison_text(found: Comparison) -> str:

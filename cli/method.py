@@ -21,8 +21,6 @@ Wanted = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
              "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
-CONTROLLED = ("category", "control", "kept_weights", "overlap", "heldout_csa", "csa_ratio",
-              "heldout_hit", "heldout_false_alarms")  # fmt: skip
 EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
@@ -201,7 +199,13 @@ def controls(run: RunPath, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.controls(progress=shown, **engine)
-    emit_rows(rows, form, left=2, columns=() if opened.manifest.get("target") else CONTROLLED)
+    if form == "table" and not opened.manifest.get("target"):
+        from circuitcore.cli.compared import controls_text
+        from circuitcore.cli.tables import emit
+
+        emit(controls_text(rows.nested, opened.control_means().nested))
+    else:
+        emit_rows(rows, form, left=2)
 
 
 def report(run: RunPath) -> None:

@@ -18,8 +18,6 @@ Measure = Annotated[
     str, typer.Option(metavar="judge|csa", help="faithfulness of the run's judge, or of CSA")
 ]
 CUT = ["lesion", "kind", "cut %", "own", "95 %", "rand.", "rest", "95 %", "rand."]
-RESAMPLED = ("category", "core", "contingent", "never", "ceiling", "chance", "overlap")
-CERTIFIED = ("certified", "circuit_certified")
 
 
 @takes(ALL)
@@ -43,7 +41,8 @@ def stability(
     """Rank correlation of scores from k and from 2k scoring images.
 
     Of a RUN: its circuits from scoring images drawn again, kept in the run folder. What stays is
-    core; two circuits of one category overlap up to the ceiling.
+    core; two circuits of one category overlap up to the ceiling. Beside it, from the stored curves,
+    the same for other thresholds and other extraction images.
     """
     import circuitcore
     from circuitcore.cli.progress import progress
@@ -68,20 +67,24 @@ def _resampled(
 ) -> None:
     """`stability RUN`."""
     import circuitcore
+    from circuitcore.cli.compared import stability_text
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit
 
     if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):
         flag = other[0].replace("_", "-")
         raise circuitcore.UsageError(f"stability {run}: --{flag} is the run's own, given to sweep")
     with progress(given.quiet) as shown:
-        rows = circuitcore.open_run(run).stability(
+        opened = circuitcore.open_run(run)
+        rows = opened.stability(
             categories=wanted, resamples=resamples, pool=pool, certify=certify,
             progress=shown, **given.changes(run),
         )  # fmt: skip
     if given.format == "table":
-        rows = type(rows)([row for row in rows if not row["layer"]])
-    columns = RESAMPLED if certify is None else (*RESAMPLED[:-1], *CERTIFIED)
-    emit_rows(rows, given.format, columns=columns)
+        random = opened.manifest["options"]["criterion"] == "random"
+        emit(stability_text(rows, opened.choices(categories=wanted), certify, random))
+    else:
+        emit_rows(rows, given.format)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))

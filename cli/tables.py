@@ -102,7 +102,7 @@ def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
     if form == "jsonl":
         return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
-        return as_csv(rows_of(records))
+        return as_csv(rows_of(records, document.run))
     return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)
 
 
@@ -193,6 +193,10 @@ def _sweep_summary(document: Sweep) -> str:
             f"mean ratio {number(s.mean_csa_ratio)}, ratio of means {number(s.ratio_of_means)}; "
             f"faithfulness {number(s.mean_faithfulness, 2)}"
         )
+    if s.mean_heldout_csa_ci95 is not None and s.mean_heldout_hit_ci95 is not None:
+        csa, hit = (f"{a:.3f} to {b:.3f}" for a, b in (
+            s.mean_heldout_csa_ci95, s.mean_heldout_hit_ci95))  # fmt: skip
+        lines.append(f"95 % over categories and images: CSA {csa}, hits {hit}")
     lines += _undefined(s.undefined)
     lines += [f"{n} with a circuit, {reason}" for reason, n in s.undefined_heldout.items()]
     lines += _no_better(s.no_better_than_random)

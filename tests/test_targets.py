@@ -114,6 +114,14 @@ def test_every_verb_has_an_answer(swept, tmp_path):
     assert kinds["empty"]["heldout"] is None and kinds["empty"]["kept_weights"] == 0
     report = Path(call("report", copy).stdout.strip()).read_text()
     assert "Circuits of features.3" in report and "other target" in report
+    assert "<h2>Sharing by depth</h2>" in report and "<h2>How sure circuits are</h2>" not in report
+    mean = next(r for r in cc.open_run(copy).area() if not r["category"])
+    shown = f"{mean['cpr_covered']:.3f}</td>"
+    assert shown in report.partition("<h2>Area under the curves</h2>")[2].partition("<h2>")[0]
+    means = {r["control"]: r for r in cc.open_run(copy).control_means()}
+    both = [r["heldout"] for r in controls if r["control"] == "circuit"]
+    assert means["circuit"]["mean"] == pytest.approx(np.mean(both))
+    assert cc.open_run(copy).choices().columns == ()
     assert "features.3:4" in call("overlap", copy).stdout
     table = call("sweep", *TARGET, *FEW, "--out", copy).stdout
     assert "correlation" in table and "2 targets: " in table and "random" in table

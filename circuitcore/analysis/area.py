@@ -135,15 +135,19 @@ class AreaRow(BaseModel):
 
 
 def areas(
-    run: RunFolder, control: RunFolder | None = None, measure: str = "judge"
+    run: RunFolder,
+    control: RunFolder | None = None,
+    measure: str = "judge",
+    records: Sequence[Found] | None = None,
 ) -> list[AreaRow]:
     """CPR and CMD of a run's finished categories, a row a category and stage, then the means.
 
     ``control``: a run of the same categories with another criterion, such as ``random``, whose
     curves stand beside; ``measure``: ``csa`` in the place of the run's judge.  From the records
-    alone: no network is run.  Raises UsageError where a measure or control does not fit.
+    alone (``records``, where they were read): no network is run.  Raises UsageError where a
+    measure or control does not fit.
     """
-    options, named = run.options(), named_records(run)
+    options, named = run.options(), named_records(run, records)
     what, beside = measured(options, measure), "empty"
     other: Mapping[tuple[str, str], Curve] = {}
     if control is not None:
@@ -175,9 +179,9 @@ def areas(
     return rows
 
 
-def named_records(run: RunFolder) -> dict[str, Found]:
+def named_records(run: RunFolder, records: Sequence[Found] | None = None) -> dict[str, Found]:
     """Records by the category's name, its folder's where two share one."""
-    records, listed = run.records(), run.manifest["categories"]
+    records, listed = records or run.records(), run.manifest["categories"]
     names = Counter(each["name"] for each in listed)
     folders = {each["index"]: each["folder"] for each in listed}
     return {r.category if names[r.category] < 2 else folders[r.index]: r for r in records}

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from circuitcore.analysis.evaluation import prepared_run
+from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import TargetControl, controlled
 from circuitcore.engine.passes import activations
@@ -35,6 +36,7 @@ from circuitcore.records import Accuracy, Category, Found, Target
 from circuitcore.runs.circuitfile import read_circuit
 
 CONTROLS = "controls.json"
+CIRCUIT = "circuit"
 
 
 class ControlRow(BaseModel):
@@ -71,7 +73,7 @@ def controls(
     for position, each in enumerate(stored):
         unit = each.record.index
         kept = {name: mask.to(device) for name, mask in each.kept.items()}
-        masks = {"circuit": kept, **_masks(prepared, unit, kept)}
+        masks = {CIRCUIT: kept, **_masks(prepared, unit, kept)}
         if len(stored) > 1:
             other = stored[(position + 1) % len(stored)].kept
             masks["other-category"] = {n: m.to(device) for n, m in other.items()}
@@ -148,22 +150,31 @@ def keep_controls(run: Path, rows: Sequence[BaseModel]) -> None:
 
 
 def control_means(run: Path) -> list[dict[str, Any]]:
-    """Means over categories of each kind of control; none where no controls were run."""
+    """Means over categories of each kind of control; none where no controls were run.
+
+    ``difference``: mean held-out CSA of the circuit less the control's, with a bootstrap 95 %
+    interval over categories, each circuit beside its own control; None of the circuits themselves.
+    """
     try:
         rows = json.loads((run / CONTROLS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     means = []
+    circuits = [row["heldout"]["csa"] for row in rows if row["control"] == CIRCUIT]
     for kind in dict.fromkeys(row["control"] for row in rows):
-        mine = [row for row in rows if row["control"] == kind]
+        mine = [row for row in rows if row["control"] == kind]  # of the categories in their order
         csas = [row["heldout"]["csa"] for row in mine]
+        paired = [one - other for one, other in zip(circuits, csas, strict=True)]
+        own = kind == CIRCUIT
         means.append(
             {
                 "control": kind,
                 "csa": mean(csas),
-                "interval": interval(csas, most=1.0),
+                "csa_ci95": interval(csas, most=1.0),
                 "hit": mean([row["heldout"]["hit"] for row in mine]),
                 "overlap": mean([row["overlap"] for row in mine]),
+                "difference": None if own else mean(paired),
+                "difference_ci95": None if own else bootstrap(paired, len(paired)),
             }
         )
     return means

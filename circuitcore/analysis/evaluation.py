@@ -295,6 +295,16 @@ def _kept(file: Path, biases: Mapping[str, float]) -> dict[str, EvaluateRow]:
     return {s: row for s, row in rows.items() if row.random is not None or s not in biases}
 
 
+def kept_transfers(run: RunFolder) -> list[tuple[str, list[EvaluateRow]]]:
+    """Where other images were, and the rows of them that were kept of circuits still there."""
+    stems, found = {path.stem for path in run.units().values()}, []
+    for file in sorted((run.folder / PLACE).glob("*.json")):
+        rows = [row for stem, row in _kept(file, {}).items() if stem in stems]
+        if rows:
+            found.append((str(json.loads(file.read_text(encoding="utf-8"))["images"]), rows))
+    return found
+
+
 def _keep(file: Path, images: str, rows: Mapping[str, EvaluateRow]) -> None:
     circuits = {stem: row.model_dump(mode="json") for stem, row in rows.items()}
     document = {"images": images, "circuits": circuits}

@@ -326,6 +326,39 @@ def summarise(rows: Sequence[LesionRow]) -> list[LesionSummary]:
     return found
 
 
+def kept_changes(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """What lesions of a run changed, by kind, as they were kept; empty where none were.
+
+    Each kind has ``lesions`` and ``categories`` (names), ``change`` and ``random`` float64
+    [lesions, categories], ``unpruned`` float64 [categories] and how many others may ``shared``
+    weights have: the fewest that were asked for.  Read a lesion at a time.
+    """
+    if not (run.folder / PLACE).is_dir():
+        return {}
+    circuits, found = circuits_of(run), {}
+    every = list(circuits.values())
+    for kind in KINDS:
+        numbers = [0]
+        if kind == PRIVATE:
+            files = (run.folder / PLACE).glob(f"*.{PRIVATE}-*.json")
+            numbers = sorted({int(file.stem.rpartition("-")[2]) for file in files})
+        for shared in numbers:
+            settings = _settings(kind, shared, every)
+            rows = [each for unit in circuits if (each := _kept(run, unit, kind, settings))]
+            if rows:
+                found[kind] = {
+                    "lesions": [each[0].lesion for each in rows],
+                    "categories": [row.category for row in rows[0]],
+                    "change": np.array([[row.change for row in each] for each in rows]),
+                    "random": np.array([[row.random_change for row in each] for each in rows]),
+                    "unpruned": np.array([row.unpruned.csa for row in rows[0]]),
+                    "summary": [summarise(each)[0] for each in rows],
+                    "shared": shared,
+                }
+                break
+    return found
+
+
 def _settings(kind: str, shared: int, every: Sequence[Path]) -> dict[str, Any]:
     """What rows depend on beside the circuit: private weights on the other circuits of the run."""
     if kind == CIRCUIT:

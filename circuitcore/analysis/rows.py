@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from circuitcore.analysis.statistics import d_prime, precision
 from circuitcore.options import DEFAULT_STAGES
 from circuitcore.records import Accuracy, Category, Circuit, Found, Target
 
 ACCURACY = ("hit", "false_alarm", "false_alarms", "csa", "bias")
+
+
+class Judged(NamedTuple):
+    """How many images of the category, and of others, a category is judged on: alike for all."""
+
+    targets: int
+    others: int
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any], split: str = "heldout") -> Judged:
+        """Those of one split, from the manifest: images are chosen in equal numbers."""
+        images, categories = run["images"][split], max(len(run["categories"]), 1)
+        return cls(images // categories, images - images // categories)
+
+    def hits(self, found: Accuracy) -> int:
+        """Images of the category predicted as it."""
+        return round(found.hit * self.targets)
+
+    def d_prime(self, found: Accuracy) -> float | None:
+        """`statistics.d_prime`; None where there are no targets or no others."""
+        if min(self) < 1:
+            return None
+        return d_prime(self.hits(found), self.targets, found.false_alarms, self.others)
+
+    def precision(self, found: Accuracy) -> float | None:
+        """`statistics.precision`."""
+        return precision(self.hits(found), found.false_alarms)
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -39,11 +67,11 @@ def pruned_of(circuit: Circuit, stage: str) -> float | None:
     return circuit.pruned_fc if stage == "fc" else circuit.pruned_conv
 
 
-def rows_of(records: Sequence[Found]) -> list[dict[str, Any]]:
-    """A row a category or target, all of the same columns."""
-    stages = stage_names(records)
+def rows_of(records: Sequence[Found], run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a category or target, all of the same columns; ``run``: the manifest."""
+    stages, judged = stage_names(records), Judged.of(run)
     return [
-        target_row(each, stages) if isinstance(each, Target) else category_row(each, stages)
+        target_row(each, stages) if isinstance(each, Target) else category_row(each, judged, stages)
         for each in records
     ]
 
@@ -66,8 +94,13 @@ def target_row(target: Target, stages: Sequence[str] = DEFAULT_STAGES) -> dict[s
     return row | target.cost.model_dump() | {"file": circuit.file if circuit else None}
 
 
-def category_row(category: Category, stages: Sequence[str] = DEFAULT_STAGES) -> dict[str, Any]:
-    """One category as flat columns; None where there is no circuit."""
+def category_row(
+    category: Category, judged: Judged, stages: Sequence[str] = DEFAULT_STAGES
+) -> dict[str, Any]:
+    """One category as flat columns; None where there is no circuit.
+
+    ``judged``: held-out images, for d' and precision.
+    """
     circuit = category.circuit
     row: dict[str, Any] = {"category": category.category, "index": category.index}
     row["pruned"] = getattr(circuit, "pruned", None)
@@ -78,6 +111,7 @@ def category_row(category: Category, stages: Sequence[str] = DEFAULT_STAGES) -> 
     extraction = circuit.extraction if circuit else None
     heldout = circuit.heldout if circuit else None
     row |= _accuracy("extraction", extraction) | _accuracy("heldout", heldout)
+    row |= _detected("heldout", heldout, judged)
     ratios = ("csa_ratio", "csa_ratio_ci95", "csa_ratio_biased", "csa_ratio_biased_ci95")
     row |= flat({name: getattr(heldout, name, None) for name in ratios})
     faithful = category.faithfulness
@@ -90,8 +124,17 @@ def category_row(category: Category, stages: Sequence[str] = DEFAULT_STAGES) -> 
     row["undefined"] = category.undefined
     for name in ("extraction", "extraction_biased", "heldout", "heldout_biased"):
         row |= _accuracy(f"unpruned_{name}", getattr(category.unpruned, name))
+    for name in ("heldout", "heldout_biased"):
+        row |= _detected(f"unpruned_{name}", getattr(category.unpruned, name), judged)
     return row | category.cost.model_dump() | {"file": circuit.file if circuit else None}
 
 
 def _accuracy(name: str, found: Accuracy | None) -> dict[str, Any]:
     return {f"{name}_{field}": getattr(found, field) if found else None for field in ACCURACY}
+
+
+def _detected(name: str, found: Accuracy | None, judged: Judged) -> dict[str, Any]:
+    return {
+        f"{name}_d_prime": None if found is None else judged.d_prime(found),
+        f"{name}_precision": None if found is None else judged.precision(found),
+    }

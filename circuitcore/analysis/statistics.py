@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
@@ -16,6 +17,14 @@ from scipy.special import betaincinv, ndtri
 RESAMPLES = 10_000
 BLOCK = 1 << 24  # numbers drawn at once
 MIDDLE = (0.025, 0.975)
+
+
+class Part(NamedTuple):
+    """``yes`` of ``of`` images say yes; the fraction of them is worth ``worth``."""
+
+    yes: int
+    of: int
+    worth: float = 1.0
 
 
 def clopper_pearson(count: int, of: int, error: float) -> float:
@@ -71,6 +80,28 @@ def hierarchical_bootstrap(
         ends = np.concatenate([[0.0], np.cumsum(means)])[np.cumsum([0, *times])]
         total += np.diff(ends)
     low, high = np.quantile(total / len(arrays), MIDDLE)
+    return float(low), float(high)
+
+
+def bootstrap_of_counts(
+    groups: Sequence[Sequence[Part]], seed: int | Sequence[int]
+) -> tuple[float, float] | None:
+    """`hierarchical_bootstrap` of groups that are known as counts: the same distribution.
+
+    A group's value is the sum of its parts (hits, then false alarms with a negative worth), each
+    over images of its own.  Drawing n of n images of which c say yes is a binomial draw, so no
+    image need be at hand.  None for fewer than two groups, or where a part has no images.
+    """
+    if len(groups) < 2 or any(part.of < 1 for group in groups for part in group):
+        return None
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(0, len(groups), (RESAMPLES, len(groups)))
+    total = np.zeros(RESAMPLES)
+    for place, group in enumerate(groups):
+        times = (chosen == place).sum(axis=1)  # each time its images are drawn anew
+        for yes, of, worth in group:
+            total += worth * generator.binomial(of * times, yes / of) / of
+    low, high = np.quantile(total / len(groups), MIDDLE)
     return float(low), float(high)
 
 

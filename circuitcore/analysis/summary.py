@@ -1,11 +1,17 @@
-"""Means over categories, each beside the baseline it is to be read against."""
+"""Means over categories, each beside the baseline it is to be read against.
+
+Means of what is counted on images (CSA, hit rate, false alarms) have hierarchical bootstrap
+intervals: categories are drawn, then the images of each.  Ratios and faithfulness set two
+predictions of the same images side by side, and records keep no pairs: theirs are of the mean over
+categories alone, as that of the pruned fraction is.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +19,10 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from circuitcore.analysis import overlap
+from circuitcore.analysis.rows import Judged
+from circuitcore.analysis.statistics import Part, bootstrap_of_counts
 from circuitcore.records import (
+    Accuracy,
     Category,
     Found,
     Summary,
@@ -32,11 +41,11 @@ def mean(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def summarise(records: Sequence[Category]) -> Summary:
+def summarise(records: Sequence[Category], run: Mapping[str, Any] | None = None) -> Summary:
     """The summary of a sweep: both the mean of ratios and the ratio of means.
 
     A category without a circuit, or whose circuit has an undefined ratio, is counted and left out
-    of the means that need it, never taken as 0.
+    of the means that need it, never taken as 0.  ``run``: the manifest, which intervals need.
     """
     found = [(r, r.circuit) for r in records if r.circuit is not None]
     circuits = [c for _, c in found]
@@ -48,6 +57,8 @@ def summarise(records: Sequence[Category]) -> Summary:
     own = mean([r.unpruned.heldout_biased.csa for r, _ in found])
     csa = mean([c.heldout.csa for c in circuits])
     unpruned = mean([r.unpruned.heldout.csa for r, _ in found])
+    heldout = [c.heldout for c in circuits]
+    ends = {} if run is None else {k: counted_interval(heldout, run, k) for k in ("csa", "hit")}
     return Summary(
         categories=len(records),
         undefined=dict(reasons),
@@ -67,7 +78,35 @@ def summarise(records: Sequence[Category]) -> Summary:
         no_better_than_random=[
             r.category for r, _ in found if r.random_masks is not None and r.random_masks.as_good
         ],
+        mean_heldout_csa_ci95=ends.get("csa"),
+        mean_heldout_hit_ci95=ends.get("hit"),
     )
+
+
+def counted_interval(
+    found: Sequence[Accuracy], run: Mapping[str, Any], what: str = "csa", split: str = "heldout"
+) -> tuple[float, float] | None:
+    """95 % interval of a mean over categories: of their ``csa``, ``hit`` or ``false_alarm``.
+
+    ``found``: an accuracy a category, on one split of the run whose manifest is ``run``.
+    """
+    judged, options = Judged.of(run, split), run.get("options", {})
+    if min(judged) < 1:
+        return None
+    to_target = options.get("false_alarm_norm") == "target"
+    cost = judged.others / judged.targets if to_target else 1.0
+    worth = {"csa": (1.0, -cost), "hit": (1.0, 0.0), "false_alarm": (0.0, 1.0)}[what]
+    groups = [
+        [
+            Part(count, of, each)
+            for count, of, each in zip(
+                (judged.hits(accuracy), accuracy.false_alarms), judged, worth, strict=True
+            )
+            if each
+        ]
+        for accuracy in found
+    ]
+    return bootstrap_of_counts(groups, [int(options.get("seed", 0)), 95])
 
 
 def summarise_targets(records: Sequence[Target]) -> TargetSummary:
@@ -132,7 +171,7 @@ def document(run: RunFolder, records: Sequence[Found], pairs: pa.Table) -> Sweep
         run=about,
         categories=categories,
         overlap=shared,
-        summary=summarise(categories),
+        summary=summarise(categories, about),
     )
 
 

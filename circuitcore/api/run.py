@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcore.analysis import overlap as overlaps
 from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
-from circuitcore.analysis.rows import rows_of
+from circuitcore.analysis.rows import flat, rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
 from circuitcore.api.table import Lesions, Overlaps, Table, records
@@ -102,7 +102,7 @@ class Run(Mapping[str, Circuit]):
 
     def table(self) -> Table:
         """A row a category, or a target."""
-        return Table(rows_of(self._run.records()))
+        return Table(rows_of(self._run.records(), self._run.manifest))
 
     def images(self) -> Table:
         """A row an image: path, category, split (scoring, extraction, heldout), sha256."""
@@ -152,6 +152,20 @@ class Run(Mapping[str, Circuit]):
         keep_controls(self.folder, rows)
         return records(rows)
 
+    def control_means(self) -> Table:
+        """Means of `controls` over categories, a row a kind; none before.
+
+        ``difference``: of held-out CSA, circuit less control, with a bootstrap 95 % interval over
+        categories.
+        """
+        from circuitcore.analysis.controls import CONTROLS, control_means
+        from circuitcore.analysis.targets import target_control_means
+
+        of_targets = self._run.of_targets
+        file = self.folder / CONTROLS
+        means = target_control_means(file) if of_targets else control_means(self.folder)
+        return Table([flat(row) for row in means], means)
+
     @property
     def noise_ceiling(self) -> float | None:
         """Mean overlap of two circuits of one category, None before `stability`."""
@@ -186,7 +200,8 @@ class Run(Mapping[str, Circuit]):
 
         A row for each whole circuit (``layer`` empty) and each of its layers, as
         `analysis.resampling` defines them; kept in the run folder.  ``pool``: training images a
-        category that each of the ``resamples`` draws from; ``certify``: images replaced.
+        category that each of the ``resamples`` draws from; ``certify``: images replaced.  What the
+        threshold and the extraction images change is in `choices`.
         """
         from circuitcore.analysis.resampling.run import resample
 
@@ -197,23 +212,43 @@ class Run(Mapping[str, Circuit]):
             )  # fmt: skip
         return records(rows)
 
+    def choices(self, *, categories: Sequence[str | int] | str = ()) -> Table:
+        """How much of a circuit other thresholds, or other extraction images, would have kept.
+
+        A row for each whole circuit (``stage`` empty) and each of its stages, as
+        `analysis.resampling.choice` defines them; from the stored curves, no network is run.
+        """
+        from circuitcore.analysis.resampling.choice import choices
+
+        options = self._run.options()
+        units = [self._run.unit_of(each) for each in wanted_of(categories)]
+        rows = [
+            row
+            for record in self._run.records()
+            if isinstance(record, Category) and (not units or record.index in units)
+            for row in choices(record, options, self._run.manifest)
+        ]
+        return records(rows)
+
     def structure(
         self, *, hierarchy: str | Path | None = None, confusions: bool = False,
         progress: Progress | Told | None = None, **engine: Any,
     ) -> Structure:  # fmt: skip
         """What the circuits share by depth and unit, and whether near categories share more.
 
-        As `analysis.across.structure` defines it.  ``hierarchy``: a file of names and parents;
-        ``confusions``: the unpruned network is run once on the run's images.
+        As `analysis.across.structure` defines it; kept for the report.  ``hierarchy``: a file of
+        names and parents; ``confusions``: the unpruned network is run once on the run's images.
         """
-        from circuitcore.analysis.across.structure import structure
+        from circuitcore.analysis.across.structure import keep_structure, structure
 
         with undisturbed():
-            return structure(
+            found = structure(
                 self.folder, progress_of(progress), self._given,
                 hierarchy=None if hierarchy is None else Path(hierarchy).expanduser(),
                 confusions=confusions, **engine_of(engine),
             )  # fmt: skip
+            keep_structure(self._run, found)
+        return found
 
     def evaluate(
         self, images: Any = None, *, progress: Progress | Told | None = None, **engine: Any

@@ -127,7 +127,7 @@ def finish(run: RunFolder) -> None:
         records = run.records()
         write_curves(run.folder, records)
         found = pairs(run, records)
-        write_report(run.folder, document(run, records, found), found)
+        write_report(run, document(run, records, found), found)
 
 
 def report(run: RunFolder) -> Path:
@@ -136,7 +136,7 @@ def report(run: RunFolder) -> Path:
 
     records = run.records()
     found = table(run, records)
-    return write_report(run.folder, document(run, records, found), found)
+    return write_report(run, document(run, records, found), found)
 
 
 def _extract_all(

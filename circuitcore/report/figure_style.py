@@ -9,13 +9,18 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # the page's light colours; in the SVG they become its variables, elsewhere they are what they say
 COLOURS = {
@@ -106,3 +111,44 @@ def short(name: str) -> str:
     """A category name of at most 22 characters, on one line."""
     name = clean(name)
     return name if len(name) <= 22 else name[:21] + "…"
+
+
+def marker(
+    axes: Axes, at: float, label: str, colour: str, style: str, left: bool | None = None,
+    row: int = 0,
+) -> None:  # fmt: skip
+    """A vertical line with its label at the top, on the side that has room, in a row above it."""
+    axes.axvline(at, color=colour, linewidth=1.2, linestyle=style)
+    low, high = axes.get_xlim()
+    place = (at - low) / (high - low)
+    left = place > 0.5 if left is None or not 0.15 <= place <= 0.85 else left
+    axes.annotate(
+        label, (at, 1.0), xycoords=("data", "axes fraction"), color=colour, va="bottom",
+        xytext=(-4 if left else 4, 1 + 12 * row), textcoords="offset points",
+        ha="right" if left else "left",
+    )  # fmt: skip
+
+
+def blues() -> ListedColormap:
+    """One blue that grows opaque: it reads on a light page and on a dark one."""
+    shades = np.tile(np.array([0.23, 0.47, 0.76, 1.0]), (256, 1))
+    shades[:, 3] = np.linspace(0.03, 0.92, 256)
+    return ListedColormap(shades)
+
+
+def colour_bar(axes: Axes, label: str, marks: Mapping[str, float | None]) -> None:
+    """A bar of `blues` from 0 to 1 beside ``axes``, with a line at each known mark, named."""
+    bar = axes.inset_axes((1.05, 0.0, 0.04, 1.0))
+    bar.imshow(np.linspace(1, 0, 128)[:, None], cmap=blues(), aspect="auto",
+               extent=(0, 1, 0, 1), vmin=0, vmax=1)  # fmt: skip
+    bar.grid(False)
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.spines[:].set_visible(False)
+    known = {name: at for name, at in marks.items() if at is not None}
+    for name, at in known.items():
+        bar.axhline(at, color=MARK, linewidth=1.4)
+        bar.annotate(name, (1, at), xytext=(26, 0), textcoords="offset points", color=MARK,
+                     va="center", fontsize=8.5, annotation_clip=False)  # fmt: skip
+    bar.set_xlabel(label, fontsize=9)
+    bar.xaxis.set_label_position("top")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
@@ -21,7 +20,10 @@ from circuitcore.report.figure_style import (
     MORE,
     MUTED,
     PAPER,
+    blues,
+    colour_bar,
     figure_of,
+    marker,
     short,
 )
 
@@ -50,14 +52,28 @@ def _draw_pruned(axes: Axes, pruned: Sequence[float]) -> None:
     _histogram(axes, values, FC)
     axes.set(xlabel="pruned fraction of the relevant weights", ylabel="circuits")
     if len(values):
-        _marker(axes, float(values.mean()), f"mean {values.mean():.3f}", INK, "-")
+        marker(axes, float(values.mean()), f"mean {values.mean():.3f}", INK, "-")
 
 
 def draw_accuracy(axes: Axes, categories: Sequence[Category]) -> Axes:
-    """Held-out CSA and hit rate of circuits against the unpruned network's."""
+    """Held-out CSA and hit rate of circuits against the unpruned network's.
+
+    On the diagonal, the ceiling, nothing is lost; crosses are the empty circuits, the floor.
+    """
     found = [(c, c.circuit) for c in categories if c.circuit is not None]
     axes.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
-    values = []
+    bare = [(c.unpruned.heldout.csa, c.empty.heldout.csa) for c, _ in found if c.empty]
+    values = [v for pair in bare for v in pair if v >= LOWEST_DRAWN]
+    if bare:
+        axes.scatter(
+            [x for x, _ in bare],
+            [y for _, y in bare],
+            s=24,
+            marker="x",
+            color=MUTED,
+            linewidths=1.1,
+            label="empty, CSA",
+        )
     for label, colour, filled in (("CSA", FC, True), ("hit rate", CONV, False)):
         field = "csa" if label == "CSA" else "hit"
         x = [getattr(c.unpruned.heldout, field) for c, _ in found]
@@ -94,19 +110,23 @@ def pruned_and_agreement(targets: Sequence[Target]) -> str:
         return str(svg())
 
 
-def overlap_histogram(overlaps: np.ndarray, mean_chance: float | None) -> str:
-    """Figure 1b: pairwise overlap of circuits, float [pairs], with the chance level marked."""
+def overlap_histogram(
+    overlaps: np.ndarray, mean_chance: float | None, ceiling: float | None = None
+) -> str:
+    """Figure 1b: pairwise overlap of circuits, float [pairs], between chance and noise ceiling."""
     with figure_of(9.6, 3.0, "fig1b") as (figure, svg):
         axes = figure.subplots()
-        _histogram(axes, overlaps, FC, include=mean_chance)
+        _histogram(axes, overlaps, FC, [v for v in (mean_chance, ceiling) if v is not None])
         axes.set(xlabel="overlap of two circuits (intersection over union)", ylabel="pairs")
         if len(overlaps):
             mean = float(overlaps.mean())
             left = mean_chance is None or mean <= mean_chance
-            _marker(axes, mean, f"mean {mean:.3f}", INK, "-", left=left)
+            marker(axes, mean, f"mean {mean:.3f}", INK, "-", left=left)
             if mean_chance is not None:
                 label = f"chance {mean_chance:.3f}"
-                _marker(axes, mean_chance, label, MARK, "--", left=not left)
+                marker(axes, mean_chance, label, MARK, "--", left=not left)
+        if ceiling is not None:
+            marker(axes, ceiling, f"noise ceiling {ceiling:.3f}", MARK, ":", row=1)
         return str(svg())
 
 
@@ -123,6 +143,7 @@ def curves(categories: Sequence[Found]) -> str:
             axes.set_title(short(category.category), parse_math=False)
             for stage in category.stages:
                 _curve(axes, stage, [s.stage for s in category.stages])
+            _ends(axes, category)
         for place, axes in enumerate(grid):
             axes.set_visible(place < len(shown))
             axes.tick_params(labelsize=8.5, labelbottom=place + columns >= len(shown))
@@ -139,7 +160,8 @@ def curves(categories: Sequence[Found]) -> str:
 def curve_bands(categories: Sequence[Category]) -> str:
     """Median and quantiles over all categories of what levels are worth, a panel a stage.
 
-    Past its stop a category has no levels; the band is of those that still have one.
+    Past its stop a category has no levels; the band is of those that still have one.  Lines: the
+    mean of the unpruned network and of the empty circuit.
     """
     with figure_of(9.6, 3.2, "bands") as (figure, svg):
         names = stage_names(categories)
@@ -162,6 +184,8 @@ def curve_bands(categories: Sequence[Category]) -> str:
                     color=colour, alpha=0.22, linewidth=0,
                 )  # fmt: skip
             axes.plot(kept, [np.median(p[:, 1]) for p in points], color=colour)
+            for height, shade in zip(_mean_ends(categories), (MUTED, MARK), strict=False):
+                axes.axhline(height, color=shade, linewidth=0.9, zorder=1)
             axes.set_title(f"{name} stage: median, 25 to 75 %, 5 to 95 %")
             axes.set_xlabel("kept fraction of the stage's weights")
             _log_kept(axes)
@@ -171,20 +195,34 @@ def curve_bands(categories: Sequence[Category]) -> str:
         return str(svg())
 
 
-def overlap_matrix(names: Sequence[str], overlap: np.ndarray) -> str:
+def _mean_ends(categories: Sequence[Category]) -> list[float]:
+    """Mean worth of the unpruned network and of the empty circuit; none where none is known."""
+    known = [both for c in categories if (both := ends(c)) is not None]
+    return np.mean(known, axis=0).tolist() if known else []
+
+
+def overlap_matrix(
+    names: Sequence[str], overlap: np.ndarray, marks: Mapping[str, float | None] | None = None
+) -> str:
     """Overlap of all pairs, float [K, K], in the order of average-linkage clustering."""
     side = 3.2 + 0.28 * min(len(names), 16)
     with figure_of(side + 1.6, side, "matrix") as (figure, svg):
-        draw_overlap(figure.subplots(), names, overlap)
+        draw_overlap(figure.subplots(), names, overlap, marks)
         return str(svg())
 
 
-def draw_overlap(axes: Axes, names: Sequence[str], overlap: np.ndarray) -> Axes:
-    """Overlap of all pairs, float [K, K], in the order of `cluster_order`."""
+def draw_overlap(
+    axes: Axes, names: Sequence[str], overlap: np.ndarray,
+    marks: Mapping[str, float | None] | None = None,
+) -> Axes:  # fmt: skip
+    """Overlap of all pairs, float [K, K], in the order of `cluster_order`.
+
+    ``marks``: what the bar of colours shows beside it, chance and the noise ceiling by name.
+    """
     order = cluster_order(overlap)
     labelled = len(names) <= MOST_LABELS
     image = overlap[np.ix_(order, order)]
-    axes.imshow(image, cmap=_blues(), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(image, cmap=blues(), vmin=0, vmax=1, interpolation="nearest")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -195,15 +233,7 @@ def draw_overlap(axes: Axes, names: Sequence[str], overlap: np.ndarray) -> Axes:
     if len(names) <= 12:
         for i, j in np.ndindex(image.shape):
             axes.text(j, i, f"{image[i, j]:.2f}", ha="center", va="center", fontsize=8)
-    bar = axes.inset_axes((1.05, 0.0, 0.04, 1.0))
-    bar.imshow(np.linspace(1, 0, 128)[:, None], cmap=_blues(), aspect="auto",
-               extent=(0, 1, 0, 1), vmin=0, vmax=1)  # fmt: skip
-    bar.grid(False)
-    bar.set_xticks([])
-    bar.yaxis.tick_right()
-    bar.spines[:].set_visible(False)
-    bar.set_ylabel("overlap", rotation=270, labelpad=14)
-    bar.yaxis.set_label_position("right")
+    colour_bar(axes, "overlap", marks or {})
     return axes
 
 
@@ -221,6 +251,7 @@ def draw_curves(axes: Axes, category: Found) -> Axes:
     """What levels are worth against the kept fraction of the stages of one category."""
     for stage in category.stages:
         _curve(axes, stage, [s.stage for s in category.stages])
+    _ends(axes, category)
     axes.set_title(short(category.category), parse_math=False)
     axes.set_xlabel("kept fraction of the stage's weights (sparser to the right)")
     axes.set_ylabel(_height([category]))
@@ -289,6 +320,22 @@ def _curve(axes: Axes, stage: Stage | TargetStage, stages: Sequence[str]) -> Non
         )  # fmt: skip
 
 
+def ends(category: Found) -> tuple[float, float] | None:
+    """What the unpruned network and the empty circuit are worth where a category's levels are."""
+    if isinstance(category, Target) or category.empty is None or not category.stages:
+        return None
+    what = judged(category.stages[0])
+    both = category.unpruned.extraction_biased, category.empty.extraction
+    return getattr(both[0], what), getattr(both[1], what)
+
+
+def _ends(axes: Axes, category: Found) -> None:
+    """Ceiling and floor: the unpruned network, each at its best bias, and the empty circuit."""
+    if (both := ends(category)) is not None:
+        axes.axhline(both[0], color=MUTED, linewidth=0.9, zorder=1)
+        axes.axhline(both[1], color=MARK, linewidth=0.9, zorder=1)
+
+
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
@@ -296,8 +343,11 @@ def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     handles += [
         Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2))),
         Line2D([], [], color=MUTED, marker="o", linestyle="none", markersize=6),
+        Line2D([], [], color=MUTED, linewidth=0.9),
+        Line2D([], [], color=MARK, linewidth=0.9),
     ]
-    return handles, [*(f"{label} stage" for label in labels), "threshold", "chosen level"]
+    said = "threshold", "chosen level", "unpruned", "empty circuit"
+    return handles, [*(f"{label} stage" for label in labels), *said]
 
 
 def _log_kept(axes: Axes) -> None:
@@ -311,9 +361,9 @@ def _log_kept(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | None = None) -> None:
+def _histogram(axes: Axes, values: np.ndarray, colour: str, include: Sequence[float] = ()) -> None:
     """Forty bins over the tenths of [0, 1] that hold the values (and ``include``)."""
-    seen = [*values, *([] if include is None else [include])]
+    seen = [*values, *include]
     low = np.floor(10 * min(seen, default=0) - 1e-9) / 10
     high = np.ceil(10 * max(seen, default=1) + 1e-9) / 10
     low, high = max(float(low), 0.0), min(float(high), 1.0)
@@ -322,24 +372,3 @@ def _histogram(axes: Axes, values: np.ndarray, colour: str, include: float | Non
     axes.set_xlim(low, high)
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _marker(
-    axes: Axes, at: float, label: str, colour: str, style: str, left: bool | None = None
-) -> None:
-    """A vertical line with its label at the top, on the side that has room."""
-    axes.axvline(at, color=colour, linewidth=1.2, linestyle=style)
-    low, high = axes.get_xlim()
-    place = (at - low) / (high - low)
-    left = place > 0.5 if left is None or not 0.15 <= place <= 0.85 else left
-    axes.annotate(
-        label, (at, 1.0), xycoords=("data", "axes fraction"), color=colour, va="bottom",
-        xytext=(-4 if left else 4, 1), textcoords="offset points", ha="right" if left else "left",
-    )  # fmt: skip
-
-
-def _blues() -> ListedColormap:
-    """One blue that grows opaque: it reads on a light page and on a dark one."""
-    shades = np.tile(np.array([0.23, 0.47, 0.76, 1.0]), (256, 1))
-    shades[:, 3] = np.linspace(0.03, 0.92, 256)
-    return ListedColormap(shades)

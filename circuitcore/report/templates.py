@@ -10,7 +10,7 @@ from circuitcore.report import figure_style
 def template(name: str) -> jinja2.Template:
     """One of the pages, with the filters that they show numbers by."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("circuitcore", "report"),
+        loader=jinja2.PackageLoader("circuitcore", "report/html"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -18,6 +18,9 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters["percent"] = lambda v, d=1: "NA" if v is None else f"{100 * v:.{d}f} %"
     environment.filters["number"] = lambda v, d=3: "NA" if v is None else f"{v:.{d}f}"
+    environment.filters["between"] = lambda v, d=3: (
+        "NA" if v is None else f"{v[0]:.{d}f} to {v[1]:.{d}f}"
+    )
     environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
     environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
     environment.filters["clean"] = lambda v: figure_style.clean(str(v))

@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused(small, tmp_path):
 
 def test_the_command(small):
     said = call("stability", small.folder, "Bag", "--resamples", DRAWS, "--pool", 8)
-    head, _, row = said.stdout.splitlines()
+    head, _, row, *choice = said.stdout.splitlines()
     assert head.split() == [
         "category",
         "core",
@@ -161,6 +161,11 @@ def test_the_command(small):
         "overlap",
     ]
     assert row.split()[0] == "Bag" and all(len(line) <= 80 for line in (head, row))
+    assert choice[1].split() == [
+        "category", "kept", "at", "-0.05", "at", "+0.05", "thresholds", "images", "moved",
+    ]  # fmt: skip
+    assert choice[3].split()[0] == "Bag" and all(len(line) <= 80 for line in choice)
+    assert "--seed draws nothing that is in a circuit" in said.stdout
     rows = json.loads(
         call(
             "stability", small.folder, "--resamples", DRAWS, "--pool", 8, "--format", "json"

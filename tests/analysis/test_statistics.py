@@ -66,6 +66,53 @@ def test_the_hierarchical_one_covers_where_images_alone_do_not():
     assert ours.hierarchical_bootstrap([[1.0], []], 0) is None
 
 
+def images(group):
+    """A group's images, one value each, whose mean is what its parts are worth."""
+    each = [np.repeat([worth, 0.0], [yes, of - yes]) for yes, of, worth in group]
+    return each
+
+
+def test_counts_are_drawn_as_images_are():
+    """The same distribution as drawing categories, then each image, written out in loops."""
+    random = np.random.default_rng(6)
+    groups = [
+        [ours.Part(int(random.integers(0, 21)), 20), ours.Part(int(random.integers(0, 9)), 80, -1)]
+        for _ in range(6)
+    ]
+    values = []
+    for _ in range(6000):
+        total = 0.0
+        for place in random.integers(0, len(groups), len(groups)):
+            parts = images(groups[place])
+            total += sum(part[random.integers(0, len(part), len(part))].mean() for part in parts)
+        values.append(total / len(groups))
+    wanted = np.quantile(values, [0.025, 0.975])
+    found = ours.bootstrap_of_counts(groups, 1)
+    assert found == pytest.approx(wanted, abs=0.012)
+    alone = [[group[0]] for group in groups]  # one part: the function of arrays
+    arrays = [images(group)[0] for group in alone]
+    wanted = ours.hierarchical_bootstrap(arrays, 2)
+    assert ours.bootstrap_of_counts(alone, 3) == pytest.approx(wanted, abs=0.012)
+    assert ours.bootstrap_of_counts(groups, 1) == found
+    assert ours.bootstrap_of_counts(groups[:1], 0) is None
+    assert ours.bootstrap_of_counts([[ours.Part(0, 0)], [ours.Part(1, 2)]], 0) is None
+
+
+def test_the_interval_of_counts_covers_the_mean_over_all_categories():
+    """Rates of categories are drawn from a beta distribution, so that the truth is its mean."""
+    random, covered, alone = np.random.default_rng(7), 0, 0
+    for trial in range(400):
+        rates = random.beta(6, 2, 15)
+        hits = random.binomial(20, rates)
+        low, high = ours.bootstrap_of_counts([[ours.Part(int(h), 20)] for h in hits], trial)
+        covered += low <= 0.75 <= high
+        pooled = np.repeat([1.0, 0.0], [hits.sum(), 300 - hits.sum()])
+        low, high = ours.bootstrap(pooled, trial)
+        alone += low <= 0.75 <= high
+    assert COVERED[0] <= covered / 400 <= COVERED[1] + 0.01
+    assert alone / 400 < 0.85
+
+
 def test_d_prime_finds_the_distance_of_two_normals():
     random = np.random.default_rng(4)
     hits = int((random.normal(1.5, 1, 10**6) > 0.4).sum())

@@ -3,7 +3,7 @@
 import pytest
 from made_up import category, sweep
 
-from circuitcore.analysis.summary import NO_RATIO, summarise
+from circuitcore.analysis.summary import NO_RATIO, counted_interval, summarise
 from circuitcore.cli.tables import sweep_text
 
 
@@ -41,3 +41,29 @@ def test_the_ratio_of_means():
     found = summarise([record])
     assert found.ratio_of_means == found.ratio_of_means_unbiased
     assert found.ratio_of_means == record.circuit.heldout.csa / 0.5
+
+
+def test_intervals_of_means_draw_categories_and_images():
+    document = sweep(tuple(f"category {i}" for i in range(12)))
+    some = [
+        each.model_copy(update={"circuit": each.circuit.model_copy(update={
+            "heldout": each.circuit.heldout.model_copy(update={
+                "hit": hit / 30, "false_alarms": alarms, "false_alarm": alarms / 330,
+                "csa": hit / 30 - alarms / 330})})})
+        for each, hit, alarms in zip(document.categories, [30, 12] * 6, [0, 33] * 6, strict=True)
+    ]  # fmt: skip
+    run = document.run | {"images": {"heldout": 360}}
+    found = summarise(some, run)
+    low, high = found.mean_heldout_hit_ci95
+    spread = ((0.3**2) / 12 + (0.4 * 0.6 / 30) / 2 / 12) ** 0.5  # of categories, of images in them
+    assert found.mean_heldout_hit == pytest.approx(0.7) and low < 0.7 < high
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    at_csa = found.mean_heldout_csa_ci95
+    assert at_csa[0] < found.mean_heldout_csa < at_csa[1]
+    # a false alarm that costs as much as a hit earns: 33 of them are more than all 30 hits
+    cost = run | {"options": {"false_alarm_norm": "target"}}
+    lower = counted_interval([each.circuit.heldout for each in some], cost)
+    assert lower[1] < at_csa[1] and lower[0] < at_csa[0] - 0.5
+    assert summarise(some).mean_heldout_csa_ci95 is None
+    shown = sweep_text(document.model_copy(update={"summary": found}), "table")
+    assert f"CSA {at_csa[0]:.3f} to {at_csa[1]:.3f}" in shown

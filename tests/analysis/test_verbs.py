@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import pytest
 from command import call, masks
 
 
@@ -48,6 +49,19 @@ def test_controls_do_worse_than_the_circuit(small) -> None:
         assert drawn["kept_weights"] == circuit["kept_weights"]
         assert drawn["extraction"]["csa"] < circuit["extraction"]["csa"]
         assert by[name, "complement"]["overlap"] == 0
+
+
+def test_controls_beside_their_circuits_in_80_columns(small):
+    said = call("controls", small.folder).stdout
+    assert max(map(len, said.splitlines())) <= 80
+    means = json.loads(call("controls", small.folder, "--format", "json").stdout)
+    circuits, drawn = (
+        [r["heldout"]["csa"] for r in means if r["control"] == kind]
+        for kind in ("circuit", "random")
+    )
+    mean = sum(a - b for a, b in zip(circuits, drawn, strict=True)) / 2
+    row = next(line for line in said.splitlines() if line.startswith(" random"))
+    assert float(row.split()[4]) == pytest.approx(mean, abs=6e-4)
 
 
 def test_extract_chooses_anew_from_the_stored_curve(small, tmp_path) -> None:

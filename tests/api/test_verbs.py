@@ -168,7 +168,9 @@ def test_what_follows_a_sweep(run, tmp_path):
     lower = run.extract(threshold=0.7, out=tmp_path / "lower", categories="Bag")
     assert list(lower) == ["Bag"] and lower.folder == tmp_path / "lower"
     assert lower["Bag"].record.circuit.pruned >= run["Bag"].record.circuit.pruned
+    assert len(lower.control_means()) == 0
     kinds = lower.controls().column("control")
+    assert lower.control_means().column("control") == list(dict.fromkeys(kinds))
     assert {"circuit", "random", "empty", "complement"} <= set(kinds)
     (judged,) = lower.evaluate()
     assert judged["circuit_csa"] == lower["Bag"].record.circuit.heldout.csa

@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 from made_up import NAMES, SCRIPT, sweep
+from matplotlib.figure import Figure
 
 from circuitcore.analysis.summary import interval
 from circuitcore.report import figure_style, figures
 from circuitcore.report.page import render
+from circuitcore.report.science import Science
 
 
 def pairwise(count: int) -> np.ndarray:
@@ -122,6 +124,24 @@ def test_interval_of_a_mean():
     assert low == pytest.approx(0.9 - 4.302653 * 0.1 / 3**0.5, abs=1e-6)
     assert high == pytest.approx(0.9 + 4.302653 * 0.1 / 3**0.5, abs=1e-6)
     assert interval([0.5]) is None
+
+
+def test_figures_show_floor_and_ceiling():
+    names = ("Trouser", "Bag", "Coat")
+    overlap = pairwise(3)
+    plain = render(sweep(names), names, overlap, overlap / 3)
+    assert "noise ceiling" not in plain and "empty circuit" in plain and "empty, CSA" in plain
+    shown = render(sweep(names), names, overlap, overlap / 3, (), Science(ceiling=0.95))
+    matrix = re.search(r"<h2>Who shares.*?</svg>", shown, re.S).group()
+    assert "noise ceiling 0.950" in shown and ">ceiling<" in matrix and ">chance<" in matrix
+    chance = re.search(r"chance (0\.\d{3})", shown).group(1)
+    assert float(chance) == pytest.approx(overlap[np.triu_indices(3, 1)].mean() / 3, abs=6e-4)
+    record = sweep(names).categories[0]
+    assert figures.ends(record) == (record.unpruned.extraction_biased.csa, 0.5)
+    axes = Figure().subplots()
+    figures.draw_curves(axes, record)
+    level = {line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1}
+    assert {*figures.ends(record), 0.81} <= level
 
 
 def test_controls_stand_in_the_report_once_they_were_run(tmp_path):

@@ -8,6 +8,7 @@ categories permuted (Mantel 1967).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from circuitcore.analysis.evaluation import prepared_run
 from circuitcore.analysis.resampling.kept import mean_ceilings
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
+from circuitcore.machine.files import write_atomically
 from circuitcore.progress import Progress
 from circuitcore.runs.circuitfile import mapped_mask, read_shapes
 from circuitcore.runs.folder import RunFolder, open_run
 
+FILE = "structure.json"
 HUB = 0.9  # of the circuits
 PERMUTATIONS = 999
 FEWEST = 4  # categories: three have no more than six orders
@@ -137,14 +140,40 @@ def structure(
         agreement.append(_agreement("confusions", "of the unpruned network", excess, near, seed))
     return Structure(
         categories=len(names),
-        shared=_shared(run, pairs),
+        shared=shared_by_layer(run, pairs),
         units=_units(run, [run.path(record.index) for record in records]),
         agreement=agreement,
     )
 
 
-def _shared(run: RunFolder, pairs: Any) -> list[SharedRow]:
-    """By layer in module order, the whole network before."""
+def keep_structure(run: RunFolder, found: Structure) -> None:
+    """Write ``structure.json`` into the run folder, where the next report finds it."""
+    document = {
+        "circuits": _stems(run),
+        "found": found.model_dump(mode="json"),
+    }
+    write_atomically(run.folder / FILE, json.dumps(document, indent=1).encode())
+
+
+def kept_structure(run: RunFolder) -> Structure | None:
+    """What `keep_structure` wrote; None where that is not of the circuits that are there now."""
+    try:
+        kept = json.loads((run.folder / FILE).read_text(encoding="utf-8"))
+        same = kept["circuits"] == _stems(run)
+        return Structure(**kept["found"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):  # or damaged
+        return None
+
+
+def _stems(run: RunFolder) -> list[str]:
+    return sorted(path.stem for path in run.units().values())
+
+
+def shared_by_layer(run: RunFolder, pairs: Any) -> list[SharedRow]:
+    """From an `overlap.table` by layer in module order, the whole network before.
+
+    None for fewer than two circuits.
+    """
     ceilings = mean_ceilings(run.folder)
     rows = []
     for layer in dict.fromkeys(pairs["layer"].to_pylist()):

@@ -28,6 +28,8 @@ class ResampledRow(BaseModel):
     ``overlap``: mean overlap of a resampled circuit with the circuit.  ``majority``:
     weights that over half of the resamples keep; ``certified`` of them, ``circuit_certified`` of
     the circuit, with a chance of error of 1 % over all weights (``each_``: for each weight).
+    ``threshold_ceiling``, ``extraction_ceiling``: of whole circuits, as `choice.ChoiceRow` has
+    them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,8 @@ class ResampledRow(BaseModel):
     circuit_certified: float | None
     each_certified: float | None
     each_circuit_certified: float | None
+    threshold_ceiling: float | None = None
+    extraction_ceiling: float | None = None
 
 
 @dataclass(frozen=True)

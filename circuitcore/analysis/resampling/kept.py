@@ -30,6 +30,14 @@ def read(folder: Path, settings: Mapping[str, Any] | None = None) -> Rows:
         return {}
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """What kept rows were made with; empty where there are none."""
+    try:
+        return dict(json.loads((folder / FILE).read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def keep(folder: Path, settings: Mapping[str, Any], rows: Rows) -> None:
     """Write them, whole."""
     document = {"settings": settings, "circuits": rows}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitcore.analysis.resampling import kept as kept_rows
+from circuitcore.analysis.resampling.choice import choices
 from circuitcore.analysis.resampling.counts import ResampledRow, rows_of
 from circuitcore.analysis.resampling.drawing import Drawing
 from circuitcore.errors import InputError, UsageError
@@ -22,7 +23,7 @@ from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.records import Category
-from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.runs.circuitfile import read_circuit, read_record
 from circuitcore.runs.folder import RunFolder, create_run, open_run
 from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import stage_levels
@@ -67,9 +68,25 @@ def resample(
                 made = _resampled(network, found, stored.record, stored.kept, options, drawing)
                 kept[key] = [row.model_dump() for row in made]
                 kept_rows.keep(run.folder, settings, kept)
-        rows += [ResampledRow(**row) for row in kept.get(key, [])]
+        rows += _beside_choices(kept.get(key, []), units[category.index], options, run.manifest)
         progress.advance(1, category.name)
     return rows
+
+
+def _beside_choices(
+    kept: Sequence[Mapping[str, Any]], path: Path, options: Options, manifest: Mapping[str, Any]
+) -> list[ResampledRow]:
+    """Rows as they are kept, that of the whole circuit with the ceilings of its choice of level."""
+    rows = [ResampledRow(**row) for row in kept]
+    record = read_record(path)[1]
+    if not rows or not isinstance(record, Category):
+        return rows
+    whole = choices(record, options, manifest)[0]
+    ceilings = {
+        "threshold_ceiling": whole.threshold_ceiling,
+        "extraction_ceiling": whole.extraction_ceiling,
+    }
+    return [row if row.layer else row.model_copy(update=ceilings) for row in rows]
 
 
 def _opened(
