@@ -180,6 +180,10 @@ class Options:
         (), "a layer, or a glob of them, that stays whole; may be given again", "LAYER",
         words="none", read=as_names,
     )  # fmt: skip
+    ablate: Literal["zero", "mean"] = _method(
+        "zero", "what a pruned weight is replaced by; mean: what it carries on average over the "
+        "scoring images of all categories, in the layer's bias",
+    )  # fmt: skip
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
@@ -327,6 +331,8 @@ class Options:
         mine = self.applying()
         names = [name for name in changing("numbers") if name not in BESIDE | BY_STAGE]
         record = {name: _plain(getattr(self, name)) for name in names if name in mine}
+        if self.ablate == "zero":
+            del record["ablate"]  # as before there was another
         for stage in self.stage_names():
             record[f"{stage}_levels"] = list(self.grid(stage))
             record[f"{stage}_threshold"] = self.stage_threshold(stage)
