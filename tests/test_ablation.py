@@ -23,8 +23,11 @@ from circuitcore.bundled.network import SmallAlexNet
 from circuitcore.engine.passes import activations
 from circuitcore.errors import InputError
 from circuitcore.extraction.judging import empty_activation
+from circuitcore.jobs.job import worker
 from circuitcore.options import Options
 from circuitcore.progress import Silent
+from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.runs.folder import open_run
 from circuitcore.runs.means import MEANS
 
 GRID = (0.0, 0.5, 0.9, 0.97, 0.99, 0.999)
@@ -178,6 +181,19 @@ def test_damaged_or_missing_means_are_said_to_be_so(run, tmp_path):
     assert opened.evaluate()  # of its own images: made again
     made, kept = load_file(file), load_file(run.folder / MEANS)
     assert all(torch.equal(made[name], mean) for name, mean in kept.items())
+
+
+def test_who_goes_on_with_a_run_takes_the_means_that_are_there(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    opened = open_run(folder)
+    path, wanted = opened.path(UNITS["Bag"]), run["Bag"].masks
+    path.unlink()
+    monkeypatch.setattr("circuitcore.engine.prepare.mean_inputs", None)  # is not called
+    assert worker(folder, 0, 1, Silent(), ["Bag"]) == 1
+    found = read_circuit(path)
+    assert all(torch.equal(mask, wanted[name]) for name, mask in found.kept.items())
+    assert found.record.circuit.heldout == run["Bag"].record.circuit.heldout
 
 
 def test_a_run_to_zero_has_the_key_it_had(small):
