@@ -206,3 +206,5 @@ def test_a_run_to_zero_has_the_key_it_had(small):
     ]
     zero, mean = (SimpleNamespace(**each) for each in plan)
     assert mean.shared_fpe == zero.shared_fpe + 40 / 200 and mean.fpe == zero.fpe
+    (step,) = [step for step in mean.steps if step not in zero.steps]
+    assert step["what"] == "mean inputs (shared)" and step["fpe"] == 40 / 200

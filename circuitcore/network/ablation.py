@@ -21,6 +21,8 @@ from torch import Tensor
 
 from circuitcore.network.graph import Network, Step
 
+AT_ONCE = 2**24  # weights of a lower precision that are widened together
+
 
 @dataclass(frozen=True)
 class Means:
@@ -55,7 +57,8 @@ def carried(weight: Tensor, mean: Tensor) -> Tensor:
     """What weights [out, ...] carry on average, W . c: [out], in the dtype of ``mean``."""
     rows = weight.flatten(1)
     if mean.dim() == 1 or len(mean) == 1:
-        return rows.to(mean.dtype) @ mean.flatten()
+        some = rows.split(max(1, AT_ONCE // rows.shape[1])) if rows.dtype != mean.dtype else [rows]
+        return torch.cat([part.to(mean.dtype) @ mean.flatten() for part in some])
     parts = rows.unflatten(0, (len(mean), -1))  # [groups, out / groups, in / groups * taps]
     return (parts * mean.flatten(1)[:, None]).sum(2).flatten()
 

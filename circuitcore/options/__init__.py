@@ -331,8 +331,6 @@ class Options:
         mine = self.applying()
         names = [name for name in changing("numbers") if name not in BESIDE | BY_STAGE]
         record = {name: _plain(getattr(self, name)) for name in names if name in mine}
-        if self.ablate == "zero":
-            del record["ablate"]  # as before there was another
         for stage in self.stage_names():
             record[f"{stage}_levels"] = list(self.grid(stage))
             record[f"{stage}_threshold"] = self.stage_threshold(stage)
@@ -344,7 +342,8 @@ class Options:
         Those of `LATER` where they are asked for.
         """
         other = {*(NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET)}
-        other |= {name for name in LATER if not getattr(self, name)}
+        own = LATER - {*OF_CRITERION}
+        other |= {name for name in own if getattr(self, name) == FIELDS[name].default}
         other |= {name for name, c in OF_CRITERION.items() if c not in self.criteria()}
         return tuple(name for name in NAMES if name not in other)
 
@@ -377,7 +376,7 @@ OF_CRITERION = {
     "ensemble": "ensemble",
 }  # what means something with one criterion alone
 # options that earlier runs' keys and manifests do not hold
-LATER = {"stages", "skip", *OF_CRITERION}
+LATER = {"stages", "skip", "ablate", *OF_CRITERION}
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
