@@ -96,7 +96,8 @@ def mean_inputs(inputs: Inputs, runner: Runner, progress: Progress) -> Means:
         every.add(sums)  # only now: where memory runs out the chunk is run again
         progress.advance(part.stop - part.start)
 
-    size, fallback = runner.forward_chunk(), runner.machine.fallback
+    # beside each activation stand its rectified copy and, while it is summed, one in float64
+    size, fallback = max(1, runner.forward_chunk() // 4), runner.machine.fallback
     with float32_products("ieee"):
         in_chunks(len(pixels), size, run, fallback=fallback, note=runner.note)
     found = {name: mean.cpu() for name, mean in every.means(len(pixels)).items()}
