@@ -55,8 +55,11 @@ def load(files):
     return (images - own.mean[0]) / own.std[0]
 
 
-@pytest.mark.parametrize(("text", "pool", "judge"), CASES)
-def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "pool", "judge", "ablate"),
+    [*((*case, "zero") for case in CASES), *((*CASES[k], "mean") for k in (0, 3))],
+)
+def test_curve_and_circuit_agree(text, pool, judge, ablate, example, tmp_path):
     import targets
 
     aim = aim_of(targets, text, pool)
@@ -65,7 +68,7 @@ def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
         text = f"{aim.end}:{tmp_path / 'd.npy'}"
     options = options_of({
         "target": text, "judge": judge, "levels": GRID, "threshold": THRESHOLD,
-        "extraction_images": 40, "heldout_images": 30,
+        "extraction_images": 40, "heldout_images": 30, "ablate": ablate,
         **({} if pool == "max" else {"pool_target": pool}),
     })  # fmt: skip
     inputs = read_inputs(options)
@@ -75,7 +78,8 @@ def test_curve_and_circuit_agree(text, pool, judge, example, tmp_path):
 
     splits = {name: load(inputs.split(name)) for name in ("scoring", "extraction", "heldout")}
     splits["pool"] = splits.pop("scoring")
-    reference = targets.extract(example.double, splits, aim, GRID, judge, THRESHOLD)
+    means = targets.mean_inputs(example.double, splits["pool"], aim) if ablate == "mean" else None
+    reference = targets.extract(example.double, splits, aim, GRID, judge, THRESHOLD, means=means)
     names = [file.path for file in inputs.split("scoring")]
     scored = dict(zip(names, splits["pool"], strict=True))
     assert torch.equal(

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from circuitcore.analysis.targets import TargetEvaluation, evaluated
 from circuitcore.engine.passes import activations
-from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Split
 from circuitcore.errors import InputError
 from circuitcore.extraction.accuracy import Judge, ratio
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import empty_activation, judge_of, judges
+from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
 from circuitcore.machine.device import machine
@@ -338,4 +339,4 @@ def prepared_run(
     elif inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:
         raise InputError(f"{folder}: the model's weights are not those of the run (sha256 differs)")
     inputs.tell(progress)
-    return run, prepare(inputs, options, on, progress)
+    return run, prepared_in(run, inputs, options, on, progress, own=images is None)

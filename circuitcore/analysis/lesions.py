@@ -1,10 +1,11 @@
 """Necessity beside sufficiency: the network without a circuit, judged on every category.
 
-A lesion sets weights to 0 in the whole network: those of a category's ``circuit``, or its
-``private`` ones, which are in no other circuit of the run (or in at most ``shared`` others).  Only
-relevant weights are in a circuit, so of the last layer a lesion touches the category's own row, and
-that row is always private.  Beside every lesion stands a ``random`` one of as many weights of each
-layer, of the last one as many of the same row: a large lesion harms whatever it hits.
+A lesion prunes weights in the whole network, as circuits are pruned (to 0, or to what they carry on
+average): those of a category's ``circuit``, or its ``private`` ones, which are in no other circuit
+of the run (or in at most ``shared`` others).  Only relevant weights are in a circuit, so of the
+last layer a lesion touches the category's own row, and that row is always private.  Beside every
+lesion stands a ``random`` one of as many weights of each layer, of the last one as many of the same
+row: a large lesion harms whatever it hits.
 
 One pass of the lesioned network over the held-out images answers every category at once.  Held are
 a copy of the weights, one or two bytes a weight for the private ones, and the logits.
@@ -35,7 +36,8 @@ from circuitcore.extraction.judging import judge_of
 from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import write_atomically
-from circuitcore.network.forward import Override, Tally, forward
+from circuitcore.network.ablation import carried
+from circuitcore.network.forward import Override, Tally, forward, rows_of
 from circuitcore.network.graph import Network
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
@@ -211,18 +213,30 @@ def private(
 def without(network: Network, unit: int, removed: Mapping[str, Tensor]) -> Override:
     """The network's weights with those of ``removed`` set to 0, of the last layer in one row.
 
-    ``removed``: bool by layer, shaped like its relevant weights; layers of which nothing is removed
-    are left out.
+    What they carry on average, where pruned weights do, goes to the layer's bias.  ``removed``:
+    bool by layer, shaped like its relevant weights; layers of which nothing is removed are left
+    out.
     """
-    weights = {}
+    weights, biases, means = {}, {}, network.means
     for name, mask in removed.items():
         if not bool(mask.any()):
             continue
         whole = network.weights[name].clone()
         part = whole[unit : unit + 1] if name == network.last else whole
+        if means is not None:
+            biases[name] = _moved(network, name, unit, torch.where(mask.to(whole.device), part, 0))
         part.masked_fill_(mask.to(whole.device), 0)
         weights[name] = whole
-    return Override(weights)
+    return Override(weights, biases)
+
+
+def _moved(network: Network, name: str, unit: int, removed: Tensor) -> Tensor:
+    """A layer's bias with what ``removed`` weights carry on average; all others of it 0."""
+    assert network.means is not None
+    own, rows = network.biases.get(name), rows_of(network, name, unit)
+    bias = removed.new_zeros(len(network.weights[name])) if own is None else own.clone()
+    bias[rows] += carried(removed, network.means.inputs[name]).to(bias.dtype)
+    return bias
 
 
 @torch.inference_mode()

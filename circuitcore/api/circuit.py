@@ -21,6 +21,7 @@ from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.means import means_in, moved
 
 
 class Masks(dict[str, Tensor]):
@@ -29,6 +30,17 @@ class Masks(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         near = nearest(str(name), self) or f": there are {', '.join(self) or 'none'}"
         raise KeyError(f"no mask of a layer {name!r}{near}")
+
+
+def _with_bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """A layer's bias; of zeros where it had none."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
+    return layer.bias
+
+
+def _copied(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()
 
 
 class Circuit:
@@ -95,6 +107,8 @@ class Circuit:
     def apply(self, module: nn.Module) -> nn.Module:
         """A copy of ``module`` pruned to the circuit: masks and bias in place, all else unchanged.
 
+        Under ``--ablate mean`` layers' biases have what their pruned weights carry on average too.
+
         ``module``: the network that was swept, or one of the same layers.  Output unit ``unit`` of
         the copy gives the circuit's activation plus its bias, so that in eval mode it exceeds the
         unpruned network's other logits on the images that the circuit calls its category; another
@@ -124,8 +138,8 @@ class Circuit:
         check_unmade(module, layers)
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         last = self._shifted(module, layers)
-        own = None if last is None else last.bias
-        bias = None if own is None else own.detach().clone()
+        touched = [*layers.values(), *([] if last is None else [last])]
+        biases = [(layer, layer.bias, _copied(layer.bias)) for layer in touched]
         hook = None
         try:
             hook = self._prune(module)
@@ -136,10 +150,10 @@ class Circuit:
             with torch.no_grad():
                 for name, layer in layers.items():
                     layer.weight.copy_(weights[name])
-                if last is not None:
-                    last.bias = own
-                if own is not None and bias is not None:
-                    own.copy_(bias)
+                for layer, own, bias in biases:
+                    layer.bias = own
+                    if own is not None and bias is not None:
+                        own.copy_(bias)
 
     def export(self, out: str | Path | None = None) -> tuple[Path, Path]:
         """Write the pruned network's state dict, and beside it masks for ``torch.nn.utils.prune``.
@@ -195,11 +209,15 @@ class Circuit:
     def _prune(self, module: nn.Module) -> RemovableHandle | None:
         """Masks and bias in place; the hook that adds the bias, where no layer has room for it."""
         record = self._checked()
-        layers = self._layers(module)
+        layers, means = self._layers(module), means_in(self._run.folder, self._run.manifest)
         for name, kept in self._stored.kept.items():
             weight = layers[name].weight
-            rows = weight[self._unit : self._unit + 1] if name == self._last else weight
-            rows.masked_fill_(~kept.to(rows.device).view_as(rows), 0)
+            part = slice(self._unit, self._unit + 1) if name == self._last else slice(None)
+            rows = weight[part]
+            pruned = ~kept.to(rows.device).view_as(rows)
+            if name in means:
+                _with_bias(layers[name])[part] += moved(rows, pruned, means[name])
+            rows.masked_fill_(pruned, 0)
         if isinstance(record, Target):
             return None
         if not self._run.manifest["model"].get("shifts", True):
@@ -207,9 +225,7 @@ class Circuit:
         last = self._shifted(module, layers)
         if last is None:
             raise InputError(f"the module has no layer {self._last!r}, whose bias is the circuit's")
-        if last.bias is None:
-            last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
-        last.bias[self._unit] += self.bias
+        _with_bias(last)[self._unit] += self.bias
         return None
 
     def __eq__(self, other: object) -> bool:

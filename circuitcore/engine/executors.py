@@ -8,6 +8,7 @@ count the multiply-adds of a run before it runs, from the level bytes and shapes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from circuitcore.engine.passes import (
     Kept,
     blank,
+    chain_centres,
     chain_layers,
     circuit_override,
     every_level_of,
@@ -36,7 +38,14 @@ from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.machine.arrivals import awaits, unwaited
 from circuitcore.machine.spans import span
 from circuitcore.network.compaction import compact
-from circuitcore.network.forward import Masks, Override, Tally, forward, target_row
+from circuitcore.network.forward import (
+    Masks,
+    Override,
+    Tally,
+    forward,
+    mean_outputs,
+    target_row,
+)
 from circuitcore.network.graph import Network
 from circuitcore.network.pieces import Compacted
 from circuitcore.network.repeats import Repeats
@@ -147,7 +156,7 @@ class ChainExecutor(Executor):
     def _look(
         self, levels: Sequence[int], images: np.ndarray, precise: bool, check: bool = True
     ) -> Tensor:
-        chain = self.chain(self.exact(precise))
+        chain, centres = self.chain(self.exact(precise)), chain_centres(self.network(precise))
         count = self.tally.add
 
         def run(values: dict[str, Tensor]) -> Tensor:
@@ -156,7 +165,7 @@ class ChainExecutor(Executor):
             with span("kernel", "masked_chain", len(x)):
                 return masked_chain(
                     x, chain, levels, impl=impl, check=check, survey=survey, source=self.source,
-                    count=count,
+                    count=count, centres=centres,
                 )  # fmt: skip
 
         return self._chunks(images, precise, len(levels), run)
@@ -266,7 +275,10 @@ class MaskedExecutor(Executor):
     def look(self, levels: Sequence[int], images: np.ndarray, precise: bool) -> Tensor:
         network, impl = self.network(precise), self.runner.machine.impl
         network, override = circuit_override(network, self.unit, self.fixed)
-        masks = Masks(self.assigned.levels, levels)
+        masked, means = self.assigned.levels, network.means
+        biases = {**override.biases, **mean_outputs(network, masked, self.unit)}
+        override = replace(override, biases=biases)
+        masks = Masks(masked, levels, {} if means is None else means.inputs)
 
         def run(values: dict[str, Tensor]) -> Tensor:
             out = forward(network, values, [network.result], override=override, masks=masks,

@@ -14,7 +14,14 @@ from circuitcore.engine.splits import Split
 from circuitcore.kernels.masked_linear.operation import compacted_chain
 from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.network.compaction import compact
-from circuitcore.network.forward import Override, Tally, forward, target_row
+from circuitcore.network.forward import (
+    Override,
+    Tally,
+    forward,
+    mean_outputs,
+    rows_of,
+    target_row,
+)
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import Repeats
 
@@ -28,14 +35,17 @@ def circuit_override(
 ) -> tuple[Network, Override]:
     """The network's weights with everything outside ``kept`` set to 0, one target row at the end.
 
-    A last layer of one row already is the target's.  ``repeats`` of the network are counted once.
+    What pruned weights carry on average, where they do, is in the biases.  A last layer of one row
+    already is the target's.  ``repeats`` of the network are counted once.
     """
     target = target_row(network, unit) if network.outputs > 1 else Override()
-    weights = dict(target.weights)
+    weights, biases = dict(target.weights), dict(target.biases)
     for name, mask in kept.items():
         whole = weights.get(name, network.weights[name])
         weights[name] = torch.where(mask, whole, whole.new_zeros(()))
-    override = Override(weights, target.biases, target.fixed)
+        if network.means is not None:
+            biases[name] = network.means.bias(name, weights[name], rows_of(network, name, unit))
+    override = Override(weights, biases, target.fixed)
     return (network, override) if repeats is None else repeats.once(network, override)
 
 
@@ -160,18 +170,23 @@ def every_level_of(
 def chain_layers(network: Network, unit: int, levels: Mapping[str, Tensor]) -> list[Layer]:
     """The fc chain for one target unit as (weight, level, bias, ReLU follows).
 
-    ``levels[layer]``: uint8, shaped like the layer's relevant weights.
+    ``levels[layer]``: uint8, shaped like the layer's relevant weights.  Biases are `mean_outputs`
+    where pruned weights carry means, which `chain_centres` are then to be taken off the inputs.
     """
-    target = target_row(network, unit)
+    target, chain = target_row(network, unit), network.fc_chain() or ()
+    biases = {**network.biases, **target.biases}
+    biases |= mean_outputs(network, [name for name, _ in chain], unit)
     return [
-        (
-            target.weights.get(name, network.weights[name]),
-            levels[name],
-            target.biases.get(name, network.biases.get(name)),
-            relu,
-        )
-        for name, relu in network.fc_chain() or ()
+        (target.weights.get(name, network.weights[name]), levels[name], biases.get(name), relu)
+        for name, relu in chain
     ]
+
+
+def chain_centres(network: Network) -> list[Tensor] | None:
+    """The mean inputs of the fc chain's layers; None where pruned weights carry nothing."""
+    if network.means is None:
+        return None
+    return [network.means.inputs[name] for name, _ in network.fc_chain() or ()]
 
 
 def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
@@ -184,7 +199,7 @@ def shrunk(network: Network, unit: int, kept: Kept) -> tuple[Network, Kept]:
     if not chain or not {name for name, _ in chain} <= set(kept):
         return network, kept
     levels = {name: kept[name].view(torch.uint8) for name, _ in chain}
-    left = compacted_chain(chain_layers(network, unit, levels), 0)
+    left = compacted_chain(chain_layers(network, unit, levels), 0, chain_centres(network))
     if left is None:
         return network, kept
     small = {name: layer for (name, _), layer in zip(chain, left, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from circuitcore.engine.footprint import Counts
 from circuitcore.engine.resident import room, uploaded
 from circuitcore.engine.runner import Runner, sizes_of
 from circuitcore.engine.splits import Arrays, Split, taken_over
-from circuitcore.engine.unpruned import unpruned
+from circuitcore.engine.unpruned import mean_inputs, unpruned
 from circuitcore.errors import InputError
 from circuitcore.inputs.categories import check_assignment
 from circuitcore.inputs.decoding import PIXELS, Decoding
@@ -81,8 +81,10 @@ def prepare(
 ) -> Prepared:
     """Decode the images and, as they come, run the unpruned network once over them.
 
-    Then the order of the categories is checked.  ``given``: what a process with the same inputs
-    made of them (`splits.give_on`); nothing is decoded, run or checked again then.
+    Then the order of the categories is checked, and where pruned weights carry means these are
+    found unless the network has them (`averaging`).  ``given``: what a process with the
+    same inputs made of them (`splits.give_on`); of these images nothing is decoded, run or checked
+    again then.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value of both on disk.  Raises InputError where images do not fit the network, the
     assignment of folders to units is wrong, or accuracy is near chance, and DeviceError where one
@@ -111,7 +113,7 @@ def prepare(
     if given is not None:
         found = runner(given[PIXELS], given)
         extraction, heldout = taken_over(given, extraction_files, heldout_files)
-        return Prepared(inputs, options, found, extraction, heldout, scratch)
+        return averaging(Prepared(inputs, options, found, extraction, heldout, scratch), progress)
     every = [*extraction_files, *heldout_files]
     if machine.device.type == "cpu" and machine.low:
         progress.note(CPU_NOTE)
@@ -129,4 +131,24 @@ def prepare(
         units, labels = extraction.largest.unit.numpy(), extraction.labels.numpy()
         stop = options.labels == "checked"
         check_assignment(units, labels, inputs.categories, network.outputs, stop=stop)
-    return Prepared(inputs, options, found, extraction, heldout, scratch)
+    return averaging(Prepared(inputs, options, found, extraction, heldout, scratch), progress)
+
+
+def averaging(prepared: Prepared, progress: Progress) -> Prepared:
+    """The same with networks that have means, where pruned weights are to carry them.
+
+    Cost: a forward pass over all scoring images, in IEEE float32; none where they are there.
+    """
+    inputs, runner = prepared.inputs, prepared.runner
+    if not inputs.averaged:
+        return prepared
+    if inputs.model.network.means is None:
+        with span("stage", "mean inputs"):
+            inputs = inputs.averaging(mean_inputs(inputs, runner, progress))
+    means = inputs.model.network.means
+    means = means and means.to(runner.machine.device)
+    network, low = (replace(n, means=means) for n in (runner.network, runner.low_network))
+    if runner.low_network is runner.network:
+        low = network
+    runner = replace(runner, network=network, low_network=low)
+    return replace(prepared, inputs=inputs, runner=runner)

@@ -11,6 +11,7 @@ level, a replay a batch, and one copy of the results back: the one synchronisati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,14 @@ from circuitcore.kernels.masked_weights.operation import masked_weights
 from circuitcore.machine.arrivals import arrived, waiting_each_time
 from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
-from circuitcore.network.forward import Override, Tally, forward, only_relu, target_row
+from circuitcore.network.forward import (
+    Override,
+    Tally,
+    forward,
+    only_relu,
+    rows_of,
+    target_row,
+)
 from circuitcore.network.graph import Network, Step
 
 STEP = 64  # batches are whole multiples of it: few different graphs, little filled up
@@ -73,6 +81,13 @@ class Replay:
                 weights[name] = some.new_zeros(network.relevant_shape(name))
         target = target_row(network, 0)
         biases = {name: bias.clone() for name, bias in target.biases.items()}
+        if network.means is not None:  # a mask moves its layer's; a convolution's in the graph
+            biases |= {
+                name: some.new_zeros(len(weight))
+                for name, weight in weights.items()
+                if name not in self.convolutions
+            }
+        self.unit = 0
         fixed = {name: _apart(own) for name, own in target.fixed.items()}
         self.circuit = Override(weights, biases, fixed)
         self.holder: object = None
@@ -120,8 +135,15 @@ class Replay:
                 torch.where(kept[name], weight, self.nothing, out=buffer)
             else:
                 buffer.copy_(weight)
+        self.unit = unit
         for name, buffer in self.circuit.biases.items():
-            buffer.copy_(target.biases[name])
+            whole = target.biases.get(name, network.biases.get(name))
+            if name in kept and network.means is not None:
+                self._moved(name)
+            elif whole is not None:
+                buffer.copy_(whole)
+            else:
+                buffer.zero_()
         for name, buffers in self.circuit.fixed.items():
             for buffer, own in zip(buffers, target.fixed[name], strict=True):
                 buffer.copy_(own)
@@ -140,6 +162,23 @@ class Replay:
             )
         for name, (weight, own) in (apart or {}).items():
             torch.where(own > t, weight, self.nothing, out=self.circuit.weights[name])
+            if self.network.means is not None:
+                self._moved(name)
+
+    def _moved(self, name: str) -> None:
+        """Write a layer's bias as its mask moves it."""
+        assert self.network.means is not None
+        rows = rows_of(self.network, name, self.unit)
+        moved = self.network.means.bias(name, self.circuit.weights[name], rows)
+        self.circuit.biases[name].copy_(moved)
+
+    def _as_moved(self) -> Override:
+        """The circuit, with the convolutions' biases as their masks move them."""
+        means, circuit = self.network.means, self.circuit
+        if means is None:
+            return circuit
+        moved = {name: means.bias(name, circuit.weights[name]) for name in self.convolutions}
+        return replace(circuit, biases={**circuit.biases, **moved})
 
     def look(
         self, split: Split, images: np.ndarray, writes: Sequence[Write], tally: Tally | None = None
@@ -224,21 +263,22 @@ class Replay:
     def _pass(self, size: int) -> None:
         """Run the next ``size`` images of ``order``; results and counters stay on the device."""
         assert self.source is not None
-        steps = self.steps[:size]
+        steps, circuit = self.steps[:size], self._as_moved()
         rows = self.order.index_select(0, self.at + steps)
-        values, result = self._begun(self.source, rows), [self.network.result]
-        out = forward(self.network, values, result, override=self.circuit)[0]
+        values, result = self._begun(self.source, rows, circuit), [self.network.result]
+        out = forward(self.network, values, result, override=circuit)[0]
         self.found.index_copy_(0, self.to + steps, out[:, 0].float())
         self.counters += size
 
-    def _begun(self, source: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    def _begun(self, source: Tensor, rows: Tensor, circuit: Override) -> dict[str, Tensor]:
         """The network's input of images ``rows``, or straight from bytes its first convolution."""
         if self.first is None or source.dtype != torch.uint8:
             images = self.normalise(source.index_select(0, rows))
             return {"input": images.to(self.nothing.dtype)}
         step, value = self.first
+        bias = circuit.biases.get(step.name, self.network.biases.get(step.name))
         out = first_conv(
-            source, self.circuit.weights[step.name], self.network.biases.get(step.name),
+            source, circuit.weights[step.name], bias,
             mean=self.normalise.mean, std=self.normalise.std, index=rows,
             stride=step.settings["stride"], padding=step.settings["padding"],
             relu=value != step.name, impl=self.impl,

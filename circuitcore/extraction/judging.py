@@ -97,9 +97,11 @@ def reference_of(unpruned: Unpruned, empty: Accuracy, options: Options) -> Refer
 def empty_activation(network: Network, unit: int, split: Split) -> Tensor:
     """The activation of the circuit without any weight: the last layer's bias, float32 [N].
 
-    Behind a convolution it is a map of them, which goes through what follows.
+    Its mean output where pruned weights carry the mean of their inputs.  Behind a convolution it is
+    a map of them, which goes through what follows.
     """
-    last, bias = network.last, network.biases.get(network.last)
+    last = network.last
+    bias = (network.biases if network.means is None else network.means.outputs).get(last)
     value = 0.0 if bias is None else float(bias[unit])
     if network.result != last:
         places = value_shapes(network, split.pixels.shape[1:])[last][1:]

@@ -25,6 +25,7 @@ from circuitcore.inputs.loading import load_model
 from circuitcore.inputs.models import Model, said_of
 from circuitcore.inputs.pixels import to_input
 from circuitcore.inputs.targets import ALL, NO_CATEGORY, Aim, Pool, aimed, unlabelled
+from circuitcore.network.ablation import Means
 from circuitcore.network.stages import staged
 from circuitcore.options import Options
 from circuitcore.options.values import parse_stages
@@ -58,6 +59,7 @@ class Inputs:
     aim: Aim | None = None  # of other targets than categories, which then are these
     pool: Pool | None = None
     notes: tuple[str, ...] = ()  # how the images were read, what is left out otherwise
+    averaged: bool = False  # pruned weights carry the mean over all scoring images
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -66,9 +68,18 @@ class Inputs:
 
     @property
     def shared_fpe(self) -> float:
-        """Passes over the extraction set that are run once for all: unpruned, and of the pool."""
+        """Passes over the extraction set that are run once for all.
+
+        The unpruned network's, over the pool, and over scoring images that are averaged.
+        """
         pool = 0 if self.pool is None else len(self.pool.files) / len(self.split("extraction"))
-        return 1.0 + pool
+        return 1.0 + pool + self.averaged_fpe
+
+    @property
+    def averaged_fpe(self) -> float:
+        """The part of it that finds mean inputs."""
+        scoring, once = len(self.split("scoring")), len(self.split("extraction"))
+        return scoring / once if self.averaged else 0.0
 
     def tell(self, progress: Progress) -> None:
         """Tell the user what there is to know of how model and images were read."""
@@ -78,6 +89,11 @@ class Inputs:
     def split(self, name: str) -> list[ImageFile]:
         """The images of ``scoring``, ``extraction`` or ``heldout``."""
         return [image for image in self.images if image.split == name]
+
+    def averaging(self, means: Means) -> Inputs:
+        """The same with a network whose pruned weights carry these."""
+        network = replace(self.model.network, means=means)
+        return replace(self, model=replace(self.model, network=network))
 
     def scoring_images(self, unit: int, device: torch.device) -> Tensor:
         """Normalised scoring images of one category or target, float32 on ``device``."""
@@ -129,7 +145,8 @@ def read_inputs(options: Options, given: InHand | None = None) -> Inputs:
     if again:
         shown = ", ".join(sorted(again)[:3]) + " ..." * (len(again) > 3)
         notes.append(f"images left out that are there already ({len(again)}): {shown}")
-    return Inputs(model, source, mapping, tuple(images), bad, notes=tuple(notes))
+    averaged = options.ablate == "mean"
+    return Inputs(model, source, mapping, tuple(images), bad, notes=tuple(notes), averaged=averaged)
 
 
 def _incomplete(
@@ -182,7 +199,8 @@ def _of_targets(options: Options, source: Images, model: Model) -> Inputs:
     scoring = [image for image in images if image.split == "scoring"]
     pool = Pool(group, scoring, model, options.scoring_images)
     mapping = FolderMapping(aim.categories(), f"units of {aim.layer}")
-    return Inputs(model, group, mapping, images, bad, aim, pool, tuple(group.notes()))
+    averaged = options.ablate == "mean"
+    return Inputs(model, group, mapping, images, bad, aim, pool, tuple(group.notes()), averaged)
 
 
 def model_of(options: Options, given: InHand | None = None) -> Model:

@@ -14,11 +14,12 @@ from typing import Any
 from circuitcore.analysis.overlap import pairs, table
 from circuitcore.analysis.summary import document
 from circuitcore.engine.footprint import must_compile, weight_bytes
-from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
 from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, swept_circuit
+from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
@@ -162,7 +163,7 @@ def _extract_all(
     if must_compile(on):
         progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
     with Meter(on.device, held) as meter, committed_behind(on.device) as behind:
-        prepared = prepare(inputs, options, on, progress, given)
+        prepared = prepared_in(run, inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
         works = scored_ahead(prepared, [c.index for c in missing])
         for category, work in zip(missing, works, strict=True):

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 
-from circuitcore.engine.prepare import prepare
 from circuitcore.engine.splits import give_on
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
+from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.categories import Category
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine, empty_caches, memory_budget
@@ -88,7 +88,7 @@ def spread(
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
     if not missing:
         return
-    shared = _share(inputs, options, on, progress)
+    shared = _share(run, inputs, options, on, progress)
     count = min(options.workers, len(missing))
     shares = [list(missing.values())[i::count] for i in range(count)]
     places = zip(shares, _devices(options, on, len(shares)), strict=True)
@@ -127,12 +127,14 @@ def _raise_failures(workers: Sequence[Worker], committed: bool, logs: Path) -> N
     )
 
 
-def _share(inputs: Inputs, options: Options, on: Machine, progress: Progress) -> Scratch:
+def _share(
+    run: RunFolder, inputs: Inputs, options: Options, on: Machine, progress: Progress
+) -> Scratch:
     """Decode and run unpruned what all workers need; nothing but its files is kept here.
 
     Cost: `prepare`, whatever the number of workers.
     """
-    prepared = prepare(inputs, options, on, progress)
+    prepared = prepared_in(run, inputs, options, on, progress)
     give_on(prepared.scratch, [prepared.extraction, prepared.heldout])
     scratch = prepared.scratch
     del prepared

@@ -7,7 +7,7 @@ the levels apart, so whatever comes before the first masked layer is computed on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
+from circuitcore.kernels.masked_linear.reference import centred
+from circuitcore.network.ablation import carried
 from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.layers.table import apply_step
 
@@ -36,11 +38,13 @@ class Masks:
     """Level bytes of some layers and the levels to run: a weight is kept at ``t`` iff byte > t.
 
     ``levels[layer]`` is uint8, shaped like the layer's (relevant) weights; layers not named are
-    not masked.
+    not masked.  ``means``: `ablation.Means.inputs`, where pruned weights carry those; the biases of
+    the layers named are mean outputs then (`mean_outputs`).
     """
 
     levels: Mapping[str, Tensor]
     ts: Sequence[int]
+    means: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,27 @@ def target_row(network: Network, unit: int) -> Override:
         if step.name in network.fixed
     }
     return Override({last: network.weights[last][row]}, biases, fixed)
+
+
+def mean_outputs(network: Network, layers: Collection[str], unit: int) -> dict[str, Tensor]:
+    """What these layers give for their mean inputs, by name, in the network's precision.
+
+    Of the last layer for ``unit``.  Their biases while they are masked, where pruned weights carry
+    the mean of their inputs; none where they carry nothing.
+    """
+    if network.means is None:
+        return {}
+    found = {}
+    for name in layers:
+        own = network.means.outputs[name][rows_of(network, name, unit)]
+        found[name] = own.to(network.weights[name].dtype)
+    return found
+
+
+def rows_of(network: Network, layer: str, unit: int) -> slice:
+    """Outputs of a layer that one target needs: of the last one its own."""
+    alone = layer == network.last and network.outputs > 1
+    return slice(unit, unit + 1) if alone else slice(None)
 
 
 def forward(
@@ -135,9 +160,16 @@ def _weighted(
     weight = override.weights.get(step.name, network.weights[step.name])
     bias = override.biases.get(step.name, network.biases.get(step.name))
     if masks is not None and step.name in masks.levels:
-        level = masks.levels[step.name]
+        level, mean = masks.levels[step.name], masks.means.get(step.name)
         if step.op == "linear":
+            x = x if mean is None else centred(x, mean)
             out = masked_linear(x, weight, level, masks.ts, bias, relu=relu, impl=impl)
+        elif mean is not None and bias is not None:
+            out = masked_conv2d(x, weight, level, masks.ts, relu=False, impl=impl, **step.settings)
+            kept = (torch.where(level > t, weight, 0) for t in masks.ts)
+            moved = torch.stack([bias - carried(each, mean) for each in kept])  # [T, O]
+            out += moved.to(out.dtype)[:, None, :, None, None]
+            out = torch.relu_(out) if relu else out
         else:
             out = masked_conv2d(
                 x, weight, level, masks.ts, bias, relu=relu, impl=impl, **step.settings

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from circuitcore.network.ablation import Means
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Network:
     state but for weights and biases, under its names there.  ``stages``: layers that are pruned
     together by name of the stage, in the order in which they are; a layer in none of them stays
     whole; ``head``: the layers of the classifier, or of a convolutional head, that are the stage
-    ``fc`` by default.
+    ``fc`` by default; ``means``: what pruned weights are replaced by, None where by nothing.
     """
 
     steps: tuple[Step, ...]
@@ -51,6 +54,7 @@ class Network:
     others: dict[str, Tensor] = field(default_factory=dict)
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     head: frozenset[str] = frozenset()
+    means: Means | None = None
 
     @property
     def last(self) -> str:
@@ -190,6 +194,7 @@ class Network:
             self.others,
             self.stages,
             self.head,
+            self.means and self.means.to(device, dtype),
         )
 
 

@@ -180,6 +180,10 @@ class Options:
         (), "a layer, or a glob of them, that stays whole; may be given again", "LAYER",
         words="none", read=as_names,
     )  # fmt: skip
+    ablate: Literal["zero", "mean"] = _method(
+        "zero", "what a pruned weight is replaced by; mean: what it carries on average over the "
+        "scoring images of all categories, in the layer's bias",
+    )  # fmt: skip
     stop: Literal["first-crossing", "sparsest-above"] = _method(
         "first-crossing", "which level is chosen"
     )
@@ -338,7 +342,8 @@ class Options:
         Those of `LATER` where they are asked for.
         """
         other = {*(NOT_WITH_TARGET if self.target else ONLY_WITH_TARGET)}
-        other |= {name for name in LATER if not getattr(self, name)}
+        own = LATER - {*OF_CRITERION}
+        other |= {name for name in own if getattr(self, name) == FIELDS[name].default}
         other |= {name for name, c in OF_CRITERION.items() if c not in self.criteria()}
         return tuple(name for name in NAMES if name not in other)
 
@@ -371,7 +376,7 @@ OF_CRITERION = {
     "ensemble": "ensemble",
 }  # what means something with one criterion alone
 # options that earlier runs' keys and manifests do not hold
-LATER = {"stages", "skip", *OF_CRITERION}
+LATER = {"stages", "skip", "ablate", *OF_CRITERION}
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 

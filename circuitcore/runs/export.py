@@ -15,6 +15,7 @@ from circuitcore.network.graph import Network
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.means import means_in, moved
 
 
 def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[Path, Path]:
@@ -25,10 +26,12 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     rows of the last layer are unchanged, so they are not the unpruned network's logits); of another
     target the layer it was cut at gives the circuit's value there, the layers behind it are whole.
     Where a rectifier follows the last layer no tensor has room for that bias: it is in the header
-    alone.
+    alone.  What pruned weights carry (``--ablate mean``) is in layers' biases, of a layer without
+    one in the running mean of the batch norm behind it.
     The second holds one 0/1 float32 mask a weight, named ``<layer>.weight``, for
     ``torch.nn.utils.prune.custom_from_mask``.  Returns both paths.  Raises InputError where the
-    category is not done, has no circuit, or the weights of ``model`` are not the run's.
+    category is not done, has no circuit, or the weights of ``model`` are not the run's, and where
+    no tensor has room for what a layer's pruned weights carry.
     """
     stored = read_circuit(run.circuit_path(unit))
     if stored.record.circuit is None:
@@ -39,7 +42,7 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
             f"{run.folder}: the model's weights are not those of the run (sha256 differs)"
         )
     network, last = model.network, run.manifest["model"]["last"]
-    state = state_dict(network)
+    state, means = state_dict(network), means_in(run.folder, run.manifest)
     masks = {}
     for layer, kept in stored.kept.items():
         mask = torch.ones_like(network.weights[layer])
@@ -50,11 +53,15 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         pruned = torch.where(mask > 0, network.weights[layer], 0.0)
         masks[f"{layer}.weight"] = as_module(network, layer, mask)
         state[f"{layer}.weight"] = as_module(network, layer, pruned)
+        if layer in means:
+            gone = moved(network.weights[layer], mask == 0, means[layer])
+            _add_moved(network, state, layer, gone)
     header = {
         "circuitcore": "export/1",
         "category": stored.record.category,
         "index": str(unit),
         "model": model.name,
+        **({"ablate": "mean"} if means else {}),
     }
     if isinstance(stored.record, Category):
         bias = stored.record.circuit.bias
@@ -79,6 +86,23 @@ def _add_bias(state: dict[str, torch.Tensor], last: str, unit: int, bias: float)
     if own is None:
         raise InputError(f"layer {last!r} has no bias: the circuit's bias has no place")
     own[unit] += bias
+
+
+def _add_moved(
+    network: Network, state: dict[str, torch.Tensor], layer: str, moved: torch.Tensor
+) -> None:
+    """Add what a layer's pruned weights carry to its bias, or take it off the norm behind it."""
+    if f"{layer}.bias" in state:
+        state[f"{layer}.bias"] += moved
+        return
+    readers = [step for step in network.steps if layer in step.inputs]
+    mean = f"{readers[0].name}.running_mean" if readers else ""
+    if [step.op for step in readers] != ["batchnorm"] or mean not in state:
+        raise InputError(
+            f"layer {layer!r} has no bias, and no batch norm alone behind it: what its pruned "
+            "weights carry on average has no place; `Circuit.apply` gives it one"
+        )
+    state[mean] -= moved
 
 
 def state_dict(network: Network) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """A run folder: manifest, image list, one committed file a category, and what is derived from them.
 
     RUN/manifest.json   images.parquet   units/ab/abcd....safetensors   failed/   logs/
+        means.safetensors                             where pruned weights carry mean inputs
         curves.parquet   overlap.parquet   report.html      derived, rebuilt at any time
 
 A unit's key is the sha256 of everything that changes its numbers and of nothing that does not, so
@@ -35,6 +36,7 @@ from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
+from circuitcore.runs.means import MEANS, means_in
 from circuitcore.runs.tables import write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers
@@ -154,6 +156,10 @@ class RunFolder:
                 problems.append(f"{path}: belongs to no category of this run")
         if not (self.folder / "images.parquet").exists():
             problems.append(f"{self.folder / 'images.parquet'}: missing; run the sweep again")
+        try:
+            means_in(self.folder, self.manifest)
+        except InputError as error:
+            problems.append(str(error))
         return problems
 
 
@@ -290,7 +296,7 @@ def remove_refused(folder: Path) -> None:
     """Delete a run folder that was made for a sweep then refused, unless anything is done in it."""
     if not (folder / MANIFEST).exists() or any(folder.glob("units/*/*")):
         return
-    for path in (PLAN, "images.parquet", "quarantine/images.json", MANIFEST):
+    for path in (PLAN, MEANS, "images.parquet", "quarantine/images.json", MANIFEST):
         (folder / path).unlink(missing_ok=True)
     for path in ("quarantine", "units", "."):
         with suppress(OSError):  # not there, or not empty

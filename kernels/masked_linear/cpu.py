@@ -28,6 +28,7 @@ from circuitcore.kernels.masked import cost
 from circuitcore.kernels.masked.check import all_finite
 from circuitcore.kernels.masked_linear import cpu_passes as cpu
 from circuitcore.kernels.masked_linear.cpu_sparse import Sparse, to_tiles
+from circuitcore.kernels.masked_linear.reference import centred
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
@@ -162,15 +163,16 @@ def run_chain(
     layers: Sequence[Layer],
     plan: ChainPlan,
     count: Callable[[int], None] | None = None,
+    centres: Sequence[torch.Tensor] | None = None,
 ) -> dict[int, torch.Tensor]:
     """Execute a plan: level -> ``[N, O]``.
 
     ``x`` is finite.  A level at which a hidden unit is not is left out: a compacted matrix would
     multiply it with pruned weights.  ``count`` is told the multiply-adds executed, taken from the
-    operands and not from the plan.
+    operands and not from the plan; ``centres`` [I]: taken off each layer's inputs.
     """
     use_torch_threads()
-    runner = _Runner(x, layers, plan)
+    runner = _Runner(x, layers, plan, centres)
     out = {}
     h: torch.Tensor | None = None
     for step in plan.steps:
@@ -182,15 +184,20 @@ def run_chain(
             h = None
         if h is not None and step.layer == len(layers) - 1:
             out[step.level] = runner.output(step, h)
+        elif h is not None:
+            h = runner.centred(step, h)
     if count is not None:
         count(runner.executed)
     return out
 
 
 class _Runner:
-    def __init__(self, x: torch.Tensor, layers: Sequence[Layer], plan: ChainPlan) -> None:
+    def __init__(
+        self, x: torch.Tensor, layers: Sequence[Layer], plan: ChainPlan,
+        centres: Sequence[torch.Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.layers = [(w.contiguous(), v.contiguous(), b, r) for w, v, b, r in layers]
-        self.plan = plan
+        self.plan, self.centres = plan, centres
         self.batch = x.shape[0]
         self.executed = 0  # multiply-adds
         self.scratch = torch.empty(self._largest(), dtype=x.dtype)  # fresh pages cost a gather
@@ -199,6 +206,8 @@ class _Runner:
         densest = min((step.level for step in plan.steps), default=0)
         self.inputs = plan.columns(0, densest)
         self.x = x.T[torch.from_numpy(self.inputs)].contiguous()  # [C, N], densest last
+        if centres is not None:
+            self.x -= self._first_centre(centres[0])[:, None]
         self.rows = plan.layers[0].rows(densest)
         self.differences = {s.level: k for k, s in enumerate(self._steps("difference"))}
         if self.differences:
@@ -275,10 +284,27 @@ class _Runner:
             units = self.plan.layers[k - 1].constants(t)
             constant = self._bias(k - 1)[units]
             constant = torch.relu(constant) if self.layers[k - 1][3] else constant
+            if self.centres is not None:
+                constant = centred(constant, self.centres[k][torch.from_numpy(units)])
             reads = self._gathered(k, t, rows, units)
             bias = torch.addmv(bias, reads, constant)
             self.executed += reads.numel()
         return _act(self._product(step, h), bias, self.layers[k][3])
+
+    def centred(self, step: Step, h: torch.Tensor) -> torch.Tensor:
+        """The varying units [R, N] of a layer less what the next one takes off them."""
+        if self.centres is not None:
+            rows = self.plan.layers[step.layer].rows(step.level)
+            h -= self.centres[step.layer + 1][torch.from_numpy(rows)][:, None]
+        return h
+
+    def _first_centre(self, centre: torch.Tensor) -> torch.Tensor:
+        """The first layer's, of the inputs that are read; copies of one have it alike."""
+        if self.plan.source is not None:
+            every = centre.new_zeros(self.plan.read.size)
+            every[torch.from_numpy(self.plan.source)] = centre
+            centre = every
+        return centre[torch.from_numpy(self.inputs)]
 
     def _product(self, step: Step, h: torch.Tensor) -> torch.Tensor:
         """The masked weights of a step times h [C, N], computed afresh: [R, N]."""

@@ -10,16 +10,21 @@ import torch
 from circuitcore.kernels.compilers import use_torch_threads
 from circuitcore.kernels.masked_linear import cpu_passes as cpu
 from circuitcore.kernels.masked_linear.cpu import Layer, Survey, survey_chain
+from circuitcore.kernels.masked_linear.reference import centred
 
 Compact = list[tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def compacted_chain(
-    layers: Sequence[Layer], t: int, survey: Survey | None = None
+    layers: Sequence[Layer],
+    t: int,
+    survey: Survey | None = None,
+    centres: Sequence[torch.Tensor] | None = None,
 ) -> Compact | None:
     """(weight, bias) of the units that a mask ``level > t`` leaves to compute, layer by layer.
 
-    The first layer keeps all its columns; units that do not vary are folded into the next bias.
+    The first layer keeps all its columns; units that do not vary are folded into the next bias,
+    and so are ``centres`` [I], taken off each layer's inputs.
     None where the output does not vary.  Cost: two passes over the level bytes (none with the
     ``survey`` of these layers), one over the surviving rows.
     """
@@ -34,12 +39,18 @@ def compacted_chain(
             return None
         part = None if bias is None else bias[torch.from_numpy(rows)]
         units = survey.layers[k - 1].constants(t) if k else np.empty(0, np.int64)
-        if units.size and before is not None:
-            constant = before[torch.from_numpy(units)]
+        if units.size and (before is not None or centres is not None):
+            some = torch.from_numpy(units)
+            constant = weight.new_zeros(units.size) if before is None else before[some]
             constant = torch.relu(constant) if layers[k - 1][3] else constant
+            constant = constant if centres is None else centred(constant, centres[k][some])
             reads = _gathered(weight, level, t, rows, units)
             part = reads @ constant if part is None else torch.addmv(part, reads, constant)
-        out.append((_gathered(weight, level, t, rows, columns), part))
+        left = _gathered(weight, level, t, rows, columns)
+        if centres is not None:
+            taken = left.to(centres[k].dtype) @ centres[k][torch.from_numpy(columns)]
+            part = (-taken if part is None else part - taken).to(weight.dtype)
+        out.append((left, part))
         columns, before = rows, bias
     return out
 

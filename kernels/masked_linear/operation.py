@@ -8,6 +8,10 @@ holds all of them: a weight is kept at level ``t`` iff its byte is greater than 
 
 The sum runs over the kept weights only.  A pruned weight takes no part in it, whatever it or the
 input it would read holds: NaN and infinities never leak through a mask.
+
+Where a pruned weight is to carry the mean c of its input instead of 0, the sum over all weights of
+W (level > t ? x : c) is that of the kept ones over x - c, plus W c, which is the same at every
+level: inputs less their centre and a bias b + W c are all there is to it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from circuitcore.kernels.masked.paths import masked_path
 from circuitcore.kernels.masked_linear.library import masked_linear_library
 from circuitcore.kernels.masked_linear.reference import (
     Layer,
+    centred,
     masked_chain_reference,
     masked_linear_reference,
 )
@@ -70,6 +75,7 @@ def masked_chain(
     survey: Survey | None = None,
     source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
+    centres: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Run a chain of masked Linear layers at every level: ``[T, N, O]``, or ``[T, N]`` for O = 1.
 
@@ -79,7 +85,8 @@ def masked_chain(
     that no surviving weight reads is not computed and a unit that reads nothing is its constant
     act(bias).
     ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
-    bytes.  ``count`` is told the multiply-adds executed.  ``check``: as in `masked_linear`; a NaN
+    bytes.  ``count`` is told the multiply-adds executed.  ``centres``: ``[I]`` a layer, taken off
+    its inputs (of copies the same), in float32 or wider.  ``check``: as in `masked_linear`; a NaN
     that leaks stays one to the end of the chain, so that its output is all there is to look at.
     """
     width = x.shape[-1] if source is None else len(source)
@@ -89,19 +96,20 @@ def masked_chain(
         width = weight.shape[0]
     chosen = choose(impl, x, cpu=_cpu_path(x), operation="masked_linear")
     if chosen == "numba":
-        out = _chain_cpu(x, layers, ts, survey, source, count)
+        out = _chain_cpu(x, layers, ts, survey, source, count, centres)
         return out[..., 0] if out.shape[-1] == 1 else out
     if source is not None:
         x = x[:, source]
     if count is not None:
         count(_dense(layers, ts, len(x)))
     if x.device.type == "cpu" and chosen == "torch":
-        return masked_chain_reference(x, layers, ts)
+        return masked_chain_reference(x, layers, ts, centres=centres)
     out = x
-    for weight, level, bias, relu in layers:
+    for k, (weight, level, bias, relu) in enumerate(layers):
+        out = out if centres is None else centred(out, centres[k])
         out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl, check=False)
     if check and has_nan(out):
-        return masked_chain_reference(x, layers, ts)
+        return masked_chain_reference(x, layers, ts, centres=centres)
     return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
 
 
@@ -152,18 +160,19 @@ def masked_chain_plan(
 
 
 def compacted_chain(
-    layers: Sequence[Layer], t: int
+    layers: Sequence[Layer], t: int, centres: Sequence[torch.Tensor] | None = None
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]] | None:
     """The layers that a mask ``level > t`` leaves of a chain, (weight, bias) each, smaller.
 
-    The first layer keeps all its columns.  Equals the masked chain up to the order of summation.
+    The first layer keeps all its columns.  Equals the masked chain up to the order of summation;
+    ``centres``, as there, are in the biases then: nothing is taken off an input any more.
     None where the output is constant, or on a device where nothing compacts chains.
     """
     if layers[0][0].device.type != "cpu":
         return None
     from circuitcore.kernels.masked_linear import cpu_compact as masked_linear_compact_cpu
 
-    return masked_linear_compact_cpu.compacted_chain(layers, t)
+    return masked_linear_compact_cpu.compacted_chain(layers, t, centres=centres)
 
 
 def _dense(layers: Sequence[Layer], ts: Sequence[int], batch: int) -> int:
@@ -285,12 +294,13 @@ def _chain_cpu(
     survey: Survey | None = None,
     source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
+    centres: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     from circuitcore.kernels.masked_linear.cpu import plan_chain, run_chain, survey_chain
 
     def reference(levels: Sequence[int]) -> torch.Tensor:
         whole = x if source is None else x[:, source]
-        return masked_chain_reference(whole, layers, levels, squeeze=False)
+        return masked_chain_reference(whole, layers, levels, centres=centres, squeeze=False)
 
     if not all_finite(x):
         if count is not None:
@@ -298,7 +308,8 @@ def _chain_cpu(
         return reference(ts)
     if source is not None and survey is None:
         survey = survey_chain(layers, source.numpy())
-    done = run_chain(x, layers, plan_chain(layers, ts, x.shape[0], survey=survey), count)
+    plan = plan_chain(layers, ts, x.shape[0], survey=survey)
+    done = run_chain(x, layers, plan, count, centres)
     out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
     for k, t in enumerate(ts):
         out[k] = done[t] if t in done else reference([t])[0]

@@ -35,14 +35,25 @@ def masked_linear_reference(
 
 
 def masked_chain_reference(
-    x: torch.Tensor, layers: Sequence[Layer], ts: Sequence[int], *, squeeze: bool = True
+    x: torch.Tensor,
+    layers: Sequence[Layer],
+    ts: Sequence[int],
+    *,
+    centres: Sequence[torch.Tensor] | None = None,
+    squeeze: bool = True,
 ) -> torch.Tensor:
-    """`masked_linear_reference` layer by layer, level by level."""
+    """`masked_linear_reference` layer by layer, level by level, on inputs less their centre."""
     out = []
     for t in ts:
         h = x
-        for weight, level, bias, relu in layers:
+        for k, (weight, level, bias, relu) in enumerate(layers):
+            h = h if centres is None else centred(h, centres[k])
             h = masked_linear_reference(h, weight, level, [t], bias, relu=relu)[0]
         out.append(h)
     stacked = torch.stack(out)
     return stacked[..., 0] if squeeze and stacked.shape[-1] == 1 else stacked
+
+
+def centred(x: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """``x - centre`` in the dtype of x; the difference is taken in the wider of both."""
+    return (x - centre).to(x.dtype)

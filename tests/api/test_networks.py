@@ -76,11 +76,15 @@ def batch(images, part, transform=PRESET):
     return torch.stack(found), torch.tensor(labels)
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
-def test_the_pruned_module_gives_the_activation_of_the_run(arch, images, tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "ablate"), [*((arch, "zero") for arch in NETWORKS), ("resnet18", "mean")]
+)
+def test_the_pruned_module_gives_the_activation_of_the_run(arch, ablate, images, tmp_path):
     module = module_of(arch, images, seed=NETWORKS.index(arch))
     model = cc.Model.of(module, PRESET, NAMES)
-    run = cc.sweep(model, images, categories="middle", out=tmp_path / "run", **GRID, **COUNTS)
+    run = cc.sweep(
+        model, images, categories="middle", out=tmp_path / "run", ablate=ablate, **GRID, **COUNTS
+    )
     circuit = run["middle"]
     assert 0 < circuit.record.circuit.pruned < 1
     heldout = torch.tensor([10 * unit + n for unit in range(3) for n in range(4, 10)])

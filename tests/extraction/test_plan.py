@@ -25,11 +25,13 @@ def planned_for(options, **more):
     return plan(read_inputs(options), options, machine(options), wanted, Silent(), **more)
 
 
-@pytest.mark.parametrize("granularity", ["weight", "kernel"])
-@pytest.mark.parametrize("unit", [1, 4])
-def test_after_scoring_the_plan_is_what_is_executed(unit, granularity):
+@pytest.mark.parametrize(
+    ("unit", "granularity", "ablate"),
+    [(u, g, "zero") for g in ("weight", "kernel") for u in (1, 4)] + [(1, "weight", "mean")],
+)
+def test_after_scoring_the_plan_is_what_is_executed(unit, granularity, ablate):
     """Counted from the operands of every product, stage by stage, level by level."""
-    prepared = prepared_with(granularity=granularity)
+    prepared = prepared_with(granularity=granularity, ablate=ablate)
     planned = exact_plan(prepared, unit, "it")
     record = extract_circuit(prepared, unit, "it").record
     assert [s.multiply_adds for s in planned.stages] == [s.multiply_adds for s in record.stages]

@@ -117,14 +117,20 @@ def test_circuits_of_characters_beat_their_controls(run):
     assert pairs.pairs == 15 and pairs.mean_chance < pairs.mean < 1
 
 
-@pytest.mark.parametrize("screen", ["on", "off"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_pooling_that_copies_is_computed_once(glyphs, screen, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "screen", "ablate"),
+    [
+        ("float32", "on", "zero"), ("float32", "off", "zero"), ("float32", "off", "mean"),
+        ("bfloat16", "on", "zero"), ("bfloat16", "off", "zero"),
+    ],
+)  # fmt: skip
+def test_a_pooling_that_copies_is_computed_once(glyphs, screen, dtype, ablate):
     """The circuits are those of computing every copy, and so are the figures."""
     found = {
         impl: circuitcore.sweep(
             glyphs.pooled, glyphs.images, categories=glyphs.units[:2], levels=9, screen=screen,
-            out=glyphs.out / f"pooled-{impl}-{screen}-{dtype}", impl=impl, dtype=dtype, **SPLITS,
+            out=glyphs.out / f"pooled-{impl}-{screen}-{dtype}-{ablate}", impl=impl, dtype=dtype,
+            ablate=ablate, **SPLITS,
         )
         for impl in ("auto", "torch")
     }  # fmt: skip

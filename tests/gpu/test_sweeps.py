@@ -3,6 +3,7 @@
 import device_checks as checks
 import pytest
 import torch
+from sweeps import swept
 
 from circuitcore.kernels import selftest
 
@@ -38,17 +39,23 @@ def test_memory_that_runs_out(megabytes, on_cpu, tmp_path):
     checks.a_full_memory_is_no_wrong_circuit("cuda:0", on_cpu, tmp_path / "run", megabytes * 10**6)
 
 
-def test_captured_passes(layer_masks):
-    checks.captured_passes_are_the_cpus("cuda:0", layer_masks)
+@pytest.mark.parametrize("ablate", ["zero", "mean"])
+def test_captured_passes(ablate, layer_masks):
+    checks.captured_passes_are_the_cpus("cuda:0", layer_masks, ablate=ablate)
+
+
+def test_a_sweep_to_the_mean(tmp_path):
+    there = swept(tmp_path / "cpu", "cpu", impl="torch", ablate="mean")
+    checks.a_sweep_gives_the_cpus_circuits("cuda:0", there, tmp_path / "run", ablate="mean")
 
 
 def test_captured_scoring():
     checks.captured_scoring_is_what_it_captured("cuda:0", lambda: None)
 
 
-@pytest.mark.parametrize("memory", [None, "100M"])
-def test_chunks_wait_for_nothing(memory, layer_masks):
-    checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory)
+@pytest.mark.parametrize(("memory", "ablate"), [(None, "zero"), ("100M", "zero"), (None, "mean")])
+def test_chunks_wait_for_nothing(memory, ablate, layer_masks):
+    checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory, ablate=ablate)
 
 
 def test_targets_other_than_categories(tmp_path):

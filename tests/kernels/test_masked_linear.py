@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_layers import chain_problem as chain
 from masked_layers import linear_problem as problem
 
 from circuitcore.kernels.masked import cost
@@ -169,20 +170,6 @@ def test_refuses_what_does_not_fit():
     ):
         with pytest.raises(ValueError):
             masked_linear(*bad, relu=False)
-
-
-def chain(n, sizes, seed=0, dtype=torch.float32):
-    gen = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, sizes[0], generator=gen).to(dtype)
-    layers = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
-        weight = torch.randn(b, a, generator=gen).to(dtype) / a**0.5
-        level = (torch.rand(b, a, generator=gen) ** 2 * 12).to(torch.uint8)
-        level[torch.rand(b, generator=gen) < 0.3] = 2
-        level[:, torch.rand(a, generator=gen) < 0.3] = 1
-        bias = torch.randn(b, generator=gen).to(dtype)
-        layers.append((weight, level, bias if b != 13 else None, b != sizes[-1]))
-    return x, layers
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -53,6 +53,7 @@ TYPED = {  # another value than the default: as text, and in its type
     "normalise": ("l1", "l1"),
     "spatial": ("mean", "mean"),
     "ties": ("snap", "snap"),
+    "ablate": ("mean", "mean"),
     "levels": ("0,0.5,0.9", "0,0.5,0.9"),
     "fc_levels": ("16", "16"),
     "conv_levels": ("linear:5", "linear:5"),

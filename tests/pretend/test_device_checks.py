@@ -25,9 +25,10 @@ def test_memory_that_runs_out(megabytes, on_cpu, tmp_path):
     assert enough == (megabytes > 8)
 
 
-def test_captured_passes(layer_masks):
+@pytest.mark.parametrize("ablate", ["zero", "mean"])
+def test_captured_passes(ablate, layer_masks):
     with pretended() as cuda:
-        checks.captured_passes_are_the_cpus("cuda:1", layer_masks)
+        checks.captured_passes_are_the_cpus("cuda:1", layer_masks, ablate=ablate)
         assert cuda.counts.captures and cuda.counts.replays > cuda.counts.captures
 
 
@@ -36,10 +37,10 @@ def test_captured_scoring():
         checks.captured_scoring_is_what_it_captured("cuda:1", lambda: cuda.counts.captures)
 
 
-@pytest.mark.parametrize("memory", [None, "100M"])
-def test_chunks_wait_for_nothing(memory, layer_masks):
+@pytest.mark.parametrize(("memory", "ablate"), [(None, "zero"), ("100M", "zero"), (None, "mean")])
+def test_chunks_wait_for_nothing(memory, ablate, layer_masks):
     with pretended():
-        checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory)
+        checks.chunks_wait_for_nothing("cuda:0", layer_masks, memory=memory, ablate=ablate)
 
 
 def test_targets_other_than_categories(tmp_path):

@@ -46,14 +46,16 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("ablate", ["zero", "mean"])
 @pytest.mark.parametrize("case", list(CASES))
-def test_circuits_are_those_of_the_cpu(case, tmp_path):
+def test_circuits_are_those_of_the_cpu(case, ablate, tmp_path):
     make, options = CASES[case]
 
     def swept(device):
         return circuitcore.sweep(
             trained(make)[1], "bundled", categories=["Bag"], out=tmp_path / device[:4],
-            levels=GRID, device=device, dtype="float32", random_masks=0, **options,
+            levels=GRID, device=device, dtype="float32", random_masks=0,
+            ablate=ablate, **options,
         )  # fmt: skip
 
     there = swept("cpu")

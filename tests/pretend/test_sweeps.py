@@ -20,12 +20,13 @@ def test_a_bundled_sweep(device, on_cpu, tmp_path):
     assert cuda.memory.now.total() == 0, "the run is over: nothing of it is on a device"
 
 
-@pytest.mark.parametrize("screen", ["on", "off"])
-def test_what_auto_runs_gives_the_circuits_of_float32(screen, tmp_path):
+@pytest.mark.parametrize(("screen", "ablate"), [("on", "zero"), ("off", "zero"), ("on", "mean")])
+def test_what_auto_runs_gives_the_circuits_of_float32(screen, ablate, tmp_path):
     """bfloat16, where what is recorded of the chosen levels is float32's."""
+    both, how = ("Trouser", "Bag"), {"screen": screen, "ablate": ablate}
     with pretended():
-        run = swept(tmp_path / "run", "cuda:0", ("Trouser", "Bag"), dtype="auto", screen=screen)
-    other = swept(tmp_path / "cpu", "cpu", ("Trouser", "Bag"), impl="torch", screen=screen)
+        run = swept(tmp_path / "run", "cuda:0", both, dtype="auto", **how)
+    other = swept(tmp_path / "cpu", "cpu", both, impl="torch", **how)
     for name in other:
         here, there = run[name].record, other[name].record
         for one, two in zip(here.stages, there.stages, strict=True):
@@ -62,6 +63,7 @@ def same_decisions(run, other):
         {"criterion": "random", "reference": "peak", "stop": "sparsest-above"},
         {"bias": "sgd", "normalise": "l1", "magnitude": "image"},
         {"screen": "on", "magnitude": "set", "ties": "snap"},
+        {"ablate": "mean", "screen": "on"},
         {
             "reference": "faithful",
             "spatial": "mean",

@@ -66,6 +66,20 @@ def test_verbs_of_a_run(verb, run, on_cpu):
     alike(here, there)
 
 
+def test_verbs_of_a_run_to_the_mean(cuda, tmp_path):
+    """Of one category at few levels, each with the means of its own run."""
+    few = "Bag", *FEW, "--levels", "0,0.8", "--ablate", "mean", "--dtype", "float32"
+    for name, device in (("cuda", "cuda:1"), ("cpu", "cpu")):
+        call("sweep", *few, "--device", device, "--out", tmp_path / name, "-q")
+    for verb in ("evaluate", "lesion", "controls"):
+        here, there = (
+            [row for row in rows(verb, tmp_path / name, "--device", device)
+             if row.get("control") != "random"]
+            for name, device in (("cuda", "cuda:1"), ("cpu", "cpu"))
+        )  # fmt: skip
+        alike(here, there)
+
+
 @pytest.mark.parametrize("verb", ["stability", "score"])
 def test_verbs_of_scores(verb, cuda):
     asked = [verb, "Trouser", *FEW[:2]]

@@ -98,9 +98,10 @@ def relevant(network, layer, category):
     return weight[category : category + 1] if layer == last_layer(network) else weight
 
 
-def run(network, x, masks=None, category=None, record=None, begin=0, end=None):
+def run(network, x, masks=None, category=None, record=None, begin=0, end=None, means=None):
     """Logits [N, K], or the category's [N, 1]; weights that ``masks[layer]`` drops are 0.
 
+    With ``means[layer]`` (`mean_inputs`) they multiply the mean of what they read instead.
     Only parts ``begin`` to ``end`` are run, from the value ``x`` before them.  ``record[layer]``
     receives (input, pre-activation).
     """
@@ -110,6 +111,9 @@ def run(network, x, masks=None, category=None, record=None, begin=0, end=None):
             if category is not None and layer == last_layer(network):
                 weight, bias = weight[category : category + 1], bias[category : category + 1]
             if masks is not None and layer in masks:
+                if means is not None:
+                    carried = torch.where(masks[layer], 0.0, weight).flatten(1) @ means[layer]
+                    bias = carried if bias is None else bias + carried
                 weight = torch.where(masks[layer], weight, 0.0)
             source = x
             if isinstance(module, nn.Conv2d):
@@ -123,6 +127,20 @@ def run(network, x, masks=None, category=None, record=None, begin=0, end=None):
         elif not isinstance(module, nn.Dropout):
             x = module(x)
     return x
+
+
+def mean_inputs(network, images):
+    """By layer the mean input [in * taps], over images and positions, padding counted."""
+    record, means = {}, {}
+    with torch.no_grad():
+        run(network, images, record=record)
+        for layer, (x, _) in record.items():
+            module = network.get_submodule(layer)
+            if isinstance(module, nn.Conv2d):
+                x = F.unfold(x, module.kernel_size, 1, module.padding, module.stride)
+                x = x.mean(2)  # [N, in * taps]
+            means[layer] = x.mean(0)
+    return means
 
 
 # --- weight scoring -------------------------------------------------------------------------------
@@ -405,10 +423,10 @@ def worth(outcome, bias):
 # --- circuit extraction ---------------------------------------------------------------------------
 
 
-def activations(network, x, category, masks, begin=0):
+def activations(network, x, category, masks, begin=0, means=None):
     """Target activations [N] of the pruned network."""
     with torch.no_grad():
-        return run(network, x, masks, category, begin=begin)[:, 0]
+        return run(network, x, masks, category, begin=begin, means=means)[:, 0]
 
 
 def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, options):
@@ -426,7 +444,8 @@ def sweep_stage(network, category, x, margin, is_target, ranking, grid, fixed, o
     for fraction in grid:
         units = pruned_units(ranking, fraction, options.get("ties", "weight"))
         masks = masks_of(ranking, units)
-        activation = activations(network, x, category, {**fixed, **masks}, begin)
+        kept, means = {**fixed, **masks}, options["means"]
+        activation = activations(network, x, category, kept, begin, means)
         norm, bias, most = options["norm"], options["bias"], options["most"]
         outcome = fitted(activation, margin, is_target, norm, bias, most)
         curve.append({"masks": masks, "units": units, "activation": activation, "at": outcome})
@@ -463,6 +482,7 @@ def extract(network, splits, category, **changes):
         "reference": "unpruned-biased",
         "whole": False,
         "scores": None,  # by layer, of another criterion than activation times gradient
+        "means": None,  # by layer, what a pruned weight reads; None where it is 0
         **changes,
     }
     images, labels = splits["scoring"]
@@ -510,9 +530,8 @@ def evaluate(network, split, category, masks, bias, biased, options):
     with torch.no_grad():
         logits = run(network, images)
     margin, is_target = other_maximum(logits, category), labels == category
-    pruned = csa_at(
-        activations(network, images, category, masks), margin, is_target, bias, options["norm"]
-    )
+    activation = activations(network, images, category, masks, means=options["means"])
+    pruned = csa_at(activation, margin, is_target, bias, options["norm"])
     plain = csa_at(logits[:, category], margin, is_target, 0.0, options["norm"])
     own = csa_at(logits[:, category], margin, is_target, biased.bias, options["norm"])
     return {

@@ -46,8 +46,11 @@ def relevant(network, aim, layer):
     return weight[aim.unit : aim.unit + 1] if own else weight
 
 
-def values(network, x, aim, masks=None, record=None):
-    """The target's value on each image: [N].  Weights that ``masks[layer]`` drops are 0."""
+def values(network, x, aim, masks=None, record=None, means=None):
+    """The target's value on each image: [N].  Weights that ``masks[layer]`` drops are 0.
+
+    With ``means[layer]`` [in * taps] they multiply these instead of what they read.
+    """
     last, flat = layers(network, aim)[-1], False
     for name, module in modules(network, aim.end):
         if name.startswith("classifier") and not flat:
@@ -57,6 +60,8 @@ def values(network, x, aim, masks=None, record=None):
             if name == last and aim.unit is not None:
                 bias = bias[aim.unit : aim.unit + 1]
             if masks is not None and name in masks:
+                if means is not None:
+                    bias = bias + torch.where(masks[name], 0.0, weight).flatten(1) @ means[name]
                 weight = torch.where(masks[name], weight, 0.0)
             source = x
             if isinstance(module, nn.Conv2d):
@@ -75,6 +80,19 @@ def values(network, x, aim, masks=None, record=None):
     if aim.pool == "centre":
         return x[:, x.shape[1] // 2, x.shape[2] // 2]
     return x.amax((1, 2)) if aim.pool == "max" else x.mean((1, 2))
+
+
+def mean_inputs(network, images, aim):
+    """By layer the mean input [in * taps], over images and positions, padding counted."""
+    record, means = {}, {}
+    with torch.no_grad():
+        values(network, images, aim, record=record)
+        for name, (x, _) in record.items():
+            module = network.get_submodule(name)
+            if isinstance(module, nn.Conv2d):
+                x = F.unfold(x, module.kernel_size, 1, module.padding, module.stride).mean(2)
+            means[name] = x.mean(0)
+    return means
 
 
 def most_active(network, pool, aim, count):
@@ -139,7 +157,7 @@ def agreement(judge, found, unpruned):
     return (pearsonr if judge == "correlation" else spearmanr)(found, unpruned).statistic
 
 
-def extract(network, splits, aim, grid, judge="correlation", threshold=0.9, scoring=4):
+def extract(network, splits, aim, grid, judge="correlation", threshold=0.9, scoring=4, means=None):
     """Every level of both stages, from dense to sparse, and the circuit before the first crossing.
 
     ``splits``: images float64 of the scoring ``pool``, of ``extraction`` and ``heldout``.
@@ -158,7 +176,7 @@ def extract(network, splits, aim, grid, judge="correlation", threshold=0.9, scor
         for fraction in grid:
             level = masks_at(network, aim, own, fraction)
             with torch.no_grad():
-                at = values(network, splits["extraction"], aim, {**masks, **level})
+                at = values(network, splits["extraction"], aim, {**masks, **level}, means=means)
             value = agreement(judge, at, unpruned["extraction"])
             curve.append({"masks": level, "activation": at, "value": value})
         above = [c["value"] is not None and c["value"] >= threshold - method.SLACK for c in curve]
@@ -166,5 +184,5 @@ def extract(network, splits, aim, grid, judge="correlation", threshold=0.9, scor
         masks |= curve[chosen]["masks"]
         found["stages"][stage] = {"curve": curve, "chosen": chosen}
     with torch.no_grad():
-        at = values(network, splits["heldout"], aim, masks)
+        at = values(network, splits["heldout"], aim, masks, means=means)
     return {**found, "masks": masks, "heldout": agreement(judge, at, unpruned["heldout"])}

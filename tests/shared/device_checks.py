@@ -76,12 +76,12 @@ def prepared_on(device, **options):
     return prepare(read_inputs(options), options, machine(options), Silent())
 
 
-def captured_passes_are_the_cpus(device, masks_of):
+def captured_passes_are_the_cpus(device, masks_of, **options):
     """Circuits over images as `engine.replay` replays them, against the CPU's eager pass.
 
     The second circuit reuses the graphs of the first: only static buffers change.
     """
-    here, there = prepared_on(device), prepared_on("cpu")
+    here, there = prepared_on(device, **options), prepared_on("cpu", **options)
     for unit, kept_of_conv in ((3, 0.6), (0, 0.3)):
         kept = masks_of(there.runner.network, kept_of_conv)
         on_device = {name: mask.to(here.runner.machine.device) for name, mask in kept.items()}

@@ -36,6 +36,21 @@ def _problem(gen, x, weight, levels, dtype):
     return x.to(dtype), (weight / weight[0].numel() ** 0.5).to(dtype), level, ts, bias.to(dtype)
 
 
+def chain_problem(n, sizes, seed=0, dtype=torch.float32):
+    """x [N, sizes[0]] and layers (weight, level, bias, ReLU follows), one of 13 units biasless."""
+    gen = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, sizes[0], generator=gen).to(dtype)
+    layers = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        weight = torch.randn(b, a, generator=gen).to(dtype) / a**0.5
+        level = (torch.rand(b, a, generator=gen) ** 2 * 12).to(torch.uint8)
+        level[torch.rand(b, generator=gen) < 0.3] = 2
+        level[:, torch.rand(a, generator=gen) < 0.3] = 1
+        bias = torch.randn(b, generator=gen).to(dtype)
+        layers.append((weight, level, bias if b != 13 else None, b != sizes[-1]))
+    return x, layers
+
+
 def close(got, want):
     """Whether ``got`` is the float64 ``want`` within what its dtype allows."""
     assert got.shape == want.shape

@@ -136,20 +136,25 @@ def plan(
         memory_bytes=max(memory.values()),
         disk_bytes=len(chosen) * -(-network.relevant() // 8) + cached,
         seconds=speed and _seconds(speed, work, counts, network.relevant()),
-        steps=[work.shared, *_pool(inputs, work.once, pixels.nbytes), *steps],
+        steps=[work.shared, *_once(inputs, work.once, pixels.nbytes), *steps],
         exact=plans,
         target=there and _predicted(inputs, options, machine, there, counts, pixels.shape),
     )
 
 
-def _pool(inputs: Inputs, once: int, pixels: int) -> list[PlanStep]:
-    """Looking for the images that score targets, of ``pixels`` bytes each."""
-    if inputs.pool is None:
-        return []
-    count = len(inputs.pool.files)
-    fpe = count / len(inputs.split("extraction"))
-    return [PlanStep(what="images to score on (shared)", count=1, multiply_adds=once * count,
-                     bytes=pixels * count, fpe=fpe)]  # fmt: skip
+def _once(inputs: Inputs, once: int, pixels: int) -> list[PlanStep]:
+    """Looking for the images that score targets, of ``pixels`` bytes each; their mean inputs."""
+    asked = {
+        "images to score on (shared)": inputs.pool is not None,
+        "mean inputs (shared)": inputs.averaged,
+    }
+    count, images = len(inputs.split("scoring")), len(inputs.split("extraction"))
+    return [
+        PlanStep(what=what, count=1, multiply_adds=once * count, bytes=pixels * count,
+                 fpe=count / images)
+        for what, wanted in asked.items()
+        if wanted
+    ]  # fmt: skip
 
 
 def _here(machine: Machine) -> Target | None:
