@@ -16,9 +16,10 @@ from circuitcore.analysis.reproduction import document
 from circuitcore.analysis.reproduction.grid import named, readings
 from circuitcore.analysis.reproduction.kept import FamilyRecord, path_of, read, write
 from circuitcore.engine.executors import Executor
-from circuitcore.engine.prepare import Prepared, prepare
+from circuitcore.engine.prepare import Prepared
 from circuitcore.errors import UsageError
 from circuitcore.extraction.circuit import extract_circuit, once
+from circuitcore.extraction.opened import prepared_in
 from circuitcore.extraction.readings import read_family
 from circuitcore.extraction.stage import Scored, scored, stage_executor
 from circuitcore.inputs.categories import Category, select
@@ -181,7 +182,7 @@ def _missing(
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
     if not missing:
         return
-    prepared = prepare(inputs, options, on, progress)
+    prepared = prepared_in(run, inputs, options, on, progress)
     progress.start("readings", len(missing))
     for category in missing:
         yield _Missing(prepared, category)
