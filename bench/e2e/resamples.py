@@ -3,6 +3,8 @@
 ``python bench/e2e/resamples.py``: seconds of one resample (an exact selection at one level, counted
 and packed) against one ranking of the sweep (the selection of its 31 levels), side by side in turn;
 the overlaps of all pairs beside them; and the memory a resample adds, in bytes a weight.
+``--target h100`` predicts a GPU's seconds from counts (`tests/pretend/test_budget.py` holds them),
+and measures nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import statistics
+import sys
 import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -19,10 +22,12 @@ import torch  # noqa: E402
 from torchvision.models import alexnet  # noqa: E402
 
 from circuitcore.analysis.resampling.drawing import Drawing
-from circuitcore.analysis.resampling.run import drawn_circuit  # noqa: E402
-from circuitcore.kernels.overlap.operation import overlap_counts_mapped  # noqa: E402
+from circuitcore.analysis.resampling.run import count, drawn_circuit  # noqa: E402
+from circuitcore.extraction.planning.predict import SELECTION  # noqa: E402
+from circuitcore.kernels.overlap.operation import overlap_cost, overlap_counts_mapped  # noqa: E402
 from circuitcore.machine.scratch import Scratch  # noqa: E402
 from circuitcore.machine.state import undisturbed  # noqa: E402
+from circuitcore.machine.target import Work, kernel, target_of  # noqa: E402
 from circuitcore.network.trace import trace  # noqa: E402
 from circuitcore.options import Options  # noqa: E402
 from circuitcore.scoring.levels import stage_levels  # noqa: E402
@@ -32,8 +37,31 @@ ROUNDS, RESAMPLES, UNIT = 7, 100, 1
 KEPT = {"fc": 0.1, "conv": 0.6}
 
 
+LAUNCHES, SYNCS = 280, 4  # of one resample on a GPU
+PASSES = 8 * SELECTION + 1 + 3 + 2  # bytes a weight: selection, level, counted, packed
+
+
+def predict(name: str) -> None:
+    """Print what a resample and the overlaps take on a device that need not be here."""
+    target, weights = target_of(name), 56_998_592
+    bits, masks = -(-weights // 8), RESAMPLES + 1
+    one = kernel(target, 0, PASSES * weights)
+    one += Work(launches=LAUNCHES, syncs=SYNCS, to_host=bits)
+    moved, words = overlap_cost(masks, bits)
+    # masks go there and back again; a word takes some four instructions of 32 lanes
+    both = kernel(target, 0, moved) + Work(to_device=masks * bits, syncs=1)
+    said = "predicted from counts, not measured"
+    print(f"a resample {1e3 * one.seconds(target):.2f} ms, {RESAMPLES} of them "
+          f"{RESAMPLES * one.seconds(target):.2f} s ({name}, {said})")  # fmt: skip
+    print(f"overlaps of all pairs {both.seconds(target):.2f} s without {words:.3g} word "
+          f"operations ({name}, {said})")  # fmt: skip
+
+
 def main() -> None:
     """Print the figures."""
+    if "--target" in sys.argv:
+        predict(sys.argv[sys.argv.index("--target") + 1])
+        return
     torch.manual_seed(0)
     network, options = trace(alexnet().eval()), Options()
     found = contributions(network, torch.randn(32, 3, 224, 224), UNIT)
@@ -52,9 +80,7 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         kept = drawn_circuit(network, found, UNIT, pruned, options, draws[place])
-        for name, ones in kept.items():
-            counts[name] += ones.view(counts[name].shape)
-            bits[name][place] = np.packbits(ones.numpy())
+        count(kept, counts, bits, place)
         resampled.append(time.perf_counter() - start)
         grown = max(grown, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         del kept

@@ -9,9 +9,13 @@ import torch
 from pretend import thousand_way
 from pretend.device import pretended
 
+from circuitcore.analysis.resampling.drawing import Drawing
+from circuitcore.analysis.resampling.run import count, drawn_circuit
 from circuitcore.extraction.circuit import extract_circuit
 from circuitcore.extraction.stage import ranked
+from circuitcore.options import Options
 from circuitcore.runs.circuitfile import packed_bits
+from circuitcore.scoring.scores import contributions
 
 MB = 10**6
 # most of a category: of launches outside graphs, waits, bytes either way, replays
@@ -47,3 +51,23 @@ def test_a_category_of_a_thousand(dtype, monkeypatch):
     # no image crosses: numbers of images up, activations down, masks as bits
     assert totals["bytes to device"] <= MB
     assert np.isclose(circuit.record.cost.fpe_heldout, 1.5, rtol=0.05)
+
+
+def test_a_circuit_from_scoring_images_drawn_again():
+    network = thousand_way.alexnet()
+    with pretended(host=lambda site, ghost: torch.zeros(ghost.shape, dtype=ghost.dtype)) as cuda:
+        network = network.to("cuda:0")
+        images = torch.zeros(32, 3, 224, 224).to("cuda:0")
+        found = contributions(network, images, thousand_way.UNIT)
+        pruned = {stage: round(0.6 * network.relevant(stage)) for stage in network.stages}
+        shapes = {name: network.relevant_shape(name) for name in network.layers()}
+        counts = {n: torch.zeros(s, dtype=torch.uint8, device="cuda:0") for n, s in shapes.items()}
+        bits = {n: np.zeros((1, -(-np.prod(s) // 8)), np.uint8) for n, s in shapes.items()}
+        draw = Drawing(1, 32, 4, None).draws(0)[0]
+        cuda.counts.clear()
+        kept = drawn_circuit(network, found, thousand_way.UNIT, pruned, Options(), draw)
+        count(kept, counts, bits, 0)
+        totals, table = cuda.counts.totals(), cuda.counts.table(30)
+    assert totals["torch launches"] + totals["triton launches"] <= 280, table
+    assert totals["syncs"] <= 4, table
+    assert totals["bytes to device"] + totals["bytes to host"] <= 7.2 * MB, table

@@ -68,11 +68,11 @@ class Counts:
     chance: np.ndarray
 
     @staticmethod
-    def of(count: Tensor, circuit: Tensor, bits: np.ndarray) -> Counts:
+    def of(count: Tensor, circuit: Tensor, bits: np.ndarray, device: str) -> Counts:
         length = len(bits)
         kept_by = torch.bincount(count.view(-1), minlength=length).numpy()
         inside = torch.bincount(count[circuit], minlength=length).numpy()
-        both = overlap_counts_mapped(list(bits))[0].numpy()
+        both = overlap_counts_mapped(list(bits), device=device)[0].numpy()
         p = inside.sum() / count.numel()
         return Counts(kept_by, inside, both, count.numel() * np.array([p * p, 2 * p - p * p]))
 
@@ -85,12 +85,17 @@ class Counts:
 
 def rows_of(
     category: str, counts: Mapping[str, Tensor], circuit: Mapping[str, Tensor],
-    bits: Mapping[str, np.ndarray], drawing: Drawing,
+    bits: Mapping[str, np.ndarray], drawing: Drawing, device: str = "cpu",
 ) -> list[ResampledRow]:  # fmt: skip
-    """The row of all layers, then theirs, from counts and masks."""
+    """The row of all layers, then theirs, from counts and masks.
+
+    ``device``: on which pairs are counted.
+    """
     relevant = sum(count.numel() for count in counts.values())
     least = drawing.least(relevant)
-    parts = {name: Counts.of(count, circuit[name], bits[name]) for name, count in counts.items()}
+    parts = {
+        name: Counts.of(count, circuit[name], bits[name], device) for name, count in counts.items()
+    }
     whole = reduce(add, parts.values())
     return [row_of(category, name, each, least) for name, each in {WHOLE: whole, **parts}.items()]
 

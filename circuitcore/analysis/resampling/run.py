@@ -23,7 +23,7 @@ from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.records import Category
-from circuitcore.runs.circuitfile import read_circuit, read_record
+from circuitcore.runs.circuitfile import packed_bits, read_circuit, read_record
 from circuitcore.runs.folder import RunFolder, create_run, open_run
 from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.levels import stage_levels
@@ -127,7 +127,10 @@ def _resampled(
         for stage in record.stages
     }
     sizes = {name: circuit[name].numel() for name in network.layers() if name in circuit}
-    counts = {name: torch.zeros(circuit[name].shape, dtype=torch.uint8) for name in sizes}
+    device = next(iter(found.values())).x.device
+    counts = {
+        name: torch.zeros(circuit[name].shape, dtype=torch.uint8, device=device) for name in sizes
+    }
     scratch, masks = Scratch(), drawing.resamples + 1
     bits = {
         name: scratch.array(name, (masks, -(-size // 8)), np.dtype(np.uint8))
@@ -136,19 +139,33 @@ def _resampled(
     draws = drawing.draws(unit_seed(options.seed, record.index))
     for place, images in enumerate(draws):
         kept = drawn_circuit(network, found, record.index, pruned, options, images)
-        for name, ones in kept.items():
-            counts[name] += ones.view(counts[name].shape)
-            bits[name][place] = np.packbits(ones.numpy())
+        count(kept, counts, bits, place)
     for name in sizes:
         bits[name][-1] = np.packbits(circuit[name].numpy())
-    return rows_of(record.category, counts, circuit, bits, drawing)
+    counts = {name: each.cpu() for name, each in counts.items()}
+    return rows_of(record.category, counts, circuit, bits, drawing, str(device))
+
+
+def count(
+    kept: Mapping[str, Tensor], counts: Mapping[str, Tensor], bits: Mapping[str, np.ndarray],
+    place: int,
+) -> None:  # fmt: skip
+    """Add a drawn circuit to ``counts``, where it lies, and its packed masks to ``bits``.
+
+    From a GPU a bit a weight crosses, all layers in one copy.
+    """
+    for name, ones in kept.items():
+        counts[name].add_(ones.view(counts[name].shape))
+    packed = packed_bits({name: ones.view(torch.bool) for name, ones in kept.items()})
+    for name, one in packed.items():
+        bits[name][place] = one.numpy()
 
 
 def drawn_circuit(
     network: Network, found: Mapping[str, Contribution], unit: int, pruned: Mapping[str, int],
     options: Options, images: np.ndarray,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The circuit from some of the pool's images: uint8 on the CPU, 1 where a weight is kept.
+    """The circuit from some of the pool's images: uint8 on the device, 1 where a weight is kept.
 
     ``found``: of the whole pool; ``pruned``: weights by stage; ``images`` int64, places in the
     pool.  A weight's level byte is 1 where it is kept at the only level: no mask beside it.
@@ -158,7 +175,7 @@ def drawn_circuit(
     kept: dict[str, Tensor] = {}
     for stage, count in pruned.items():
         levels = stage_levels(network, stage, drawn, unit, options, [count]).levels
-        kept |= {name: level.cpu() for name, level in levels.items()}
+        kept |= levels
     return kept
 
 
