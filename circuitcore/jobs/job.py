@@ -24,7 +24,7 @@ from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
 from circuitcore.machine.device import Machine, empty_caches, machine
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import sealed, sweep_orphans, write_atomically
 from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
@@ -38,9 +38,9 @@ from circuitcore.runs.folder import (
     create_run,
     open_run,
     remove_refused,
-    sweep_orphans,
     unit_key,
 )
+from circuitcore.runs.intact import set_aside_damaged
 from circuitcore.runs.tables import write_curves
 
 DEFAULT_FOLDER = Path("runs")
@@ -68,6 +68,7 @@ def sweep(
     new = not folder.exists()
     try:
         with span("run", "sweep"):
+            _recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
@@ -94,6 +95,13 @@ def sweep(
         ) from error
 
 
+def _recover(folder: Path, progress: Progress) -> None:
+    """Sweep away what a killed process left, set aside what is damaged: before anything is read."""
+    if folder.is_dir():
+        sweep_orphans(folder)
+        set_aside_damaged(folder, progress.note)
+
+
 def predict(
     run: RunFolder, inputs: Inputs, options: Options, on: Machine, chosen: Sequence[Category]
 ) -> None:
@@ -104,7 +112,7 @@ def predict(
         return
     names = [str(c.index) for c in chosen]
     planned = plan(inputs, options, on, names, Silent())
-    write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
+    write_atomically(run.folder / PLAN, sealed(planned.model_dump(mode="json")))
 
 
 def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
@@ -125,15 +133,20 @@ def finish(run: RunFolder) -> None:
 
     with span("stage", "report"):
         records = run.records()
-        write_curves(run.folder, records)
+        write_curves(run.folder, records, run.contents())
         found = pairs(run, records)
         write_report(run.folder, document(run, records, found), found)
 
 
-def report(run: RunFolder) -> Path:
-    """Write the report of a run folder anew and return its path."""
+def report(run: RunFolder, progress: Progress) -> Path:
+    """Write the report of a run folder anew and return its path.
+
+    What it would be made of and is damaged is set aside; circuits are not: InputError.
+    """
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
+    tables = [*run.folder.glob("*.json"), *run.folder.glob("*.parquet")]
+    set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
     found = table(run, records)
     return write_report(run.folder, document(run, records, found), found)
@@ -150,8 +163,7 @@ def _extract_all(
     given: Arrays | None = None,
 ) -> int:
     """Extract and commit what is missing; returns how many categories that were."""
-    sweep_orphans(run.folder)
-    missing = [c for c in chosen if not run.finished(c.index)]
+    missing = [c for c in chosen if not run.path(c.index).exists()]
     done = len(chosen) - len(missing)
     if done:
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
@@ -215,7 +227,7 @@ def _record_failure(run: RunFolder, category: Category, error: Exception) -> Non
         "traceback": traceback.format_exc(),
         "time": time.time(),
     }
-    write_atomically(run.folder / "failed" / f"{path.stem}.json", json.dumps(record).encode())
+    write_atomically(run.folder / "failed" / f"{path.stem}.json", sealed(record))
 
 
 def worker(
@@ -240,6 +252,8 @@ def worker(
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, on.device)
     mine = select(inputs.categories, wanted)[shard::shards]
+    sweep_orphans(folder)
+    set_aside_damaged(folder, progress.note, [run.path(c.index) for c in mine])
     given = None
     if shared:
         end_with_parent()
@@ -287,12 +301,12 @@ def extract(
         if record.stages and len(record.stages[0].levels) == full
     }
     again = sum(len(options.grid(stage)) for stage in others)
-    what = "categories" if inputs.aim is None else "targets"
-    note = f"{len(chosen)} {what}: the {first} level from stored curves for {len(stored)}"
+    note = f"{len(chosen)} {'targets' if inputs.aim else 'categories'}: the {first} level from stored curves for {len(stored)}"
     for stage in others:
         note += f", then the {stage} stage again"
     progress.note(f"{note}, at most {again} forward passes each" if others else note)
     on = machine(options)
+    _recover(target, progress)
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)

@@ -21,6 +21,7 @@ from circuitcore.analysis.targets import target_control_means
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Cost, Sweep, TargetSweep
 from circuitcore.report import figure_style, figures
+from circuitcore.runs.intact import sealed_page
 
 FILE = "report.html"
 BOUNDS = {
@@ -55,7 +56,7 @@ def write_report(folder: Path, document: Sweep | TargetSweep, pairs: pa.Table) -
     else:
         controls = target_control_means(folder / CONTROLS)
         text = render_targets(document, names, overlap, chance, controls)
-    write_atomically(folder / FILE, text.encode("utf-8", "backslashreplace"))
+    write_atomically(folder / FILE, sealed_page(text.encode("utf-8", "backslashreplace")))
     return folder / FILE
 
 
