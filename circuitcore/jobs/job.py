@@ -40,7 +40,7 @@ from circuitcore.runs.folder import (
     remove_refused,
     unit_key,
 )
-from circuitcore.runs.intact import set_aside_damaged
+from circuitcore.runs.intact import files_of, is_run, set_aside_damaged
 from circuitcore.runs.tables import write_curves
 
 DEFAULT_FOLDER = Path("runs")
@@ -96,8 +96,15 @@ def sweep(
 
 
 def _recover(folder: Path, progress: Progress) -> None:
-    """Sweep away what a killed process left, set aside what is damaged: before anything is read."""
-    if folder.is_dir():
+    """Sweep away what a killed process left, set aside what is damaged: before anything is read.
+
+    Raises UsageError where ``folder`` can be no run folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; a run is a folder")
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise UsageError(f"--out {folder}: is the root of the file system; name a folder in it")
+    if is_run(folder):
         sweep_orphans(folder)
         set_aside_damaged(folder, progress.note)
 
@@ -145,7 +152,7 @@ def report(run: RunFolder, progress: Progress) -> Path:
     """
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
-    tables = [*run.folder.glob("*.json"), *run.folder.glob("*.parquet")]
+    tables = [path for path in files_of(run.folder) if path.parent == run.folder]
     set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
     found = table(run, records)
@@ -301,7 +308,8 @@ def extract(
         if record.stages and len(record.stages[0].levels) == full
     }
     again = sum(len(options.grid(stage)) for stage in others)
-    note = f"{len(chosen)} {'targets' if inputs.aim else 'categories'}: the {first} level from stored curves for {len(stored)}"
+    what = "targets" if inputs.aim else "categories"
+    note = f"{len(chosen)} {what}: the {first} level from stored curves for {len(stored)}"
     for stage in others:
         note += f", then the {stage} stage again"
     progress.note(f"{note}, at most {again} forward passes each" if others else note)

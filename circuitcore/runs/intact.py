@@ -15,11 +15,16 @@ from itertools import count
 from pathlib import Path
 
 from circuitcore.errors import InputError
-from circuitcore.machine.files import TEMPORARY, read_sealed
+from circuitcore.machine.files import read_sealed
 from circuitcore.runs.circuitfile import checked_key
 from circuitcore.runs.tables import read_table
 
-QUARANTINE, LOGS = "quarantine", "logs"
+QUARANTINE = "quarantine"
+OWN = (  # of a run folder, as patterns; what a program of the user's leaves there is not
+    "manifest.json", "images.parquet", "plan.json", "units/??/*.safetensors", "failed/*.json",
+    "curves.parquet", "overlap.parquet", "controls.json", "resamples.json", "transfer/*.json",
+    "lesions/*.json", "report.html",
+)  # fmt: skip
 SEALED_PAGE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -59,14 +64,15 @@ def _check_page(text: bytes) -> None:
         raise ValueError("its content does not match its sha256")
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: what lies in another one is nobody's to judge or move."""
+    return (folder / "manifest.json").is_file() or any(folder.glob("units/??/*.safetensors"))
+
+
 def files_of(folder: Path) -> Iterator[Path]:
     """A run's own files, sorted: not logs, what is in quarantine, or what lies there beside."""
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        if inside[0] in (QUARANTINE, LOGS) or path.name.endswith(TEMPORARY) or path.is_dir():
-            continue
-        if path.suffix != ".safetensors" or (inside[0] == "units" and len(inside) == 3):
-            yield path
+    for pattern in OWN:
+        yield from sorted(path for path in folder.glob(pattern) if not path.is_dir())
 
 
 def damaged(folder: Path) -> dict[Path, str]:
