@@ -50,7 +50,7 @@ def resolve(
     from_file = _read_config(config, problems) if config else {}
     named = preset or from_environment.pop("preset", None) or from_file.pop("preset", None)
     from_file.pop("preset", None)
-    if named is not None and named not in PRESETS:
+    if named is not None and (not isinstance(named, str) or named not in PRESETS):
         near = nearest(str(named), PRESETS)
         problems.append(f"preset {named!r}: one of {', '.join(PRESETS)}{near}")
         named = None

@@ -145,16 +145,37 @@ def doctor(*, given: Given) -> None:
         raise SystemExit(5)
 
 
-def verify(run: RunPath) -> None:
+@takes(("quiet",))
+def verify(
+    run: RunPath,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Set aside what is damaged, make anew what is derived from circuits."
+        ),
+    ] = False,
+    sample: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Circuits whose held-out accuracy is computed again."
+        ),
+    ] = 1,
+    *,
+    given: Given,
+) -> None:
     """Is this run intact?
 
-    Lists what is not; exit 3 if anything.
+    Holds every file against its hash, tables against circuits, circuits against their records, and
+    computes some accuracies again where model and images can be had. Lists what is wrong; exit 3 if
+    anything is.
     """
     import circuitcore
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
     opened = circuitcore.open_run(run)
-    problems = opened.verify()
+    with progress(given.quiet) as shown:
+        problems = opened.verify(sample=sample, repair=repair, progress=shown)
     if problems:
         emit("".join(f"{p}\n" for p in problems))
         raise SystemExit(FAILED)

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from circuitcore import __version__
 from circuitcore.cli import machine, method, reproduced, science
 from circuitcore.errors import BUG, INTERRUPTED, nearest, said_of
-from circuitcore.machine.process import settle, settled
+from circuitcore.machine.process import say, settle, settled
 
 USAGE, BROKEN_PIPE = 2, 141
 # both stand in front of typer's own click or the click it was built on
@@ -101,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_gone()
+    except OSError as error:
+        _reader_gone()
+        code = code or _failed(error)
     sys.exit(code)
 
 
@@ -132,7 +135,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr, flush=True)
+    say(message)
     return code
 
 

@@ -211,9 +211,12 @@ def controls(run: RunPath, *, given: Given) -> None:
 def report(run: RunPath) -> None:
     """One self-contained HTML file; prints its path."""
     import circuitcore
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
-    emit(f"{circuitcore.open_run(run).report()}\n")
+    with progress(False) as shown:
+        path = circuitcore.open_run(run).report(progress=shown)
+    emit(f"{path}\n")
 
 
 def export(

@@ -12,13 +12,14 @@ import importlib.util
 import os
 import shutil
 import sysconfig
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from circuitcore.kernels.cache import private_folder
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -75,6 +76,12 @@ def warn_of(what: str) -> None:
     warnings.warn(f"A GPU runs plain torch instead of Triton, slower: {what}", stacklevel=2)
 
 
+@functools.cache
+def numba_folder() -> Path:
+    """Where compiled functions are kept if not beside their source or under HOME."""
+    return private_folder("circuitcore-numba")
+
+
 def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`numba.njit` with its on-disk cache, kept in the temporary folder where HOME is read-only."""
     import numba
@@ -84,7 +91,7 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
             return numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # no writable place for the cache beside the file or under HOME
             config: Any = numba.config  # its attributes are set at run time
-            config.CACHE_DIR = os.path.join(tempfile.gettempdir(), "circuitcore-numba")
+            config.CACHE_DIR = str(numba_folder())
             return numba.njit(cache=True, nogil=True, **options)(function)
 
     return decorate

@@ -10,7 +10,6 @@ logits of the unpruned network).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from torch import Tensor
 from circuitcore.analysis.evaluation import prepared_run
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import interval, mean
-from circuitcore.analysis.targets import TargetControl, controlled
+from circuitcore.analysis.targets import TargetControl, control_rows, controlled
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import ratio
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import InHand
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import sealed, write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy, Category, Found, Target
@@ -145,8 +144,8 @@ def _category_row(
 
 def keep_controls(run: Path, rows: Sequence[BaseModel]) -> None:
     """Write ``controls.json`` into a run folder, where the next report finds it."""
-    text = json.dumps([row.model_dump(mode="json") for row in rows])
-    write_atomically(run / CONTROLS, text.encode())
+    document = {"rows": [row.model_dump(mode="json") for row in rows]}
+    write_atomically(run / CONTROLS, sealed(document))
 
 
 def control_means(run: Path) -> list[dict[str, Any]]:
@@ -155,10 +154,7 @@ def control_means(run: Path) -> list[dict[str, Any]]:
     ``difference``: mean held-out CSA of the circuit less the control's, with a bootstrap 95 %
     interval over categories, each circuit beside its own control; None of the circuits themselves.
     """
-    try:
-        rows = json.loads((run / CONTROLS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
+    rows = control_rows(run / CONTROLS)
     means = []
     circuits = [row["heldout"]["csa"] for row in rows if row["control"] == CIRCUIT]
     for kind in dict.fromkeys(row["control"] for row in rows):

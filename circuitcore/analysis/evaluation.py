@@ -10,7 +10,6 @@ with frozen biases and comes back with refitted ones was a shift of activations 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
 from circuitcore.machine.device import machine
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy, Category, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit, read_record
@@ -267,14 +266,14 @@ def _random_biases(run: RunFolder, own: Prepared, progress: Progress) -> dict[st
         mask = _masks(own, unit, stored.kept)["random"]
         values = activations(own.runner, own.extraction, unit, mask)
         biases[path.stem] = judge.fitted(values[None], own.options.bias)[0].bias
-        write_atomically(run.folder / PLACE / BIASES, json.dumps(biases, indent=1).encode())
+        write_atomically(run.folder / PLACE / BIASES, sealed(biases))
         progress.advance(1, stored.record.category)
     return biases
 
 
 def _kept_biases(run: RunFolder) -> dict[str, float]:
     try:
-        found = json.loads((run.folder / PLACE / BIASES).read_text(encoding="utf-8"))
+        found = read_sealed(run.folder / PLACE / BIASES)
         return {str(stem): float(bias) for stem, bias in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # not there, or damaged: made anew
         return {}
@@ -289,7 +288,7 @@ def _file(run: RunFolder, other: Prepared) -> Path:
 def _kept(file: Path, biases: Mapping[str, float]) -> dict[str, EvaluateRow]:
     """Rows by the circuits' files; not those whose random mask had no bias and has one now."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["circuits"]
+        found = read_sealed(file)["circuits"]
         rows = {stem: EvaluateRow(**row) for stem, row in found.items()}
     except (OSError, ValueError, KeyError, TypeError, ValidationError):  # or damaged: made anew
         return {}
@@ -302,14 +301,14 @@ def kept_transfers(run: RunFolder) -> list[tuple[str, list[EvaluateRow]]]:
     for file in sorted((run.folder / PLACE).glob("*.json")):
         rows = [row for stem, row in _kept(file, {}).items() if stem in stems]
         if rows:
-            found.append((str(json.loads(file.read_text(encoding="utf-8"))["images"]), rows))
+            found.append((str(read_sealed(file)["images"]), rows))
     return found
 
 
 def _keep(file: Path, images: str, rows: Mapping[str, EvaluateRow]) -> None:
     circuits = {stem: row.model_dump(mode="json") for stem, row in rows.items()}
     document = {"images": images, "circuits": circuits}
-    write_atomically(file, json.dumps(document, indent=1).encode())
+    write_atomically(file, sealed(document))
 
 
 def prepared_run(

@@ -14,7 +14,6 @@ a copy of the weights, one or two bytes a weight for the private ones, and the l
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +34,7 @@ from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judge_of
 from circuitcore.inputs.categories import Category as Unit
 from circuitcore.inputs.read import InHand
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.ablation import carried
 from circuitcore.network.forward import Override, Tally, forward, rows_of
 from circuitcore.network.graph import Network
@@ -389,8 +388,7 @@ def _file(run: RunFolder, unit: int, kind: str, settings: Mapping[str, Any]) -> 
 def _kept(run: RunFolder, unit: int, kind: str, settings: Mapping[str, Any]) -> list[LesionRow]:
     """Rows of one lesion as an earlier call left them; none where it made no such one."""
     try:
-        text = _file(run, unit, kind, settings).read_text(encoding="utf-8")
-        found = json.loads(text)
+        found = read_sealed(_file(run, unit, kind, settings))
         return [LesionRow(**r) for r in found["rows"]] if found["settings"] == settings else []
     except (OSError, ValueError, KeyError, TypeError, ValidationError):  # or damaged: made anew
         return []
@@ -400,4 +398,4 @@ def _keep(
     run: RunFolder, unit: int, kind: str, settings: Mapping[str, Any], rows: Sequence[LesionRow]
 ) -> None:
     document = {"settings": settings, "rows": [row.model_dump(mode="json") for row in rows]}
-    write_atomically(_file(run, unit, kind, settings), json.dumps(document).encode())
+    write_atomically(_file(run, unit, kind, settings), sealed(document))

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 import torch
 
+from circuitcore.errors import InputError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.records import Found, Overlap
-from circuitcore.runs.circuitfile import mapped_mask, read_shapes
-from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.tables import write_table
+from circuitcore.runs.circuitfile import checked_key, mapped_mask, read_shapes
+from circuitcore.runs.folder import AGAIN, RunFolder
+from circuitcore.runs.tables import OF, read_table, write_table
 
 FILE = "overlap.parquet"
 
@@ -66,6 +67,11 @@ def layer_overlaps(
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
+    for path in files:
+        try:
+            checked_key(path)  # what is mapped below is not checked again
+        except InputError as error:
+            raise InputError(f"{error}; {AGAIN}") from None
     shapes = read_shapes(files[0])
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     layers = {}
@@ -105,9 +111,10 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
 def table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
     """`pairs` as ``overlap.parquet`` holds them where that is of these circuits, else made anew."""
     if (run.folder / FILE).exists():
-        found = pyarrow.parquet.read_table(run.folder / FILE)
-        if (found.schema.metadata or {}).get(b"circuits") == _circuits(run, records):
-            return found
+        with suppress(InputError):  # damaged: made anew
+            found = read_table(run.folder / FILE)
+            if (found.schema.metadata or {}).get(OF) == run.contents().encode():
+                return found
     return pairs(run, records)
 
 
@@ -126,15 +133,17 @@ def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.
     return names, both[0], both[1]
 
 
-def _circuits(run: RunFolder, records: Sequence[Found]) -> bytes:
-    """Which finished categories a table of pairs is of."""
-    return " ".join(run.path(record.index).stem for record in records).encode()
-
-
 def pairs(run: RunFolder, records: Sequence[Found]) -> pa.Table:
-    """One row a pair and layer (``layer`` empty: the whole network); written to the run folder.
+    """`pairs_table`, written to the run folder."""
+    found = pairs_table(run, records)
+    write_table(run.folder / FILE, found)
+    return found
 
-    ``records``: those of the run.
+
+def pairs_table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
+    """One row a pair and layer (``layer`` empty: the whole network).
+
+    ``records``: those of the run.  Raises InputError where a circuit's file is damaged.
     """
     names, layers = layer_overlaps(run, records)
     first, second = np.triu_indices(len(names), k=1)
@@ -165,10 +174,8 @@ def pairs(run: RunFolder, records: Sequence[Found]) -> pa.Table:
         + [("overlap", pa.float64()), ("chance", pa.float64())]
     )
     found = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
-    circuits = _circuits(run, records)
-    found = found.replace_schema_metadata({"names": json.dumps(names), "circuits": circuits})
-    write_table(run.folder / FILE, found)
-    return found
+    told = {"names": json.dumps(names), OF: run.contents()}
+    return found.replace_schema_metadata(told)
 
 
 def summary(pairs: pa.Table) -> Overlap:

@@ -8,7 +8,6 @@ categories alone, as that of the pruned fraction is.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from scipy.special import stdtrit
 from circuitcore.analysis import overlap
 from circuitcore.analysis.rows import Judged
 from circuitcore.analysis.statistics import Part, bootstrap_of_counts
+from circuitcore.machine.files import read_sealed
 from circuitcore.records import (
     Accuracy,
     Category,
@@ -178,8 +178,8 @@ def document(run: RunFolder, records: Sequence[Found], pairs: pa.Table) -> Sweep
 def _plan(run: RunFolder, records: Sequence[Found]) -> dict[str, Any] | None:
     """What was predicted before the run, beside what the finished categories took."""
     try:
-        planned = json.loads((run.folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        planned = dict(read_sealed(run.folder / PLAN))
+    except (OSError, ValueError, TypeError):
         return None
     keys = ("fpe", "fpe_upper", "shared_fpe", "memory_bytes", "disk_bytes")
     costs = [record.cost for record in records]

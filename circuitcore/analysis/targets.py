@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from circuitcore.analysis.summary import interval, mean
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.agreement import agreement_on, judged_masks
+from circuitcore.machine.files import read_sealed
 from circuitcore.records import Target
 
 
@@ -73,12 +73,18 @@ def controlled(
     )
 
 
+def control_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a run's ``controls.json``; none where no controls were run, or it is damaged."""
+    try:
+        found = read_sealed(file)
+        return list(found["rows"] if isinstance(found, dict) else found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def target_control_means(file: Path) -> list[dict[str, Any]]:
     """Means over targets of each kind of control; none where no controls were run."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
+    rows = control_rows(file)
     means = []
     for kind in dict.fromkeys(row["control"] for row in rows):
         mine = [row for row in rows if row["control"] == kind]

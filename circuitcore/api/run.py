@@ -294,16 +294,29 @@ class Run(Mapping[str, Circuit]):
         unit = self._run.unit_of(category)
         return Circuit(self._run, unit, self._given).export(out)
 
-    def report(self) -> Path:
+    def report(self, *, progress: Progress | Told | None = None) -> Path:
         """Write the report anew: one self-contained HTML file, whose path is returned."""
         from circuitcore.jobs.job import report
 
         with undisturbed():
-            return report(self._run)
+            return report(self._run, progress_of(progress))
 
-    def verify(self) -> list[str]:
-        """What is wrong with the folder, one line each; empty if it is intact."""
-        return self._run.verify()
+    def verify(
+        self, *, sample: int = 1, repair: bool = False, progress: Progress | Told | None = None
+    ) -> list[str]:
+        """What is wrong with the run, one line each; empty if it is intact.
+
+        ``sample``: of how many circuits the held-out accuracy is computed again, where model and
+        images can be had; ``repair``: first set aside what is damaged and make anew what is
+        derived.  As `jobs.verifying` defines it.
+        """
+        from circuitcore.jobs import verifying
+
+        with undisturbed():
+            told = progress_of(progress)
+            if repair:
+                return verifying.repair(self._run, told, self._given)
+            return verifying.verify(self._run, told, self._given, sample=sample)
 
     def plot_curves(self, category: str | int, ax: Axes | None = None) -> Axes:
         """CSA against the kept fraction of the stages of one category."""

@@ -25,7 +25,7 @@ from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
 from circuitcore.machine.device import Machine, empty_caches, machine
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import sealed, sweep_orphans, write_atomically
 from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
@@ -39,9 +39,9 @@ from circuitcore.runs.folder import (
     create_run,
     open_run,
     remove_refused,
-    sweep_orphans,
     unit_key,
 )
+from circuitcore.runs.intact import files_of, is_run, set_aside_damaged
 from circuitcore.runs.tables import write_curves
 
 DEFAULT_FOLDER = Path("runs")
@@ -69,6 +69,7 @@ def sweep(
     new = not folder.exists()
     try:
         with span("run", "sweep"):
+            recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
@@ -89,10 +90,29 @@ def sweep(
             remove_refused(folder)
         raise
     except OSError as error:
-        raise PartialError(
-            f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
-            "mend the disk and run the same command again"
-        ) from error
+        raise disk_failed(folder, error) from error
+
+
+def disk_failed(folder: Path, error: OSError) -> PartialError:
+    """What a disk that fails in the middle of a run comes to."""
+    return PartialError(
+        f"{error.filename or folder}: {error.strerror or error}; what is committed is kept: "
+        "mend the disk and run the same command again"
+    )
+
+
+def recover(folder: Path, progress: Progress) -> None:
+    """Sweep away what a killed process left, set aside what is damaged: before anything is read.
+
+    Raises UsageError where ``folder`` can be no run folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; a run is a folder")
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise UsageError(f"--out {folder}: is the root of the file system; name a folder in it")
+    if is_run(folder):
+        sweep_orphans(folder)
+        set_aside_damaged(folder, progress.note)
 
 
 def predict(
@@ -105,7 +125,7 @@ def predict(
         return
     names = [str(c.index) for c in chosen]
     planned = plan(inputs, options, on, names, Silent())
-    write_atomically(run.folder / PLAN, planned.model_dump_json(indent=1).encode())
+    write_atomically(run.folder / PLAN, sealed(planned.model_dump(mode="json")))
 
 
 def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
@@ -126,15 +146,20 @@ def finish(run: RunFolder) -> None:
 
     with span("stage", "report"):
         records = run.records()
-        write_curves(run.folder, records)
+        write_curves(run.folder, records, run.contents())
         found = pairs(run, records)
         write_report(run, document(run, records, found), found)
 
 
-def report(run: RunFolder) -> Path:
-    """Write the report of a run folder anew and return its path."""
+def report(run: RunFolder, progress: Progress) -> Path:
+    """Write the report of a run folder anew and return its path.
+
+    What it would be made of and is damaged is set aside; circuits are not: InputError.
+    """
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
+    tables = [path for path in files_of(run.folder) if path.parent == run.folder]
+    set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
     found = table(run, records)
     return write_report(run, document(run, records, found), found)
@@ -151,8 +176,7 @@ def _extract_all(
     given: Arrays | None = None,
 ) -> int:
     """Extract and commit what is missing; returns how many categories that were."""
-    sweep_orphans(run.folder)
-    missing = [c for c in chosen if not run.finished(c.index)]
+    missing = [c for c in chosen if not run.path(c.index).exists()]
     done = len(chosen) - len(missing)
     if done:
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")
@@ -216,7 +240,7 @@ def _record_failure(run: RunFolder, category: Category, error: Exception) -> Non
         "traceback": traceback.format_exc(),
         "time": time.time(),
     }
-    write_atomically(run.folder / "failed" / f"{path.stem}.json", json.dumps(record).encode())
+    write_atomically(run.folder / "failed" / f"{path.stem}.json", sealed(record))
 
 
 def worker(
@@ -241,6 +265,8 @@ def worker(
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, on.device)
     mine = select(inputs.categories, wanted)[shard::shards]
+    sweep_orphans(folder)
+    set_aside_damaged(folder, progress.note, [run.path(c.index) for c in mine])
     given = None
     if shared:
         end_with_parent()
@@ -288,12 +314,13 @@ def extract(
         if record.stages and len(record.stages[0].levels) == full
     }
     again = sum(len(options.grid(stage)) for stage in others)
-    what = "categories" if inputs.aim is None else "targets"
+    what = "targets" if inputs.aim else "categories"
     note = f"{len(chosen)} {what}: the {first} level from stored curves for {len(stored)}"
     for stage in others:
         note += f", then the {stage} stage again"
     progress.note(f"{note}, at most {again} forward passes each" if others else note)
     on = machine(options)
+    recover(target, progress)
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)

@@ -24,13 +24,13 @@ from circuitcore.extraction.readings import read_family
 from circuitcore.extraction.stage import Scored, scored, stage_executor
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
-from circuitcore.jobs.job import commit, default_folder, finish
+from circuitcore.jobs.job import commit, default_folder, disk_failed, finish, recover
 from circuitcore.machine.device import Machine, empty_caches, machine
 from circuitcore.machine.meter import return_freed_memory
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.progress import Progress
-from circuitcore.runs.folder import RunFolder, canonical, create_run, sweep_orphans
+from circuitcore.runs.folder import RunFolder, canonical, create_run
 from circuitcore.scoring.levels import stage_levels
 
 
@@ -53,11 +53,15 @@ def reproduce(
     inputs = read_inputs(options, given)
     chosen = select(inputs.categories, wanted)
     folder = options.out or default_folder(inputs, options)
-    run = create_run(folder, inputs, options, on.device)
-    _say(families, inputs, chosen, folder, progress)
-    for work in _missing(run, families, inputs, options, on, chosen, progress):
-        work.do(run, families)
-    finish(run)
+    try:
+        recover(folder, progress)
+        run = create_run(folder, inputs, options, on.device)
+        _say(families, inputs, chosen, folder, progress)
+        for work in _missing(run, families, inputs, options, on, chosen, progress):
+            work.do(run, families)
+        finish(run)
+    except OSError as error:
+        raise disk_failed(folder, error) from error
     if on.device.type == "cuda":
         empty_caches()
     files = [
@@ -171,7 +175,6 @@ def _missing(
     on: Machine, chosen: Sequence[Category], progress: Progress,
 ) -> Iterator[_Missing]:  # fmt: skip
     """Categories that are not done, and progress as they are; nothing is decoded for none."""
-    sweep_orphans(run.folder)
     missing = [
         c for c in chosen
         if not run.finished(c.index)

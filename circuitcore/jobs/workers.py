@@ -82,7 +82,7 @@ def spread(
     PartialError naming those that failed: what is committed is kept, running again goes on.
     However this process ends, no worker outlives it for long.
     """
-    missing = {c.index: c for c in chosen if not run.finished(c.index)}
+    missing = {c.index: c for c in chosen if not run.path(c.index).exists()}
     if len(missing) < len(chosen):
         done = len(chosen) - len(missing)
         progress.note(f"{run.folder}: {done} of {len(chosen)} categories are done already")

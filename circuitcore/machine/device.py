@@ -13,6 +13,7 @@ from circuitcore.errors import DeviceError, UsageError
 from circuitcore.kernels import verdicts
 from circuitcore.kernels.compilers import interpreted
 from circuitcore.kernels.dispatch import choose_on
+from circuitcore.machine.room import free_host_memory as free_host_memory
 from circuitcore.options import Options
 
 NO_MEMORY = 512 << 20  # bytes free on a GPU below which a library's own allocation may have failed
@@ -120,19 +121,6 @@ def empty_caches() -> None:
 def exhausted() -> bool:
     """Whether a GPU in use has no memory left, whatever a library made of it."""
     return any(torch.cuda.mem_get_info(index)[0] < NO_MEMORY for index in in_use())
-
-
-def free_host_memory() -> int:
-    """Host memory that can be used without swapping, in bytes."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(pages) // 2
 
 
 def pick(options: Options) -> torch.device:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -24,6 +25,7 @@ def settle() -> None:
     Threads that wait for one another sleep rather than spin: where other work shares the cores,
     spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
     """
+    open_streams()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
@@ -31,6 +33,31 @@ def settle() -> None:
     return_large_blocks()
     # `pixels.decode` refuses by a limit of its own; a filter there would not hold in its threads
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
+
+
+def open_streams() -> None:
+    """Where standard streams are closed, open them on nothing.
+
+    Else the next file that is opened would get their number, and be written what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for good
+
+
+def say(message: str) -> None:
+    """Print to stderr; where it is full or gone, nothing: the exit code still tells."""
+    with suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python itself fails on it at exit
 
 
 def settled(code: int) -> int:
@@ -60,7 +87,7 @@ def return_large_blocks() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     _came.append(TERMINATED)
-    print("terminated; the same command goes on where it stopped", file=sys.stderr, flush=True)
+    say("terminated; the same command goes on where it stopped")
     _insist(TERMINATED)
     raise SystemExit(TERMINATED)
 

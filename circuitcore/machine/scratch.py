@@ -6,12 +6,15 @@ descriptor, so that what categories share is decoded and computed once for all o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from typing import IO
 
 import numpy as np
+
+UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Scratch:
@@ -25,6 +28,7 @@ class Scratch:
         if name in self._files:
             return self._files[name][1]
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as it may be given on
+        _reserve(file, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         found = np.memmap(file, dtype=dtype, mode="w+", shape=shape)
         self._files[name] = file, found
         return found
@@ -47,6 +51,23 @@ class Scratch:
                 for name, (file, array) in self._files.items()
             }
         )
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the room on the disk now: a mapped page without any would kill the process (SIGBUS).
+
+    Raises OSError naming the folder.
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return
+        file.close()
+        said = f"{error.strerror} for {size / 1e6:,.0f} MB (TMPDIR=FOLDER names another one)"
+        raise OSError(error.errno, said, tempfile.gettempdir()) from None
 
 
 def inherited(described: str) -> dict[str, np.ndarray]:

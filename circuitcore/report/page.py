@@ -22,6 +22,7 @@ from circuitcore.report.means import cost, cost_rows, means, target_means
 from circuitcore.report.science import Science, science_of
 from circuitcore.report.templates import template
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.intact import sealed_page
 
 FILE = "report.html"
 MAIN = ("levels", "threshold", "stop", "reference", "magnitude", "granularity", "bias",
@@ -49,7 +50,7 @@ def write_report(run: RunFolder, document: Sweep | TargetSweep, pairs: pa.Table)
     else:
         controls = target_control_means(folder / CONTROLS)
         text = render_targets(document, names, overlap, chance, controls, science)
-    write_atomically(folder / FILE, text.encode("utf-8", "backslashreplace"))
+    write_atomically(folder / FILE, sealed_page(text.encode("utf-8", "backslashreplace")))
     return folder / FILE
 
 

@@ -14,6 +14,7 @@ from circuitcore.analysis.reproduction.summary import Cell
 from circuitcore.machine.files import write_atomically
 from circuitcore.report.figure_style import CONV, FC, INK, MARK, MUTED, figure_of
 from circuitcore.report.templates import template
+from circuitcore.runs.intact import sealed_page
 
 FILE = "reproduction.html"
 NEAREST = 20  # readings shown before all of them
@@ -26,7 +27,7 @@ TITLES = {
 def write_page(found: Reproduction) -> Path:
     """Write ``reproduction.html`` into the run folder and return its path."""
     path = Path(found.folder) / FILE
-    write_atomically(path, page(found).encode("utf-8", "backslashreplace"))
+    write_atomically(path, sealed_page(page(found).encode("utf-8", "backslashreplace")))
     return path
 
 

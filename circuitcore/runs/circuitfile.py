@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,6 +28,9 @@ from circuitcore.records import Category, Found, Target
 
 FORMAT = "circuitcore.circuit/1"
 TARGET = "target"  # what a unit file says it is of where that is no category
+OF_RECORD = "record_sha256"  # so that a record can be trusted without its masks being read
+WHOLE = "sha256"
+SIDES = 8  # dimensions of a layer's weights, at most
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def write_circuit(path: Path, key: str, record: Found, kept: Mapping[str, Tensor
     }
     if isinstance(record, Target):
         header["of"] = TARGET
+    header[OF_RECORD] = _of_record(header)
     header["sha256"] = _digest(header, {name: v.numpy() for name, v in packed.items()})
     write_atomically(path, save(packed, metadata=header))
 
@@ -77,38 +81,91 @@ def packed_bits(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256("\0".join(header[k] for k in ("key", "shapes", "record")).encode())
+    digest = hashlib.sha256(_told(header))
     for name in sorted(packed):
         digest.update(name.encode())
         digest.update(packed[name].tobytes())
     return digest.hexdigest()
 
 
-def read_record(path: Path) -> tuple[str, Found]:
-    """Key and record of a unit file, without its masks.  Raises InputError if it is damaged."""
-    header = read_header(path).get("__metadata__", {})
+def _of_record(header: Mapping[str, str]) -> str:
+    return hashlib.sha256(_told(header)).hexdigest()
+
+
+def _told(header: Mapping[str, str]) -> bytes:
+    return "\0".join(header[k] for k in ("key", "shapes", "record")).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a unit file says, its own parts held against one another.
+
+    ``shapes``: of every layer's relevant weights, in module order; ``sha256``: of all of it;
+    ``alone``: whether the record was held against a digest of its own (not in older files).
+    """
+
+    key: str
+    record: Found
+    shapes: dict[str, list[int]]
+    sha256: str
+    alone: bool
+    text: Mapping[str, str]
+
+
+def read_unit_header(path: Path) -> Header:
+    """Everything in a unit file but its masks.  Raises InputError where it is damaged."""
+    header = read_header(path).get("__metadata__")
+    if not isinstance(header, dict) or not all(isinstance(v, str) for v in header.values()):
+        raise InputError(f"{path}: not a circuit of circuitcore, or damaged: no table of texts")
     try:
         if header["format"] != FORMAT:
             raise InputError(f"{path}: format {header['format']!r}, this version reads {FORMAT!r}")
         kind = Target if header.get("of") == TARGET else Category
-        return header["key"], kind.model_validate_json(header["record"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {error}") from None
+        shapes = _shapes(json.loads(header["shapes"]))
+        if OF_RECORD in header and header[OF_RECORD] != _of_record(header):
+            raise InputError(f"{path}: damaged: its record does not match its sha256")
+        record = kind.model_validate_json(header["record"])
+        alone = OF_RECORD in header
+        return Header(header["key"], record, shapes, header[WHOLE], alone, header)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # and ValidationError
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {said}") from None
+
+
+def _shapes(found: Any) -> dict[str, list[int]]:
+    """Shapes as a header should have them.  Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError("shapes are no table")
+    for name, shape in found.items():
+        whole = isinstance(shape, list) and 0 < len(shape) <= SIDES
+        if not whole or not all(type(side) is int and 0 < side < 2**40 for side in shape):
+            raise ValueError(f"the shape of {name!r} is {str(shape)[:60]}")
+        if math.prod(shape) >= 2**50:
+            raise ValueError(f"the shape of {name!r} is {shape}")
+    return found
+
+
+def read_record(path: Path) -> tuple[str, Found]:
+    """Key and record of a unit file, without its masks.  Raises InputError if it is damaged.
+
+    In a file of an earlier version the record has no digest of its own: all of it is read.
+    """
+    header = read_unit_header(path)
+    if not header.alone:
+        _checked(path)
+    return header.key, header.record
 
 
 def read_circuit(path: Path) -> StoredCircuit:
     """A whole unit file.  Raises InputError where it is damaged or its masks do not add up."""
-    key, record = read_record(path)
-    shapes, packed = _checked(path)
+    header, packed = _checked(path)
     kept = {}
-    try:
-        for name, shape in shapes.items():
-            count = int(np.prod(shape, dtype=np.int64))
-            bits = np.unpackbits(packed[f"mask.{name}"], count=count).astype(bool)
-            kept[name] = torch.from_numpy(bits).view(shape)
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged: {error}") from None
-    return StoredCircuit(key, record, kept)
+    for name, shape in header.shapes.items():
+        bits = np.unpackbits(packed[f"mask.{name}"], count=math.prod(shape)).astype(bool)
+        kept[name] = torch.from_numpy(bits).view(shape)
+    return StoredCircuit(header.key, header.record, kept)
 
 
 def checked_key(path: Path) -> str:
@@ -116,36 +173,48 @@ def checked_key(path: Path) -> str:
 
     Raises InputError where it is damaged.
     """
-    _checked(path)
-    return read_record(path)[0]
+    return _checked(path)[0].key
 
 
-def _checked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Shapes and packed masks of a unit file, held against its sha256."""
-    try:
-        header: dict[str, str] = read_header(path)["__metadata__"]
-        shapes: dict[str, Any] = json.loads(header["shapes"])
-        packed = {f"mask.{name}": mask for name, mask in packed_masks(path).items()}
-        if _digest(header, packed) != header["sha256"]:
-            raise InputError(f"{path}: damaged: its content does not match its sha256")
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged: {error}") from None
-    return shapes, packed
+def _checked(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    """Header and packed masks of a unit file, held against its sha256 and one another."""
+    header = read_unit_header(path)
+    packed = {f"mask.{name}": mask for name, mask in packed_masks(path).items()}
+    if _digest(header.text, packed) != header.sha256:
+        raise InputError(f"{path}: damaged: its content does not match its sha256")
+    if packed.keys() != {f"mask.{name}" for name in header.shapes}:
+        raise InputError(f"{path}: damaged: masks and shapes are of other layers")
+    for name, shape in header.shapes.items():
+        mask, weights = packed[f"mask.{name}"], math.prod(shape)
+        if mask.dtype != np.uint8 or mask.shape != (-(-weights // 8),):
+            raise InputError(
+                f"{path}: damaged: the mask of {name!r} is {mask.dtype} {list(mask.shape)}, "
+                f"for {weights:,} weights"
+            )
+    return header, packed
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Shape of every layer's relevant weights, in module order."""
-    shapes: dict[str, list[int]] = json.loads(read_header(path)["__metadata__"]["shapes"])
-    return shapes
+    """Shape of every layer's relevant weights, in module order.  Raises InputError."""
+    return read_unit_header(path).shapes
 
 
 def mapped_mask(path: Path, layer: str) -> np.ndarray:
-    """One layer's bit-packed mask as a memory map of the unit file: nothing is read until used."""
+    """One layer's bit-packed mask as a memory map of the unit file: nothing is read until used.
+
+    Its content is not checked (`checked_key` does).  Raises InputError where the file is too short
+    for what its header says.
+    """
     header = read_header(path)
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-    begin, end = header[f"mask.{layer}"]["data_offsets"]
-    return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+    try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+        begin, end = header[f"mask.{layer}"]["data_offsets"]
+        if not 0 <= begin < end <= path.stat().st_size - start:
+            raise InputError(f"{path}: damaged: too short for the mask of {layer!r}")
+        return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
 
 
 def packed_masks(path: Path) -> dict[str, np.ndarray]:
@@ -154,5 +223,5 @@ def packed_masks(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, "np") as file:
             names = list(file.keys())
             return {name.removeprefix("mask."): file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: damaged: {error}") from None

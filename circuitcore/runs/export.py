@@ -45,11 +45,7 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     state, means = state_dict(network), means_in(run.folder, run.manifest)
     masks = {}
     for layer, kept in stored.kept.items():
-        mask = torch.ones_like(network.weights[layer])
-        if layer == last:
-            mask[unit] = kept[0].float()
-        else:
-            mask = kept.float()
+        mask = _whole(network, layer, unit, kept)
         pruned = torch.where(mask > 0, network.weights[layer], 0.0)
         masks[f"{layer}.weight"] = as_module(network, layer, mask)
         state[f"{layer}.weight"] = as_module(network, layer, pruned)
@@ -68,16 +64,30 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         header["bias"] = repr(bias)
         if network.shifts:
             _add_bias(state, last, unit, bias)
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stored.record.category)
-    if out is not None and out.is_dir():
-        raise InputError(
-            f"--out {out}: a folder; give the file to write, such as {plain}.safetensors"
-        )
-    path = out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
+    path = _place(run, unit, stored.record.category, out)
     second = path.with_name(path.name.removesuffix(".safetensors") + ".masks.safetensors")
     write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata=header))
     write_atomically(second, save(masks, metadata=header))
     return path, second
+
+
+def _whole(network: Network, layer: str, unit: int, kept: torch.Tensor) -> torch.Tensor:
+    """A layer's mask, float32, shaped as its weights: all rows of the last one but the unit's."""
+    if layer != network.last:
+        return kept.float()
+    mask = torch.ones_like(network.weights[layer])
+    mask[unit] = kept[0].float()
+    return mask
+
+
+def _place(run: RunFolder, unit: int, category: str, out: Path | None) -> Path:
+    """Where the state dict goes.  Raises InputError where that is a folder."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category)
+    if out is not None and out.is_dir():
+        raise InputError(
+            f"--out {out}: a folder; give the file to write, such as {plain}.safetensors"
+        )
+    return out or run.folder / "export" / f"{unit:04d}-{plain}.safetensors"
 
 
 def _add_bias(state: dict[str, torch.Tensor], last: str, unit: int, bias: float) -> None:

@@ -31,20 +31,21 @@ from circuitcore.inputs.in_hand import fingerprint
 from circuitcore.inputs.read import IN_HAND, Inputs
 from circuitcore.kernels import verdicts
 from circuitcore.machine.device import resolve_dtype
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
-from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record
-from circuitcore.runs.means import MEANS, means_in
-from circuitcore.runs.tables import write_images
+from circuitcore.runs.circuitfile import checked_key, read_record, read_unit_header
+from circuitcore.runs.means import MEANS
+from circuitcore.runs.tables import IMAGES, write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers
 PROBE = "probe_sha256"  # of one image's input: in the keys of runs since it was added
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 NOT_KEPT = frozenset(changing("call"))
-ORPHAN = ".tmp"
+FORMAT = "circuitcore.run/1"
+AGAIN = "run the same sweep again: what is damaged is set aside and made anew"
 
 
 def canonical(value: Any) -> bytes:
@@ -110,7 +111,10 @@ class RunFolder:
 
     def records(self) -> list[Found]:
         """The finished categories' (or targets') records, in unit order."""
-        return [self._with_file(read_record(path)[1], path) for path in self.units().values()]
+        try:
+            return [self._with_file(read_record(p)[1], p) for p in self.units().values()]
+        except InputError as error:
+            raise InputError(f"{error}; {AGAIN}") from None
 
     def _with_file(self, record: Found, path: Path) -> Found:
         if record.circuit is None:
@@ -141,38 +145,43 @@ class RunFolder:
         """The options the run was made with, some of them changed.  Raises OptionsError."""
         return options_of({**self.manifest["options"], "out": str(self.folder), **changes})
 
-    def verify(self) -> list[str]:
-        """What is wrong with the folder, one line each; empty if it is intact."""
-        problems = []
-        for unit, path in self.units().items():
-            try:
-                if read_circuit(path).key != path.stem:
-                    problems.append(f"{path}: the key inside is not its name")
-            except InputError as error:
-                problems.append(f"unit {unit}: {error}")
-        known = set(self.units().values())
-        for path in sorted(self.folder.glob("units/*/*.safetensors")):
-            if path not in known:
-                problems.append(f"{path}: belongs to no category of this run")
-        if not (self.folder / "images.parquet").exists():
-            problems.append(f"{self.folder / 'images.parquet'}: missing; run the sweep again")
-        try:
-            means_in(self.folder, self.manifest)
-        except InputError as error:
-            problems.append(str(error))
-        return problems
+    def contents(self) -> str:
+        """Which unit files are there, with what in them: what a derived table is of."""
+        told = [f"{unit} {read_unit_header(path).sha256}" for unit, path in self.units().items()]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def open_run(folder: Path) -> RunFolder:
-    """Open a run folder.  Raises InputError where it is none."""
+    """Open a run folder.  Raises InputError where it is none, or its manifest is damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest["configuration"], manifest["categories"], manifest["options"]
+        manifest = read_sealed(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no run folder (it has no {MANIFEST})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / MANIFEST}: cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / MANIFEST}: damaged: {error}; {AGAIN}") from None
+    if lacks := _lacks(manifest):
+        raise InputError(f"{folder / MANIFEST}: damaged: it has no {lacks}; {AGAIN}")
+    if manifest.get("format", FORMAT) != FORMAT:
+        raise InputError(
+            f"{folder / MANIFEST}: format {manifest['format']!r}, this version reads {FORMAT!r}: "
+            "use the version of circuitcore that wrote it"
+        )
     return RunFolder(folder, manifest)
+
+
+def _lacks(manifest: Any) -> str | None:
+    """What a manifest needs and has not."""
+    if not isinstance(manifest, dict):
+        return "names and values"
+    kinds = {"configuration": dict, "options": dict, "categories": list}
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            return name
+    for each in manifest["categories"]:
+        whole = isinstance(each, dict) and isinstance(each.get("index"), int)
+        if not whole or not all(isinstance(each.get(n), str) for n in ("name", "folder")):
+            return "whole categories"
+    return None
 
 
 def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.device) -> RunFolder:
@@ -198,12 +207,23 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
                 "Give another --out, or the same options"
             )
     else:
-        manifest = _manifest(inputs, options, device, config)
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-        run = RunFolder(folder, manifest)
-    if not (folder / "images.parquet").exists():
-        write_images(folder / "images.parquet", inputs)
+        run = RunFolder(folder, _manifest(inputs, options, device, config))
+        _refuse_strangers(run)
+        write_atomically(folder / MANIFEST, sealed(run.manifest))
+    if not (folder / IMAGES).exists():
+        write_images(folder / IMAGES, inputs)
     return run
+
+
+def _refuse_strangers(run: RunFolder) -> None:
+    """Raise InputError where a folder without a manifest has circuits, and none of this run's."""
+    there = {path.stem for path in run.folder.glob("units/*/*.safetensors")}
+    own = {run.path(c["index"]).stem for c in run.manifest["categories"]}
+    if there and not there & own:
+        raise InputError(
+            f"--out {run.folder}: its {MANIFEST} is gone, and its {len(there)} circuits are of "
+            "another configuration: give the options it was made with, or another --out"
+        )
 
 
 def _manifest(
@@ -214,7 +234,7 @@ def _manifest(
     never = {*network.layers(), DIRECTION}
     skipped = [name for name in network.weighted() if name not in never]
     return {
-        "format": "circuitcore.run/1",
+        "format": FORMAT,
         "model": {
             "name": inputs.model.name,
             "weights_sha256": inputs.model.sha256,
@@ -277,26 +297,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def sweep_orphans(folder: Path, older_than: float = 3600.0) -> int:
-    """Delete temporary files that a killed process left over an hour ago; returns how many."""
-    import time
-
-    gone = 0
-    for path in folder.glob(f"**/.*{ORPHAN}"):
-        try:
-            if time.time() - path.stat().st_mtime > older_than:
-                os.unlink(path)
-                gone += 1
-        except FileNotFoundError:
-            continue
-    return gone
-
-
 def remove_refused(folder: Path) -> None:
     """Delete a run folder that was made for a sweep then refused, unless anything is done in it."""
     if not (folder / MANIFEST).exists() or any(folder.glob("units/*/*")):
         return
-    for path in (PLAN, MEANS, "images.parquet", "quarantine/images.json", MANIFEST):
+    for path in (PLAN, MEANS, IMAGES, "quarantine/images.json", MANIFEST):
         (folder / path).unlink(missing_ok=True)
     for path in ("quarantine", "units", "."):
         with suppress(OSError):  # not there, or not empty

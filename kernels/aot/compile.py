@@ -31,6 +31,7 @@ from circuitcore.kernels.aot.budget import CompiledKernel, read_budget, worse, w
 from circuitcore.kernels.aot.case import AotCase
 from circuitcore.kernels.aot.issue import main_loop
 from circuitcore.kernels.aot.targets import TARGETS, target
+from circuitcore.kernels.cache import private_folder
 
 WORKERS = 2
 
@@ -202,8 +203,8 @@ def compile_all(
 
 def _use_cache() -> None:
     """Triton's own cache of compilations, where any HOME allows it."""
-    folder = Path(tempfile.gettempdir()) / f"circuitcore-triton-{os.getuid()}"
-    os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+    if "TRITON_CACHE_DIR" not in os.environ:
+        os.environ["TRITON_CACHE_DIR"] = str(private_folder("circuitcore-triton"))
 
 
 def _compile_named(job: tuple[str, str]) -> CompiledKernel:

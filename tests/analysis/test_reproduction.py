@@ -24,6 +24,7 @@ from circuitcore.machine.device import machine
 from circuitcore.options import PRESETS, Options
 from circuitcore.progress import Silent
 from circuitcore.records import Accuracy
+from circuitcore.runs import families
 from circuitcore.runs.folder import open_run
 
 LEVELS = ["--levels", "0,0.3,0.6,0.9,0.97,0.99"]
@@ -127,10 +128,10 @@ def test_overlap_is_that_of_the_masks(reproduced) -> None:
         for path, record in wholes:
             levels = dict(zip(stages, record.readings[place].levels, strict=True))
             mine = {}
-            for name, shape in kept.shapes(path).items():
+            for name, shape in families.mask_shapes(path).items():
                 stage, t, layer = name.split("/", 2)
                 if levels[stage] == int(t):
-                    bits = np.unpackbits(kept.mask_bits(path, name), count=int(np.prod(shape)))
+                    bits = np.unpackbits(families.mask_bits(path, name), count=int(np.prod(shape)))
                     mine[layer] = bits.astype(bool)
             masks.append(mine)
         last = list(masks[0])[
@@ -173,7 +174,9 @@ def test_a_family_that_is_missing_or_damaged_is_made_anew(reproduced) -> None:
     content[-3] ^= 4
     files[1].write_bytes(content)
     assert kept.read(files[1]) is None
-    call("reproduce", "paper", *NAMES, *LEVELS, "--out", folder)
+    assert files[1].name in call("verify", folder, code=3).stdout
+    said = call("reproduce", "paper", *NAMES, *LEVELS, "--out", folder).stderr
+    assert f"quarantine/{files[1].name}.1" in said
     for path in files:
         after = kept.read(path)
         assert after.readings == before[path].readings
@@ -291,4 +294,4 @@ def test_a_file_of_no_circuit_is_read_again(tmp_path) -> None:
     kept.write(tmp_path / "a.safetensors", record, {})
     assert kept.read(tmp_path / "a.safetensors") == record
     kept.write(tmp_path / "b.safetensors", record, {("fc", 1): {"x": torch.ones(3, 5, dtype=bool)}})
-    assert kept.shapes(tmp_path / "b.safetensors") == {"fc/1/x": [3, 5]}
+    assert families.mask_shapes(tmp_path / "b.safetensors") == {"fc/1/x": [3, 5]}

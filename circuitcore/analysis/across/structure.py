@@ -8,7 +8,6 @@ categories permuted (Mantel 1967).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from circuitcore.analysis.evaluation import prepared_run
 from circuitcore.analysis.resampling.kept import mean_ceilings
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.progress import Progress
 from circuitcore.runs.circuitfile import mapped_mask, read_shapes
 from circuitcore.runs.folder import RunFolder, open_run
@@ -152,13 +151,13 @@ def keep_structure(run: RunFolder, found: Structure) -> None:
         "circuits": _stems(run),
         "found": found.model_dump(mode="json"),
     }
-    write_atomically(run.folder / FILE, json.dumps(document, indent=1).encode())
+    write_atomically(run.folder / FILE, sealed(document))
 
 
 def kept_structure(run: RunFolder) -> Structure | None:
     """What `keep_structure` wrote; None where that is not of the circuits that are there now."""
     try:
-        kept = json.loads((run.folder / FILE).read_text(encoding="utf-8"))
+        kept = read_sealed(run.folder / FILE)
         same = kept["circuits"] == _stems(run)
         return Structure(**kept["found"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):  # or damaged

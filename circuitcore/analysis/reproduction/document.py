@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from circuitcore.analysis.reproduction.grid import OPEN, named
-from circuitcore.analysis.reproduction.kept import FOLDER, FamilyRecord
+from circuitcore.analysis.reproduction.kept import FamilyRecord
 from circuitcore.analysis.reproduction.published import PUBLISHED, Figure
 from circuitcore.analysis.reproduction.sharing import shared, sharing
 from circuitcore.analysis.reproduction.summary import Cell, summarised, with_nearest
 from circuitcore.errors import InputError
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.options import Options
 from circuitcore.records import Record
+from circuitcore.runs.families import FOLDER
 from circuitcore.runs.folder import RunFolder
 
 FILE = "reproduction.json"
@@ -133,15 +133,15 @@ def _cost(readings: Sequence[Options], records: Sequence[FamilyRecord]) -> Famil
 
 def keep(folder: Path, found: Reproduction) -> None:
     """Write it beside the families."""
-    text = found.model_dump_json(indent=1, exclude={"folder"})
-    write_atomically(folder / FOLDER / FILE, text.encode())
+    text = found.model_dump(mode="json", exclude={"folder"})
+    write_atomically(folder / FOLDER / FILE, sealed(text))
 
 
 def kept(folder: Path) -> Reproduction:
     """What `keep` wrote.  Raises InputError where nothing is there, or it is damaged."""
     path = folder / FOLDER / FILE
     try:
-        return Reproduction(**json.loads(path.read_text(encoding="utf-8")), folder=str(folder))
+        return Reproduction(**read_sealed(path), folder=str(folder))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: no reproduction, or damaged: circuitcore reproduce {'|'.join(OPEN)} "

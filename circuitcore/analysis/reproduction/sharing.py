@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from circuitcore.analysis.overlap import LayerOverlap, jaccard
-from circuitcore.analysis.reproduction.kept import FamilyRecord, mask_bits, shapes
+from circuitcore.analysis.reproduction.kept import FamilyRecord
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.records import Record
+from circuitcore.runs.families import mask_bits, mask_shapes
 
 
 class Shared(Record):
@@ -48,7 +49,7 @@ def sharing(
     rows: dict[str, list[tuple[int, int, str]]] = {}
     sizes: dict[str, int] = {}
     for number, (path, _) in enumerate(files):
-        for name, shape in shapes(path).items():
+        for name, shape in mask_shapes(path).items():
             stage, t, layer = name.split("/", 2)
             rows.setdefault(f"{stage}/{layer}", []).append((number, int(t), name))
             sizes[f"{stage}/{layer}"] = int(np.prod(shape, dtype=np.int64))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from circuitcore.machine.files import write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 
 FILE = "resamples.json"
 WHOLE = ""  # stands for the layer in the row of all of them
@@ -23,7 +22,7 @@ def read(folder: Path, settings: Mapping[str, Any] | None = None) -> Rows:
     ``settings``: none either where they were made with others.
     """
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = read_sealed(folder / FILE)
         made = settings is None or found["settings"] == settings
         return dict(found["circuits"]) if made else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -33,7 +32,7 @@ def read(folder: Path, settings: Mapping[str, Any] | None = None) -> Rows:
 def settings(folder: Path) -> dict[str, Any]:
     """What kept rows were made with; empty where there are none."""
     try:
-        return dict(json.loads((folder / FILE).read_text(encoding="utf-8"))["settings"])
+        return dict(read_sealed(folder / FILE)["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -41,7 +40,7 @@ def settings(folder: Path) -> dict[str, Any]:
 def keep(folder: Path, settings: Mapping[str, Any], rows: Rows) -> None:
     """Write them, whole."""
     document = {"settings": settings, "circuits": rows}
-    write_atomically(folder / FILE, json.dumps(document, indent=1).encode())
+    write_atomically(folder / FILE, sealed(document))
 
 
 def ceilings(folder: Path) -> dict[tuple[str, str], float]:
