@@ -6,7 +6,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from circuitcore.runs.folder import (
     configuration,
     create_run,
     open_run,
+    refuse_other,
     remove_refused,
     unit_key,
 )
@@ -70,6 +71,8 @@ def sweep(
         with span("run", "sweep"):
             _recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
+            if others := run.other_versions():
+                progress.note(others)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
             inputs.tell(progress)
@@ -269,6 +272,16 @@ def worker(
         return _extract_all(run, inputs, options, on, mine, progress, given=given)
 
 
+def _refuse_new_curves(changes: Mapping[str, Any]) -> None:
+    allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
+    other = sorted(set(changes) - allowed - {"device", "gpu", "impl", "memory", "no_fallback"})
+    if other:
+        raise UsageError(
+            f"extract: --{other[0].replace('_', '-')} changes the curve itself: "
+            "sweep into a new folder instead"
+        )
+
+
 def extract(
     folder: Path,
     changes: dict[str, Any],
@@ -283,16 +296,11 @@ def extract(
     run again and masks are scored again; the result is a run folder of its own, ``out`` or
     ``<RUN>-<configuration>``.  Raises UsageError where a change needs a whole new sweep.
     """
-    allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
-    other = sorted(set(changes) - allowed - {"device", "gpu", "impl", "memory", "no_fallback"})
-    if other:
-        raise UsageError(
-            f"extract: --{other[0].replace('_', '-')} changes the curve itself: "
-            "sweep into a new folder instead"
-        )
+    _refuse_new_curves(changes)
     old = open_run(folder)
     options = old.options(**changes)
     inputs = read_inputs(options, given)
+    refuse_other(old, inputs, old.options(), str(folder))  # its curves are of no other inputs
     config = configuration(inputs, options)
     target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
     if target.resolve() == folder.resolve():

@@ -167,6 +167,9 @@ def as_number(value: Any) -> Any:
     return value
 
 
+MOST_UNITS = 10**6
+
+
 @dataclass(frozen=True)
 class Targets:
     """Targets as asked for: ``units`` of a layer, or ``files`` of directions over its channels."""
@@ -177,8 +180,10 @@ class Targets:
 
 
 def as_targets(value: Any) -> Any:
-    """One target or several, from text or a list."""
-    return (value,) if isinstance(value, str) else tuple(value)
+    """One target or several, from text or a list; what is neither stays."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, Sequence) else value
 
 
 def read_targets(texts: Sequence[str]) -> Targets | None:
@@ -216,6 +221,8 @@ def _numbers(which: str, text: str) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{text!r}: a unit's number, 0-9, 0,3,7, or a .npy or .safetensors")
         span = range(int(first), int(last if dash else first) + 1)
+        if span.stop - span.start > MOST_UNITS:  # `len` itself gives up on large ones
+            raise ValueError(f"{text!r}: {span.stop - span.start:,} units, more than any layer has")
         if not span:
             raise ValueError(f"{text!r}: from {last} to {first}, the smaller first")
         found += span
