@@ -7,6 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass
 from typing import Any, Literal, get_args
 
@@ -180,10 +181,8 @@ class Targets:
 
 
 def as_targets(value: Any) -> Any:
-    """One target or several, from text or a list; what is neither stays."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, Sequence) else value
+    """One target or several, from text or a list."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def read_targets(texts: Sequence[str]) -> Targets | None:
@@ -253,7 +252,8 @@ def converted(field: Field[Any], value: Any) -> Any:
 
     read, check = field.metadata["read"], field.metadata["check"]
     if read and value is not None:
-        value = read(value)
+        with suppress(TypeError, AttributeError):  # of no kind that it reads: refused below
+            value = read(value)
     try:
         value = _adapter(field).validate_python(value)
     except ValidationError as error:
