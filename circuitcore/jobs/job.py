@@ -20,6 +20,7 @@ from circuitcore.errors import CircuitcoreError, DeviceError, InputError, Partia
 from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, swept_circuit
 from circuitcore.inputs.categories import Category, select
+from circuitcore.inputs.decoding import refuse_unreadable
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
@@ -78,6 +79,7 @@ def sweep(
             inputs.tell(progress)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
+            _try_scoring_images(run, inputs, options, chosen)
             predict(run, inputs, options, on, chosen)
             if options.workers > 1:
                 spread(run, inputs, options, on, chosen, progress)
@@ -110,6 +112,16 @@ def _recover(folder: Path, progress: Progress) -> None:
     if is_run(folder):
         sweep_orphans(folder)
         set_aside_damaged(folder, progress.note)
+
+
+def _try_scoring_images(
+    run: RunFolder, inputs: Inputs, options: Options, chosen: Sequence[Category]
+) -> None:
+    """Decode those of what is not done: else one would be met when its category's turn comes."""
+    if inputs.pool is None and not options.max_bad:  # with it they have all been tried
+        units = {c.index for c in chosen if not run.path(c.index).exists()}
+        scoring = [image for image in inputs.split("scoring") if image.category in units]
+        refuse_unreadable(inputs.source, scoring, inputs.model.preprocessing)
 
 
 def predict(
