@@ -17,7 +17,7 @@ from circuitcore.engine.splits import Arrays, Split, taken_over
 from circuitcore.engine.unpruned import mean_inputs, unpruned
 from circuitcore.errors import InputError
 from circuitcore.inputs.categories import check_assignment
-from circuitcore.inputs.decoding import PIXELS, Decoding
+from circuitcore.inputs.decoding import PIXELS, Decoding, Unreadable, refuse_unreadable
 from circuitcore.inputs.pixels import to_input
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.device import Machine
@@ -87,9 +87,20 @@ def prepare(
     again then.
     Cost: one forward pass over extraction and held-out images, 1 byte a pixel and 4 bytes a
     boundary value of both on disk.  Raises InputError where images do not fit the network, the
-    assignment of folders to units is wrong, or accuracy is near chance, and DeviceError where one
-    image at a time is too much for the memory budget.
+    assignment of folders to units is wrong, accuracy is near chance, or images cannot be decoded,
+    all of which it lists, and DeviceError where one image at a time is too much for the memory
+    budget.
     """
+    try:
+        return _prepare(inputs, options, machine, progress, given)
+    except Unreadable:
+        refuse_unreadable(inputs.source, inputs.images, inputs.model.preprocessing)
+        raise
+
+
+def _prepare(
+    inputs: Inputs, options: Options, machine: Machine, progress: Progress, given: Arrays | None
+) -> Prepared:
     network = inputs.model.network.to(machine.device)
     check_criterion(network, options, progress.note)
     low = network

@@ -19,6 +19,11 @@ from circuitcore.machine.spans import span
 PIXELS = "pixels"  # name of the array of decoded images
 DECODE_AHEAD = 192  # images: three chunks of a forward pass
 MOST_THREADS = 8
+WAY_OUT = "--max-bad N leaves out up to N such images"
+
+
+class Unreadable(InputError):
+    """An image that cannot be decoded; there may be others."""
 
 
 class Decoding:
@@ -76,7 +81,7 @@ class Decoding:
         try:
             return self._source.pixels(self._images[row].path, self.preprocessing)
         except InputError as error:
-            raise InputError(f"{error}; --max-bad N leaves out up to N such images") from None
+            raise Unreadable(f"{error}; {WAY_OUT}") from None
 
     def _decode(self, row: int) -> None:
         with span("stage", "decode", row):
@@ -122,20 +127,12 @@ def unreadable_images(
     """
     bad: dict[str, str] = {}
     tried: set[str] = set()
-
-    def problem(name: str) -> str | None:
-        try:
-            source.pixels(name, preprocessing)
-        except InputError as error:
-            return str(error)
-        return None
-
     with decoders() as pool:
         while True:
             chosen = choose_files(source, folders, counts, {*bad, *left_out})
             new = [name for _, _, name in chosen if name not in tried]
             tried.update(new)
-            found = {f: said for f, said in zip(new, pool.map(problem, new), strict=True) if said}
+            found = _unreadable(source, new, preprocessing, pool)
             bad |= found
             if len(bad) > most:
                 listed = "\n".join(f"  {said}" for said in bad.values())
@@ -144,3 +141,34 @@ def unreadable_images(
                 )
             if not found:
                 return bad
+
+
+def refuse_unreadable(
+    source: Images, images: Sequence[ImageFile], preprocessing: Preprocessing
+) -> None:
+    """Raise InputError listing every image of these that cannot be decoded, if any is.
+
+    Cost: decodes them all.
+    """
+    with decoders() as pool:
+        bad = _unreadable(source, [image.path for image in images], preprocessing, pool)
+    if len(bad) == 1:
+        raise InputError(f"{next(iter(bad.values()))}; {WAY_OUT}")
+    if bad:
+        listed = "\n".join(f"  {said}" for said in bad.values())
+        raise InputError(f"{len(bad)} unreadable images; {WAY_OUT}:\n{listed}")
+
+
+def _unreadable(
+    source: Images, names: Sequence[str], preprocessing: Preprocessing, pool: ThreadPoolExecutor
+) -> dict[str, str]:
+    """What is wrong with those of the images that cannot be decoded."""
+
+    def problem(name: str) -> str | None:
+        try:
+            source.pixels(name, preprocessing)
+        except InputError as error:
+            return str(error)
+        return None
+
+    return {n: said for n, said in zip(names, pool.map(problem, names), strict=True) if said}

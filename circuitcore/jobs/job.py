@@ -6,7 +6,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, swept_circuit
 from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.categories import Category, select
+from circuitcore.inputs.decoding import refuse_unreadable
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.workers import end_with_parent, spread
@@ -38,6 +39,7 @@ from circuitcore.runs.folder import (
     configuration,
     create_run,
     open_run,
+    refuse_other,
     remove_refused,
     unit_key,
 )
@@ -71,11 +73,14 @@ def sweep(
         with span("run", "sweep"):
             recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
+            if others := run.other_versions():
+                progress.note(others)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
                 progress.note(f"folders matched to output units {inputs.mapping.rule}")
             inputs.tell(progress)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
+            _try_scoring_images(run, inputs, options, chosen)
             predict(run, inputs, options, on, chosen)
             if options.workers > 1:
                 spread(run, inputs, options, on, chosen, progress)
@@ -113,6 +118,16 @@ def recover(folder: Path, progress: Progress) -> None:
     if is_run(folder):
         sweep_orphans(folder)
         set_aside_damaged(folder, progress.note)
+
+
+def _try_scoring_images(
+    run: RunFolder, inputs: Inputs, options: Options, chosen: Sequence[Category]
+) -> None:
+    """Decode those of what is not done: else one would be met when its category's turn comes."""
+    if inputs.pool is None and not options.max_bad:  # with it they have all been tried
+        units = {c.index for c in chosen if not run.path(c.index).exists()}
+        scoring = [image for image in inputs.split("scoring") if image.category in units]
+        refuse_unreadable(inputs.source, scoring, inputs.model.preprocessing)
 
 
 def predict(
@@ -275,6 +290,16 @@ def worker(
         return _extract_all(run, inputs, options, on, mine, progress, given=given)
 
 
+def _refuse_new_curves(changes: Mapping[str, Any]) -> None:
+    allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
+    other = sorted(set(changes) - allowed - {"device", "gpu", "impl", "memory", "no_fallback"})
+    if other:
+        raise UsageError(
+            f"extract: --{other[0].replace('_', '-')} changes the curve itself: "
+            "sweep into a new folder instead"
+        )
+
+
 def extract(
     folder: Path,
     changes: dict[str, Any],
@@ -289,16 +314,11 @@ def extract(
     run again and masks are scored again; the result is a run folder of its own, ``out`` or
     ``<RUN>-<configuration>``.  Raises UsageError where a change needs a whole new sweep.
     """
-    allowed = {"stop", "threshold", "fc_threshold", "conv_threshold", "reference"}
-    other = sorted(set(changes) - allowed - {"device", "gpu", "impl", "memory", "no_fallback"})
-    if other:
-        raise UsageError(
-            f"extract: --{other[0].replace('_', '-')} changes the curve itself: "
-            "sweep into a new folder instead"
-        )
+    _refuse_new_curves(changes)
     old = open_run(folder)
     options = old.options(**changes)
     inputs = read_inputs(options, given)
+    refuse_other(old, inputs, old.options(), str(folder))  # its curves are of no other inputs
     config = configuration(inputs, options)
     target = out or folder.with_name(f"{folder.name}-{unit_key(config, -1)[:8]}")
     if target.resolve() == folder.resolve():

@@ -7,6 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass
 from typing import Any, Literal, get_args
 
@@ -167,6 +168,9 @@ def as_number(value: Any) -> Any:
     return value
 
 
+MOST_UNITS = 10**6
+
+
 @dataclass(frozen=True)
 class Targets:
     """Targets as asked for: ``units`` of a layer, or ``files`` of directions over its channels."""
@@ -216,6 +220,8 @@ def _numbers(which: str, text: str) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{text!r}: a unit's number, 0-9, 0,3,7, or a .npy or .safetensors")
         span = range(int(first), int(last if dash else first) + 1)
+        if span.stop - span.start > MOST_UNITS:  # `len` itself gives up on large ones
+            raise ValueError(f"{text!r}: {span.stop - span.start:,} units, more than any layer has")
         if not span:
             raise ValueError(f"{text!r}: from {last} to {first}, the smaller first")
         found += span
@@ -246,7 +252,8 @@ def converted(field: Field[Any], value: Any) -> Any:
 
     read, check = field.metadata["read"], field.metadata["check"]
     if read and value is not None:
-        value = read(value)
+        with suppress(TypeError, AttributeError):  # of no kind that it reads: refused below
+            value = read(value)
     try:
         value = _adapter(field).validate_python(value)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from circuitcore.network.graph import Network
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.means import means_in, moved
+from circuitcore.runs.means import means_in
 
 
 def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[Path, Path]:
@@ -43,15 +43,13 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         )
     network, last = model.network, run.manifest["model"]["last"]
     state, means = state_dict(network), means_in(run.folder, run.manifest)
-    masks = {}
-    for layer, kept in stored.kept.items():
-        mask = _whole(network, layer, unit, kept)
+    whole = {layer: _whole(network, layer, unit, kept) for layer, kept in stored.kept.items()}
+    masks = {f"{layer}.weight": as_module(network, layer, mask) for layer, mask in whole.items()}
+    for layer, mask in whole.items():
         pruned = torch.where(mask > 0, network.weights[layer], 0.0)
-        masks[f"{layer}.weight"] = as_module(network, layer, mask)
         state[f"{layer}.weight"] = as_module(network, layer, pruned)
         if layer in means:
-            gone = moved(network.weights[layer], mask == 0, means[layer])
-            _add_moved(network, state, layer, gone)
+            _add_moved(network, state, layer, mask == 0, means[layer])
     header = {
         "circuitcore": "export/1",
         "category": stored.record.category,

@@ -145,6 +145,18 @@ class RunFolder:
         """The options the run was made with, some of them changed.  Raises OptionsError."""
         return options_of({**self.manifest["options"], "out": str(self.folder), **changes})
 
+    def other_versions(self) -> str | None:
+        """That other versions of what numbers may depend on made it, where that is so."""
+        made, now = self.manifest.get("versions", {}), versions()
+        other = [k for k in ("circuitcore", "torch") if k in made and made[k] != now[k]]
+        if not other:
+            return None
+        listed = ", ".join(f"{name} {made[name]}, now {now[name]}" for name in other)
+        return (
+            f"{self.folder}: begun with {listed}; its circuits are kept, numbers being made alike "
+            f"(numerics {NUMERICS})"
+        )
+
     def contents(self) -> str:
         """Which unit files are there, with what in them: what a derived table is of."""
         told = [f"{unit} {read_unit_header(path).sha256}" for unit, path in self.units().items()]
@@ -189,30 +201,35 @@ def create_run(folder: Path, inputs: Inputs, options: Options, device: torch.dev
 
     Raises InputError naming the differing keys where the folder holds another configuration.
     """
-    config = configuration(inputs, options)
     if (folder / MANIFEST).exists():
         run = open_run(folder)
-        old = run.manifest["configuration"]
-        config = {k: v for k, v in config.items() if k != PROBE or k in old}  # older runs have none
-        differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
-        if differing:
-            shown = "\n".join(
-                f"  {k}: {_short(there)} there, {_short(now)} now{where}"
-                for k, there, now, where in _as_given(
-                    [(k, old.get(k), config.get(k)) for k in differing]
-                )
-            )
-            raise InputError(
-                f"--out {folder}: holds a run of another configuration:\n{shown}\n"
-                "Give another --out, or the same options"
-            )
+        refuse_other(run, inputs, options, f"--out {folder}")
     else:
+        config = configuration(inputs, options)
         run = RunFolder(folder, _manifest(inputs, options, device, config))
         _refuse_strangers(run)
         write_atomically(folder / MANIFEST, sealed(run.manifest))
     if not (folder / IMAGES).exists():
         write_images(folder / IMAGES, inputs)
     return run
+
+
+def refuse_other(run: RunFolder, inputs: Inputs, options: Options, where: str) -> None:
+    """Raise InputError naming the differing keys where a run was made with other than these."""
+    config, old = configuration(inputs, options), run.manifest["configuration"]
+    config = {k: v for k, v in config.items() if k != PROBE or k in old}  # older runs have none
+    differing = [k for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
+    if not differing:
+        return
+    given = [(k, old.get(k), config.get(k)) for k in differing]
+    shown = "\n".join(
+        f"  {k}: {_short(there)} there, {_short(now)} now{where}"
+        for k, there, now, where in _as_given(given)
+    )
+    raise InputError(
+        f"{where}: holds a run of another configuration:\n{shown}\n"
+        "Give another --out, or the same options"
+    )
 
 
 def _refuse_strangers(run: RunFolder) -> None:
@@ -258,13 +275,18 @@ def _manifest(
         "device": str(device),
         "kernels": verdicts.states(device),
         "shared_fpe": inputs.shared_fpe,
-        "versions": {
-            "circuitcore": circuitcore.__version__,
-            "numerics": NUMERICS,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what makes the numbers here."""
+    return {
+        "circuitcore": circuitcore.__version__,
+        "numerics": NUMERICS,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
     }
 
 

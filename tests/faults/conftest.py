@@ -12,11 +12,6 @@ from PIL import Image
 
 import circuitcore
 
-OPTIONS = {
-    "scoring_images": 2, "extraction_images": 4, "heldout_images": 4, "device": "cpu",
-    "fc_levels": "0,0.4,0.8", "conv_levels": "0,0.3,0.7", "threshold": 0.5, "impl": "torch",
-}  # fmt: skip
-
 
 @pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory):
@@ -40,7 +35,7 @@ def tiny(tiny_images, tmp_path_factory):
 
     def sweep(out, categories=("left", "middle"), **options):
         return circuitcore.sweep(
-            model, tiny_images, categories=categories, out=out, **OPTIONS | options
+            model, tiny_images, categories=categories, out=out, **sweep_tiny.OPTIONS | options
         )
 
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -78,12 +73,12 @@ def same(tiny):
 
 @pytest.fixture(scope="session")
 def answers():
-    """``answers(run)``: what is read of a run but for the time it took and the plan it had."""
+    """``answers(run)``: what is read of a run but for where it is and what it cost."""
 
     def read(run):
         document = json.loads(run.document.to_json())
-        for name in ("plan", "cost", "versions"):
-            document["run"].pop(name, None)
+        document["run"] = run.manifest
+        document["images"] = list(run.images())
         for each in document["categories"]:
             del each["cost"]
         return document

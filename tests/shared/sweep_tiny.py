@@ -27,6 +27,11 @@ from circuitcore.network.trace import trace
 CATEGORIES = ("left", "middle", "right")
 SPLITS = (2, 4, 4)  # scoring, extraction and held-out images a category
 
+OPTIONS = {  # of the smallest sweep, in plain torch
+    "scoring_images": 2, "extraction_images": 4, "heldout_images": 4, "device": "cpu",
+    "fc_levels": "0,0.4,0.8", "conv_levels": "0,0.3,0.7", "threshold": 0.5, "impl": "torch",
+}  # fmt: skip
+
 
 def tiny_model(root: Path) -> Model:
     """Two convolutions and two Linear layers; the last is fitted to the images, the rest random."""
