@@ -97,11 +97,13 @@ def _add_bias(state: dict[str, torch.Tensor], last: str, unit: int, bias: float)
 
 
 def _add_moved(
-    network: Network, state: dict[str, torch.Tensor], layer: str, moved: torch.Tensor
-) -> None:
+    network: Network, state: dict[str, torch.Tensor], layer: str, pruned: torch.Tensor,
+    inputs: torch.Tensor,
+) -> None:  # fmt: skip
     """Add what a layer's pruned weights carry to its bias, or take it off the norm behind it."""
+    gone = moved(network.weights[layer], pruned, inputs)
     if f"{layer}.bias" in state:
-        state[f"{layer}.bias"] += moved
+        state[f"{layer}.bias"] += gone
         return
     readers = [step for step in network.steps if layer in step.inputs]
     mean = f"{readers[0].name}.running_mean" if readers else ""
@@ -110,7 +112,7 @@ def _add_moved(
             f"layer {layer!r} has no bias, and no batch norm alone behind it: what its pruned "
             "weights carry on average has no place; `Circuit.apply` gives it one"
         )
-    state[mean] -= moved
+    state[mean] -= gone
 
 
 def state_dict(network: Network) -> dict[str, torch.Tensor]:
