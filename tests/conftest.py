@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -52,6 +53,13 @@ def small(tmp_path_factory):
     arguments = ["sweep", "Trouser", "Bag", *levels]
     document = json.loads(call(*arguments, "--out", folder, "--format", "json").stdout)
     return SimpleNamespace(arguments=arguments, levels=levels, document=document, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def own_small(small, tmp_path_factory):
+    """A copy of `small` for a module whose tests leave something in the folder."""
+    folder = shutil.copytree(small.folder, tmp_path_factory.mktemp("own") / "run")
+    return SimpleNamespace(**{**vars(small), "folder": folder})
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from circuitcore.network.graph import Network
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.means import means_in
+from circuitcore.runs.means import means_in, moved
 
 
 def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[Path, Path]:

@@ -21,6 +21,12 @@ NEAR = 2e-4  # parts of the weights that rounding may move
 
 
 @pytest.fixture(scope="module")
+def small(own_small):
+    """Its own copy: what is kept in the folder is seen by no other test."""
+    return own_small
+
+
+@pytest.fixture(scope="module")
 def drawn(small):
     return cc.open_run(small.folder).stability(
         categories="Bag", resamples=DRAWS, pool=8, certify=None
