@@ -9,12 +9,6 @@ import pytest
 from command import call, masks
 
 
-@pytest.fixture(scope="module")
-def small(own_small):
-    """Its own copy: what is kept in the folder is seen by no other test."""
-    return own_small
-
-
 def test_rerun_computes_nothing(small) -> None:
     document, folder = small.document, small.folder
     before = {p: p.stat().st_mtime_ns for p in folder.glob("units/*/*")}
