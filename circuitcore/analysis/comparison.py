@@ -28,7 +28,7 @@ from circuitcore.errors import UsageError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.options import changing
 from circuitcore.records import Category, Found, Record, Target
-from circuitcore.runs.circuitfile import mapped_mask, read_shapes
+from circuitcore.runs.circuitfile import read_shapes, stored_mask
 from circuitcore.runs.folder import RunFolder
 
 CALL = frozenset(changing("call")) | {"out", "format", "quiet"}
@@ -213,7 +213,7 @@ def _shared(name: str, left: _Side, right: _Side) -> list[Shared]:
     parts = {}
     for layer, shape in shapes.items():
         if others.get(layer) == shape:
-            masks = [mapped_mask(path, layer) for path in paths]
+            masks = [stored_mask(path, layer) for path in paths]
             both, kept = (t.numpy() for t in overlap_counts_mapped(masks))
             parts[layer] = LayerOverlap(both, kept, int(np.prod(shape, dtype=np.int64)), False)
     groups = {layer: {layer: part} for layer, part in parts.items()}

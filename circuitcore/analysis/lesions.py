@@ -40,7 +40,7 @@ from circuitcore.network.forward import Override, Tally, forward, rows_of
 from circuitcore.network.graph import Network
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy
-from circuitcore.runs.circuitfile import mapped_mask, read_circuit, read_shapes
+from circuitcore.runs.circuitfile import read_circuit, read_shapes, stored_mask
 from circuitcore.runs.folder import RunFolder, open_run
 from circuitcore.scoring.seeds import unit_seed
 
@@ -189,7 +189,7 @@ def use_counts(paths: Sequence[Path]) -> dict[str, np.ndarray]:
         count = int(np.prod(shape, dtype=np.int64))
         uses = np.zeros(count, kind)
         for path in paths:
-            np.add(uses, np.unpackbits(mapped_mask(path, name), count=count), out=uses)
+            np.add(uses, np.unpackbits(stored_mask(path, name)[:], count=count), out=uses)
         found[name] = uses
     return found
 

@@ -20,7 +20,7 @@ import torch
 from circuitcore.errors import InputError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.records import Found, Overlap
-from circuitcore.runs.circuitfile import checked_key, mapped_mask, read_shapes
+from circuitcore.runs.circuitfile import checked_key, read_shapes, stored_mask
 from circuitcore.runs.folder import AGAIN, RunFolder
 from circuitcore.runs.tables import OF, read_table, write_table
 
@@ -76,7 +76,7 @@ def layer_overlaps(
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     layers = {}
     for name, shape in shapes.items():
-        masks = [mapped_mask(path, name) for path in files]
+        masks = [stored_mask(path, name) for path in files]
         intersection, kept = (
             t.numpy() for t in overlap_counts_mapped(masks, device=device, impl=impl)
         )

@@ -199,8 +199,29 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
     return read_unit_header(path).shapes
 
 
-def mapped_mask(path: Path, layer: str) -> np.ndarray:
-    """One layer's bit-packed mask as a memory map of the unit file: nothing is read until used.
+@dataclass(frozen=True)
+class StoredMask:
+    """One layer's bit-packed mask in its unit file: a slice of it is read when it is asked for.
+
+    A memory map would do but for its pages: those of a thousand masks count as this process's own.
+    """
+
+    path: Path
+    offset: int
+    length: int
+    dtype = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(self.length)
+        count = max(stop - start, 0)
+        return np.fromfile(self.path, np.uint8, count, offset=self.offset + start)
+
+
+def stored_mask(path: Path, layer: str) -> StoredMask:
+    """One layer's bit-packed mask where it lies: nothing is read until used.
 
     Its content is not checked (`checked_key` does).  Raises InputError where the file is too short
     for what its header says.
@@ -212,7 +233,7 @@ def mapped_mask(path: Path, layer: str) -> np.ndarray:
         begin, end = header[f"mask.{layer}"]["data_offsets"]
         if not 0 <= begin < end <= path.stat().st_size - start:
             raise InputError(f"{path}: damaged: too short for the mask of {layer!r}")
-        return np.memmap(path, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+        return StoredMask(path, start + begin, end - begin)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
 

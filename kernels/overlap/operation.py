@@ -13,6 +13,7 @@ once.  `circuitcore.kernels.overlap.cpu` holds the CPU loop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,14 +43,24 @@ def overlap_counts(packed: torch.Tensor, impl: str = "auto") -> tuple[torch.Tens
     return intersection, intersection.diagonal().clone()
 
 
+class Row(Protocol):
+    """A bit-packed mask that need not be in memory: slices of it are read."""
+
+    dtype: Any
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
 def overlap_counts_mapped(
-    masks: Sequence[np.ndarray],
+    masks: Sequence[Row] | Sequence[np.ndarray] | np.ndarray,
     *,
     memory: int = 1 << 28,
     device: str = "cpu",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`overlap_counts` of masks left where they are: a mapped [K, B] array, or K mapped files.
+    """`overlap_counts` of masks left where they are: a mapped [K, B] array, or K files.
 
     ``masks``: K equally long uint8 vectors.  They are read once, a block of columns at a time,
     so that at most ``memory`` bytes of them are held (and sent to ``device``).  Blocks of rows
@@ -64,10 +75,14 @@ def overlap_counts_mapped(
     return total, total.diagonal().clone()
 
 
-def _column_blocks(masks: Sequence[np.ndarray], memory: int) -> Iterator[np.ndarray]:
+def _column_blocks(masks: Sequence[Any] | np.ndarray, memory: int) -> Iterator[np.ndarray]:
     width = max(memory // max(len(masks), 1) // 64 * 64, 64)
-    for start in range(0, len(masks[0]) if len(masks) else 0, width):
-        yield np.stack([row[start : start + width] for row in masks])
+    length = len(masks[0]) if len(masks) else 0
+    for start in range(0, length, width):
+        block = np.empty((len(masks), min(width, length - start)), np.uint8)
+        for row, mask in zip(block, masks, strict=True):
+            row[:] = mask[start : start + width]
+        yield block
 
 
 @torch.library.custom_op("circuitcore::overlap", mutates_args=())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from circuitcore.errors import InputError
 from circuitcore.machine.files import sealed, sweep_orphans, unsealed
 from circuitcore.progress import Silent
-from circuitcore.runs.circuitfile import checked_key, mapped_mask, read_circuit, read_record
+from circuitcore.runs.circuitfile import checked_key, read_circuit, read_record, stored_mask
 from circuitcore.runs.intact import damage, damaged, files_of, set_aside_damaged
 
 
@@ -225,7 +225,7 @@ def test_a_unit_one_byte_short_stops_what_maps_it(tiny, copy):
         tiny.open(copy).overlap()
     with pytest.raises(InputError):
         for layer in read_circuit(next(tiny.folder.glob(f"units/*/{path.name}"))).kept:
-            mapped_mask(path, layer)
+            stored_mask(path, layer)
 
 
 JSON = st.recursive(

@@ -24,7 +24,7 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.progress import Progress
-from circuitcore.runs.circuitfile import mapped_mask, read_shapes
+from circuitcore.runs.circuitfile import read_shapes, stored_mask
 from circuitcore.runs.folder import RunFolder, open_run
 
 FILE = "structure.json"
@@ -201,7 +201,7 @@ def _units(run: RunFolder, files: Sequence[Path]) -> list[UnitsRow]:
             continue
         used = np.empty((len(files), shape[0]), bool)
         for place, file in enumerate(files):
-            bits = np.unpackbits(mapped_mask(file, layer), count=int(np.prod(shape)))
+            bits = np.unpackbits(stored_mask(file, layer)[:], count=int(np.prod(shape)))
             used[place] = bits.reshape(shape[0], -1).any(1)
         rows.append(units_row(layer, used))
     return rows
