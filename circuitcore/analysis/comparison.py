@@ -26,7 +26,7 @@ from circuitcore.analysis.resampling.kept import WHOLE, ceilings
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.errors import UsageError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
-from circuitcore.options import changing
+from circuitcore.options import FIELDS, LATER, OF_CRITERION, changing
 from circuitcore.records import Category, Found, Record, Target
 from circuitcore.runs.circuitfile import read_shapes, stored_mask
 from circuitcore.runs.folder import RunFolder
@@ -194,6 +194,9 @@ def _differing(a: RunFolder, b: RunFolder) -> list[Differing]:
     own, other = (run.options().as_json(exclude=CALL) for run in (a, b))
     for run, options in ((a, own), (b, other)):
         options |= {key: run.manifest["configuration"].get(key) for key in CONFIGURED}
+    # a manifest leaves an option that came later out where it is at its default
+    unsaid = {n: FIELDS[n].default for n in LATER - {*OF_CRITERION} if n in {**own, **other}}
+    own, other = {**unsaid, **own}, {**unsaid, **other}
     return [
         Differing(name=name, a=own.get(name), b=other.get(name))
         for name in dict.fromkeys([*own, *other])

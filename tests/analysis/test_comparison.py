@@ -17,6 +17,7 @@ from circuitcore.analysis.area import Curve
 from circuitcore.analysis.comparison import OTHER_WEIGHTS
 from circuitcore.bundled import IMAGES
 from circuitcore.bundled.network import load_bundled
+from circuitcore.machine.files import read_sealed, sealed
 from circuitcore.report.side_by_side import band
 from circuitcore.runs.circuitfile import read_circuit, write_circuit
 from circuitcore.runs.folder import open_run
@@ -68,6 +69,15 @@ def rewritten(folder, out, change):
 def inverted(small, tmp_path_factory):
     """`small` with one layer's masks turned over: denser there, as dense elsewhere."""
     return rewritten(small.folder, tmp_path_factory.mktemp("inverted") / "run", lambda m: ~m)
+
+
+def test_an_option_that_a_manifest_leaves_out_is_at_its_default(small, tmp_path):
+    folder = shutil.copytree(small.folder, tmp_path / "run")
+    manifest = read_sealed(folder / "manifest.json")
+    manifest["options"]["ablate"] = "mean"
+    (folder / "manifest.json").write_bytes(sealed(manifest))
+    found = cc.compare(small.folder, folder)
+    assert {each.name: (each.a, each.b) for each in found.differing} == {"ablate": ("zero", "mean")}
 
 
 def test_a_run_beside_itself(small):
