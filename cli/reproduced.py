@@ -106,6 +106,7 @@ def _text(found: Reproduction) -> str:
         "circuit (faithful), the peak. dist.: mean relative difference to "
         f"{_compared(found)} figures above; near: how often nearest where categories are drawn "
         "again",
+        *([f"of all readings: {_beside(found)}"] if found.beside else []),
         f"{found.fpe:.1f} FPE a category"
         + ("" if found.fpe_alone is None else f"; one by one {found.fpe_alone:.1f}"),
     )
@@ -115,6 +116,11 @@ def _text(found: Reproduction) -> str:
     if preset.undefined:
         text += f"NA by the preset: {sum(preset.undefined.values())} categories\n"
     return text
+
+
+def _beside(found: Reproduction) -> str:
+    """What all readings have that is not the preset's."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.beside.items())
 
 
 def _compared(found: Reproduction) -> str:

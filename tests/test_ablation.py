@@ -196,9 +196,7 @@ def test_means_that_a_finished_run_has_lost_are_missed_and_made_again(run, tmp_p
     assert "missing" in call("verify", folder, "--sample", 0, code=3).stdout
     call("verify", folder, "--repair", "--quiet")
     assert made_again()
-    file.write_bytes(
-        file.read_bytes()[:-1]
-    )  # is set aside by the sweep, which has no category left to do
+    file.write_bytes(file.read_bytes()[:-1])  # set aside by a sweep with no category left to do
     levels = ",".join(map(str, GRID))
     call("sweep", *UNITS, "--levels", levels, "--ablate", "mean", "--out", folder, "--quiet")
     assert made_again()
