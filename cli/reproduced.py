@@ -85,7 +85,7 @@ def _text(found: Reproduction) -> str:
         chosen = [*chosen[:-1], found.preset]
     vss = found.which == "vss"
     for cell in chosen:
-        near = "NA" if cell.distance is None else f"{cell.nearest:.0%}"
+        near = "NA" if cell.nearest is None else f"{cell.nearest:.0%}"
         own = (
             [_in_percent(v) for v in (cell.kept_median, cell.peak, cell.peak_kept)]
             if vss

@@ -310,6 +310,14 @@ def test_the_nearest_in_every_draw_is_known() -> None:
     assert [cell.nearest for cell in cells] == [0.0, 1.0, 1.0]
 
 
+def test_of_one_category_nothing_is_nearest_in_no_draw() -> None:
+    """There is nothing to draw again: it is not known, and not 0 %."""
+    figures = [Figure("pruned", "", 0.5), Figure("ratio", "", 0.9)]
+    cell, apart = summarised({}, True, made_up([0.6], [0.5], [0.7]), 1, None, figures, 0)
+    assert cell.distance is not None
+    assert [each.nearest for each in with_nearest([cell], [apart])] == [None]
+
+
 def test_undefined_categories_are_counted_and_left_out() -> None:
     rows = made_up([0.4, 0.6], [0.5, 0.5], [1.0, 1.0])
     none = rows[0].model_copy(update={"heldout": None, "levels": (), "pruned": None,
