@@ -345,5 +345,6 @@ def extract(
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)
+        means_kept(run, inputs, options, on, progress)
         finish(run)
         return run
