@@ -85,7 +85,7 @@ def _text(found: Reproduction) -> str:
         chosen = [*chosen[:-1], found.preset]
     vss = found.which == "vss"
     for cell in chosen:
-        near = "NA" if cell.distance is None else f"{cell.nearest:.0%}"
+        near = "NA" if cell.nearest is None else f"{cell.nearest:.0%}"
         own = (
             [_in_percent(v) for v in (cell.kept_median, cell.peak, cell.peak_kept)]
             if vss
@@ -106,6 +106,7 @@ def _text(found: Reproduction) -> str:
         "circuit (faithful), the peak. dist.: mean relative difference to "
         f"{_compared(found)} figures above; near: how often nearest where categories are drawn "
         "again",
+        *([f"of all readings: {_beside(found)}"] if found.beside else []),
         f"{found.fpe:.1f} FPE a category"
         + ("" if found.fpe_alone is None else f"; one by one {found.fpe_alone:.1f}"),
     )
@@ -115,6 +116,11 @@ def _text(found: Reproduction) -> str:
     if preset.undefined:
         text += f"NA by the preset: {sum(preset.undefined.values())} categories\n"
     return text
+
+
+def _beside(found: Reproduction) -> str:
+    """What all readings have that is not the preset's."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.beside.items())
 
 
 def _compared(found: Reproduction) -> str:

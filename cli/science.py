@@ -49,7 +49,7 @@ def stability(
 
     run, *names = wanted or [""]
     if run and (Path(run) / "manifest.json").exists():
-        _resampled(Path(run), names, given, resamples or 100, pool, certify)
+        _resampled(Path(run), names, given, 100 if resamples is None else resamples, pool, certify)
         return
     if resamples is not None or certify is not None:
         raise circuitcore.UsageError(

@@ -169,6 +169,7 @@ def test_damaged_or_missing_means_are_said_to_be_so(run, tmp_path):
     shutil.copytree(run.folder, folder)
     opened = circuitcore.open_run(folder)
     assert opened.verify() == []
+    assert opened.evaluate()  # the random masks' biases are known, whichever test came before
     file = folder / MEANS
     whole = file.read_bytes()
     file.write_bytes(whole[:-3] + bytes(3))
@@ -181,6 +182,32 @@ def test_damaged_or_missing_means_are_said_to_be_so(run, tmp_path):
     assert opened.evaluate()  # of its own images: made again
     made, kept = load_file(file), load_file(run.folder / MEANS)
     assert all(torch.equal(made[name], mean) for name, mean in kept.items())
+
+
+def test_means_that_a_finished_run_has_lost_are_missed_and_made_again(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    file, wanted = folder / MEANS, load_file(run.folder / MEANS)
+
+    def made_again():
+        made = load_file(file)
+        return all(torch.equal(made[name], mean) for name, mean in wanted.items())
+
+    file.unlink()
+    assert "missing" in call("verify", folder, "--sample", 0, code=3).stdout
+    call("verify", folder, "--repair", "--quiet")
+    assert made_again()
+    file.write_bytes(file.read_bytes()[:-1])  # set aside by a sweep with no category left to do
+    levels = ",".join(map(str, GRID))
+    call("sweep", *UNITS, "--levels", levels, "--ablate", "mean", "--out", folder, "--quiet")
+    assert made_again()
+    assert call("verify", folder, "--sample", 0).stdout == "intact: 2 circuits\n"
+    call("export", folder, "Bag", "--out", tmp_path / "bag.safetensors")
+    file = tmp_path / "other" / MEANS
+    for _ in range(2):  # steps of a run do too
+        call("extract", folder, "Bag", "--threshold", 0.5, "--out", file.parent, "--quiet")
+        assert made_again()
+        file.unlink()
 
 
 def test_who_goes_on_with_a_run_takes_the_means_that_are_there(run, tmp_path, monkeypatch):

@@ -209,9 +209,12 @@ def reproduce(
 
     if which not in OPEN:
         raise UsageError(f"reproduce {which!r}: one of {', '.join(OPEN)}")
-    varied = sorted({"preset", *AXES} & {name for name, v in options.items() if v is not None})
+    known = {"preset", "fc_threshold", "conv_threshold", *AXES}
+    varied = sorted(known & {name for name, v in options.items() if v is not None})
     if varied:
         raise UsageError(f"reproduce: {varied[0]} is what the readings of {which} vary")
+    if (options.get("workers") or 1) != 1:
+        raise UsageError("reproduce: workers: it is one process")
     # readings share what is run in float32 alone: one of the two precisions, not both
     given_dtype = options.get("dtype") or "auto"
     options["dtype"] = "float32" if given_dtype == "auto" else given_dtype

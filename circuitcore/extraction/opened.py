@@ -34,3 +34,11 @@ def prepared_in(
         return prepared
     means = means_of(inputs.model.network, read_means(run.folder))
     return prepare(inputs.averaging(means), options, machine, progress, given)
+
+
+def means_kept(
+    run: RunFolder, inputs: Inputs, options: Options, machine: Machine, progress: Progress
+) -> None:
+    """Find means again that a run with nothing else left to do has lost: circuits stand on them."""
+    if inputs.averaged and not (run.folder / MEANS).exists():
+        prepared_in(run, inputs, options, machine, progress)

@@ -19,7 +19,7 @@ from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
 from circuitcore.extraction.agreement import extract_target
 from circuitcore.extraction.circuit import Extracted, swept_circuit
-from circuitcore.extraction.opened import prepared_in
+from circuitcore.extraction.opened import means_kept, prepared_in
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.decoding import refuse_unreadable
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
@@ -88,6 +88,7 @@ def sweep(
                 _extract_all(run, inputs, options, on, chosen, progress)
                 if on.device.type == "cuda":  # the caller's program may go on and want the memory
                     empty_caches()
+            means_kept(run, inputs, options, on, progress)
             finish(run)
             return run
     except (UsageError, InputError):
@@ -344,5 +345,6 @@ def extract(
     run = create_run(target, inputs, options, on.device)
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)
+        means_kept(run, inputs, options, on, progress)
         finish(run)
         return run

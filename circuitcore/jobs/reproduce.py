@@ -19,7 +19,7 @@ from circuitcore.engine.executors import Executor
 from circuitcore.engine.prepare import Prepared
 from circuitcore.errors import UsageError
 from circuitcore.extraction.circuit import extract_circuit, once
-from circuitcore.extraction.opened import prepared_in
+from circuitcore.extraction.opened import means_kept, prepared_in
 from circuitcore.extraction.readings import read_family
 from circuitcore.extraction.stage import Scored, scored, stage_executor
 from circuitcore.inputs.categories import Category, select
@@ -59,6 +59,7 @@ def reproduce(
         _say(families, inputs, chosen, folder, progress)
         for work in _missing(run, families, inputs, options, on, chosen, progress):
             work.do(run, families)
+        means_kept(run, inputs, options, on, progress)
         finish(run)
     except OSError as error:
         raise disk_failed(folder, error) from error

@@ -21,6 +21,7 @@ from circuitcore.engine.prepare import Prepared
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError
 from circuitcore.extraction.agreement import agreement_on
 from circuitcore.extraction.judging import judges
+from circuitcore.extraction.opened import means_kept
 from circuitcore.inputs.read import InHand
 from circuitcore.jobs.job import finish
 from circuitcore.machine.device import machine
@@ -29,6 +30,7 @@ from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.folder import AGAIN, MANIFEST, RunFolder, canonical, create_run
 from circuitcore.runs.intact import damaged, set_aside
+from circuitcore.runs.means import MEANS, means_lost
 from circuitcore.runs.tables import CURVES, IMAGES, OF, curves_table, read_table
 
 SAMPLE = 1  # circuits whose accuracy is computed again
@@ -55,6 +57,8 @@ def verify(
         if path not in known and path not in broken:
             problems.append(f"{path}: belongs to no category of this run")
     problems += _images_problems(run, broken)
+    if units and means_lost(run.folder, run.manifest):
+        problems.append(f"{run.folder / MEANS}: missing; {AGAIN}")
     if not problems:
         records = run.records()
         problems += _derived_problems(run, records)
@@ -66,16 +70,19 @@ def verify(
 def repair(run: RunFolder, progress: Progress, given: InHand | None = None) -> list[str]:
     """Set aside what is damaged, make anew what is derived; what is left to do, a line each.
 
-    The image list is made anew where the run's model and images can be had.
+    The image list, and the means that pruned weights carry, are made anew where the run's model and
+    images can be had.
     """
     for path, why in damaged(run.folder).items():
         set_aside(run.folder, path, why, progress.note)
     left = []
-    if not (run.folder / IMAGES).exists():
+    lost = [run.folder / MEANS] if means_lost(run.folder, run.manifest) else []
+    lost += [path for path in (run.folder / IMAGES,) if not path.exists()]
+    if lost:
         try:
             inputs_again(run, progress, given)
         except (CircuitcoreError, OSError) as error:
-            left.append(f"{run.folder / IMAGES}: not made anew: {_line(error)}; {AGAIN}")
+            left += [f"{path}: not made anew: {_line(error)}; {AGAIN}" for path in lost]
     finish(run)
     missing = len(run.manifest["categories"]) - len(run.units())
     if missing:
@@ -84,13 +91,15 @@ def repair(run: RunFolder, progress: Progress, given: InHand | None = None) -> l
 
 
 def inputs_again(run: RunFolder, progress: Progress, given: InHand | None) -> None:
-    """Read the run's inputs anew, hold them against its manifest, and list its images."""
+    """Read the run's inputs anew, hold them against its manifest, and keep what is of them."""
     from circuitcore.inputs.read import read_inputs
 
     options = run.options()
     inputs = read_inputs(options, given)
     inputs.tell(progress)
-    create_run(run.folder, inputs, options, machine(options).device)
+    on = machine(options)
+    create_run(run.folder, inputs, options, on.device)
+    means_kept(run, inputs, options, on, progress)
 
 
 def _unit_problems(run: RunFolder, unit: int, stored: StoredCircuit) -> Iterator[str]:

@@ -46,6 +46,11 @@ def read_means(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def means_lost(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether pruned weights of a run carry means and these are not there."""
+    return manifest["options"].get("ablate") == "mean" and not (folder / MEANS).exists()
+
+
 def means_in(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     """`read_means` of a run where pruned weights carry means; none where they carry nothing."""
     return read_means(folder) if manifest["options"].get("ablate") == "mean" else {}

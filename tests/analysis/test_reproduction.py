@@ -11,7 +11,9 @@ from command import call
 
 import circuitcore
 from circuitcore.analysis.reproduction import kept
-from circuitcore.analysis.reproduction.grid import AXES, OPEN, readings
+from circuitcore.analysis.reproduction.document import FamilyCost, Reproduction
+from circuitcore.analysis.reproduction.document import kept as kept_document
+from circuitcore.analysis.reproduction.grid import AXES, OPEN, named, readings
 from circuitcore.analysis.reproduction.published import PUBLISHED, Figure
 from circuitcore.analysis.reproduction.summary import summarised, with_nearest
 from circuitcore.engine.prepare import prepare
@@ -24,6 +26,7 @@ from circuitcore.machine.device import machine
 from circuitcore.options import PRESETS, Options
 from circuitcore.progress import Silent
 from circuitcore.records import Accuracy
+from circuitcore.report.reproduction import page
 from circuitcore.runs import families
 from circuitcore.runs.folder import open_run
 
@@ -197,6 +200,33 @@ def test_the_page_has_the_published_figures_and_every_reading(reproduced) -> Non
     assert not re.findall(r"(?:src|href)=\"(?!#)", text)  # nothing is loaded
 
 
+def test_the_page_says_what_is_not_the_texts(reproduced) -> None:
+    _, folder, _ = reproduced
+    found = kept_document(folder)
+    assert found.beside == {"levels": LEVELS[1]}
+    assert f"levels {LEVELS[1]}." in page(found) and "to 0, as far" in page(found)
+    averaged = page(found.model_copy(update={"beside": {"ablate": "mean"}}))
+    assert "ablate mean" in averaged and "to 0, as far" not in averaged
+
+
+def test_a_page_where_no_reading_has_a_circuit() -> None:
+    """The unpruned network knows none of the categories: nothing is run, all is NA."""
+    none = Read.model_validate(
+        {**made_up([0.5], [0.5], [0.5])[0].model_dump(), "undefined": "no hits", "heldout": None}
+    )
+    cells = [
+        summarised(named(each), place == 0, [none, none], 1, None, [], 0)[0]
+        for place, each in enumerate(readings("vss", Options(**PRESETS["vss"]))[0])
+    ]
+    cost = FamilyCost(magnitude="position", readings=1, fpe=0, fpe_floor=0, seconds=0)
+    found = Reproduction(
+        which="vss", model="m", images="i", on_imagenet=False, categories=2, relevant_weights=9,
+        published=[vars(figure) for figure in PUBLISHED["vss"]], cells=cells, families=[cost],
+        fpe=0, fpe_alone=0, folder="",
+    )  # fmt: skip
+    assert "times the most expensive" not in page(found)
+
+
 def test_the_table_fits_a_terminal(reproduced) -> None:
     _, folder, _ = reproduced
     said = call("reproduce", "paper", *NAMES, *LEVELS, "--out", folder).stdout
@@ -211,6 +241,11 @@ def test_an_axis_of_the_grid_cannot_be_given() -> None:
     )
     with pytest.raises(UsageError, match="bias is what the readings of vss vary"):
         circuitcore.reproduce("vss", bias="exact")
+    for name in ("fc_threshold", "conv_threshold"):
+        with pytest.raises(UsageError, match=f"{name} is what the readings of paper vary"):
+            circuitcore.reproduce("paper", **{name: 0.5})
+    with pytest.raises(UsageError, match="one process"):
+        circuitcore.reproduce("paper", workers=2)
     assert "one of paper, vss" in call("reproduce", "peper", code=2).stderr
 
 
@@ -273,6 +308,14 @@ def test_the_nearest_in_every_draw_is_known() -> None:
             for p in (far, near, near)]  # fmt: skip
     cells = with_nearest([cell for cell, _ in both], [apart for _, apart in both])
     assert [cell.nearest for cell in cells] == [0.0, 1.0, 1.0]
+
+
+def test_of_one_category_nothing_is_nearest_in_no_draw() -> None:
+    """There is nothing to draw again: it is not known, and not 0 %."""
+    figures = [Figure("pruned", "", 0.5), Figure("ratio", "", 0.9)]
+    cell, apart = summarised({}, True, made_up([0.6], [0.5], [0.7]), 1, None, figures, 0)
+    assert cell.distance is not None
+    assert [each.nearest for each in with_nearest([cell], [apart])] == [None]
 
 
 def test_undefined_categories_are_counted_and_left_out() -> None:

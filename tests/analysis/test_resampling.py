@@ -143,6 +143,7 @@ def test_what_cannot_be_is_refused(small, tmp_path):
     run = cc.open_run(small.folder)
     for wrong, said in (
         ({"resamples": 1}, "--resamples: 1, 2 to 255"),
+        ({"resamples": 0}, "--resamples: 0, 2 to 255"),
         ({"resamples": 300}, "--resamples: 300, 2 to 255"),
         ({"pool": 4}, "--pool: 4 images, and 4"),
         ({"certify": 9}, r"--certify: 9 of 32 images replaced; .* at most \d can be certified"),
@@ -152,6 +153,8 @@ def test_what_cannot_be_is_refused(small, tmp_path):
             run.stability(**wrong)
     with pytest.raises(cc.InputError, match="--pool 40: .*32 images, 40 for scoring"):
         run.stability(pool=40)
+    said = call("stability", small.folder, "--resamples", 0, code=2).stderr  # not the default
+    assert "--resamples: 0, 2 to 255" in said
 
 
 def test_the_command(small):

@@ -14,7 +14,7 @@ from circuitcore.analysis.reproduction.sharing import shared, sharing
 from circuitcore.analysis.reproduction.summary import Cell, summarised, with_nearest
 from circuitcore.errors import InputError
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
-from circuitcore.options import Options
+from circuitcore.options import BESIDE, PRESETS, Options, changing
 from circuitcore.records import Record
 from circuitcore.runs.families import FOLDER
 from circuitcore.runs.folder import RunFolder
@@ -39,8 +39,8 @@ class Reproduction(Record):
     """Readings of ``which`` (``paper``, ``vss``) from the preset's on, in the grid's order.
 
     ``on_imagenet``: these are the published network's categories; else figures are of another
-    problem.  ``fpe``: of all families a category; ``fpe_alone``: of all readings one by one, None
-    where that is not known.
+    problem.  ``beside``: options of all readings that are not the preset's.  ``fpe``: of all
+    families a category; ``fpe_alone``: of all readings one by one, None where that is not known.
     """
 
     which: str
@@ -49,6 +49,7 @@ class Reproduction(Record):
     on_imagenet: bool
     categories: int
     relevant_weights: int
+    beside: dict[str, Any] = {}
     published: list[dict[str, Any]]
     cells: list[Cell]
     families: list[FamilyCost]
@@ -75,6 +76,15 @@ def figures_of(which: str, on_imagenet: bool) -> list[Figure]:
         Figure(f.of, f.what, f.value, f.compared or (on_imagenet and "csa" in f.of), f.percent)
         for f in PUBLISHED[which]
     ]
+
+
+def beside(which: str, options: Options) -> dict[str, Any]:
+    """Options of the method, by name, that are not those of the preset ``which``."""
+    preset, names = Options(**PRESETS[which]), set(changing("numbers")) - BESIDE
+    return {
+        name: value for name, value in options.as_json().items()
+        if name in names and getattr(options, name) != getattr(preset, name)
+    }  # fmt: skip
 
 
 def reproduction(
@@ -106,6 +116,7 @@ def reproduction(
         on_imagenet=on_imagenet,
         categories=len(files[0]),
         relevant_weights=run.manifest["model"]["relevant_weights"],
+        beside=beside(which, families[0][0]),
         published=[vars(figure) for figure in figures],
         cells=with_nearest(cells, drawn),
         families=costs,

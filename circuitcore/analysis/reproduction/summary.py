@@ -26,8 +26,9 @@ class Cell(Record):
     intervals over categories (bootstrap).  ``ratio``: of the means of held-out CSA, circuits over
     the unpruned network at bias 0, as published; ``ratio_biased``: at its own bias.  ``distance``:
     mean of |own / published - 1| over the figures that are compared; ``nearest``: in how many of
-    the resamples of categories no reading is nearer.  ``fpe``: forward-pass equivalents a category
-    it would have taken alone, None where that is not known (`Read`).
+    the resamples of categories no reading is nearer, None where fewer than two have a circuit.
+    ``fpe``: forward-pass equivalents a category it would have taken alone, None where that is not
+    known (`Read`).
     """
 
     reading: dict[str, Any]
@@ -53,7 +54,7 @@ class Cell(Record):
     fpe: float | None = None
     distance: float | None = None
     distance_ci95: Interval | None = None
-    nearest: float = 0.0
+    nearest: float | None = None
 
     def figure(self, of: str) -> float | None:
         """Its own value of a published figure."""
