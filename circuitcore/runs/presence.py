@@ -34,9 +34,10 @@ LOOK_SECONDS = 5.0  # the most that one look counts: one who slept has not watch
 
 @dataclass(frozen=True)
 class Working:
-    """A worker: ``of`` categories to do, ``seconds`` since it began (of a clock that never jumps).
+    """A worker: ``of`` categories to do, ``category`` in work, ``memory_bytes`` at most so far.
 
-    ``memory_bytes``: most so far; ``category``: in work; ``started``: seconds since 1970.
+    ``seconds``: since it began its first category, of a clock that never jumps; ``started``: when
+    its process began to prepare, in seconds since 1970.
     """
 
     name: str
@@ -58,7 +59,8 @@ class Presence:
     def __init__(self, folder: Path, device: str, of: int) -> None:
         self.state = Working(owner_name(), platform.node(), device, of, time.time())
         self.path = folder / WORKERS / f"{self.state.name}.json"
-        self._began, self._lock, self._end = time.monotonic(), threading.Lock(), threading.Event()
+        self._began: float | None = None
+        self._lock, self._end = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
 
     def __enter__(self) -> Presence:
@@ -77,7 +79,10 @@ class Presence:
         with self._lock:
             if self._end.is_set():
                 return
-            seconds, beat = time.monotonic() - self._began, self.state.beat + 1
+            if self._began is None and "category" in changes:
+                self._began = time.monotonic()  # what is prepared once does not slow it down
+            seconds = 0.0 if self._began is None else time.monotonic() - self._began
+            beat = self.state.beat + 1
             self.state = replace(self.state, seconds=seconds, beat=beat, **changes)
             place_quickly(self.path, sealed(asdict(self.state)))
 
