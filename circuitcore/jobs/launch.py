@@ -125,8 +125,8 @@ def script(run: Path, shards: int | None, where: Where) -> str:
     texts = []
     for size in _arrays(count):
         executor = Dry(folder=run.resolve() / "logs", max_num_timeout=REQUEUES)
-        given = _parameters(where).items()
-        executor.update_parameters(**{k.removeprefix("slurm_"): v for k, v in given})
+        given = {k.removeprefix("slurm_"): v for k, v in _parameters(where).items()}
+        executor.update_parameters(**executor._convert_parameters(given))
         if size > 1:
             executor.parameters["map_count"] = size
         texts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))

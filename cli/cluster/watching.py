@@ -13,7 +13,7 @@ from circuitcore.cli.tables import as_csv, counted, emit, plain, size, table
 if TYPE_CHECKING:
     from circuitcore.runs.watching import Watched
 
-NAME, HOST = 20, 16  # characters of a category's and of a machine's name that are shown
+NAME, HOST = 16, 12  # characters of a category's and of a machine's name that are shown
 
 
 def show(run: Path, form: str, *, once: bool, every: float, terminal: bool) -> None:
@@ -93,7 +93,6 @@ def _table(now: Watched) -> str:
             f"{_cut(w.host, HOST)} {w.name.split('-')[1] if '-' in w.name else ''}",
             w.device,
             f"{w.done:,}",
-            f"{w.failed:,}",
             an_hour(rate_of(w)),
             size(w.memory_bytes) if w.memory_bytes else "NA",
             _cut(plain(w.category), NAME) if w.category else "preparing",
@@ -104,7 +103,7 @@ def _table(now: Watched) -> str:
     text = f"{line(now)}\n"
     if not rows:
         return f"{text}nobody is at work on it{gone}\n"
-    headings = ["worker", "device", "done", "failed", "an hour", "memory", "at"]
+    headings = ["worker", "device", "done", "an hour", "memory", "at"]
     return f"{text}\n{table(headings, rows, left=2)}" + (f"{gone[2:]}\n" if gone else "")
 
 
