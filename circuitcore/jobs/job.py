@@ -33,7 +33,7 @@ from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
 from circuitcore.options import Options
-from circuitcore.progress import Progress, Silent
+from circuitcore.progress import Progress, Silent, follow
 from circuitcore.runs.circuitfile import read_record, write_circuit
 from circuitcore.runs.folder import (
     PLAN,
@@ -76,6 +76,7 @@ def sweep(
         with span("run", "sweep"):
             recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
+            follow(progress, folder)
             if others := run.other_versions():
                 progress.note(others)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
@@ -313,6 +314,7 @@ def worker(
     on = machine(options)
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, on.device)
+    follow(progress, folder)
     every = select(inputs.categories, wanted)
     mine = every[shard::shards]
     if others:

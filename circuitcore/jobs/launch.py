@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcore.errors import PartialError, UsageError, nearest
 from circuitcore.machine.process import stop_soon
-from circuitcore.progress import Progress, Silent
+from circuitcore.progress import Progress, Silent, follow
 
 if TYPE_CHECKING:
     from circuitcore.runs.folder import RunFolder
@@ -85,6 +85,7 @@ def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> l
     submitit, opened, count, gpus = _checked(run, shards, where)
     jobs, local = _submit(submitit, run.resolve(), count, gpus, where)
     progress.note(f"{count} jobs submitted; their logs are in {run / 'logs'}")
+    follow(progress, run)
     try:
         _wait(jobs, opened, progress)
     except BaseException:

@@ -71,18 +71,29 @@ def document(now: Watched) -> dict[str, Any]:
 
 
 def line(now: Watched) -> str:
-    """The whole run in at most 80 characters."""
+    """The whole run in at most 80 characters; devices and memory go where there is no room."""
     parts = [f"{now.done:,}/{now.categories:,} done"]
     if now.failed:
         parts.append(f"{now.failed:,} failed")
     if now.rate:
         parts += [f"{an_hour(now.rate)} an hour", _left(now)]
-    parts.append(counted(len(now.workers), "worker", "workers"))
-    if now.memory_bytes:
-        parts.append(size(now.memory_bytes))
-    said = ", ".join(parts)
-    room = 80 - len(said) - 2
-    return f"{_cut(plain(now.folder.resolve().name), room)}: {said}" if room > 3 else said[:80]
+    crew, memory = counted(len(now.workers), "worker", "workers"), now.memory_bytes
+    most = [f"{crew}{_devices(now)}", *([size(memory)] if memory else [])]
+    name = plain(now.folder.resolve().name)
+    room = 78 - min(len(name), NAME)
+    said = next(
+        (text for more in (most, most[:1], [crew]) if len(text := ", ".join(parts + more)) <= room),
+        ", ".join(parts)[:room],
+    )
+    return f"{_cut(name, 78 - len(said))}: {said}"
+
+
+def _devices(now: Watched) -> str:
+    """`` on cuda:0`` where all workers are on one, else how many there are."""
+    found = {(w.host, w.device) for w in now.workers}
+    if len(found) == 1:
+        return f" on {plain(now.workers[0].device)}"
+    return f" on {len(found)} devices" if found else ""
 
 
 def _table(now: Watched) -> str:

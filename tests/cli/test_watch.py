@@ -11,6 +11,7 @@ import pytest
 from command import call
 
 from circuitcore.cli.cluster import watching
+from circuitcore.cli.progress import Lines
 from circuitcore.machine.files import owner_name, sealed
 from circuitcore.runs import presence
 from circuitcore.runs.folder import open_run
@@ -56,7 +57,8 @@ def test_all_workers_are_one_view(run):
     assert sorted(w["device"] for w in found["workers_now"]) == ["cpu", "cuda:3", "cuda:3"]
     said = call("watch", run, "--once").stdout
     assert max(map(len, said.splitlines())) <= 80
-    assert "run: 2/10 done, 1 failed, 270 an hour, 2 min left, 3 workers, 4.0 GB\n" in said
+    first = "run: 2/10 done, 1 failed, 270 an hour, 2 min left, 3 workers on 2 devices"
+    assert said.splitlines()[0] == first  # and no room for the memory
     assert "Ankle boot" in said and "preparing" in said and "1 ended without a word" in said
 
 
@@ -123,6 +125,28 @@ def test_it_ends_at_once_where_all_is_done(run):
     assert "no run folder" in call("watch", run.parent, code=3).stderr
 
 
+def test_what_is_said_on_the_way_is_of_the_whole_run(run, capsys):
+    """Of others' work too, as soon as circuits are made; of a folder that is gone one's own."""
+    said_by(run, done=3, seconds=60.0, category="Sandal", memory_bytes=3 * 10**9)
+    shown = Lines()
+    shown.follow(run)
+    shown.start("images", 5)
+    assert shown.line().startswith("images 0/5")
+    shown._what = "circuits"
+    expected = "run: 2/10 done, 1 failed, 180 an hour, 1 min left, 1 worker on cuda:3, 3.0 GB"
+    assert shown.line() == expected
+    shutil.rmtree(run)
+    assert shown.line().startswith("circuits 0/5")
+    shown.close()
+
+
+def test_a_sweep_says_where_it_can_be_watched(run, monkeypatch):
+    told = []
+    monkeypatch.setattr(Lines, "follow", lambda self, folder: told.append(folder))
+    call("worker", run, "Bag")
+    assert told == [run]
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
 def test_runs_that_are_worked_on_are_told_from_others(run, form):
     with Presence(run, "cpu", 3):
@@ -133,7 +157,11 @@ def test_runs_that_are_worked_on_are_told_from_others(run, form):
         assert (found["done"], found["categories"], found["workers"]) == (2, 10, 1)
         (found,) = json.loads(call("ls", "runs", "--root", run.parent, "--format", form).stdout)
         assert found["workers"] == 0
-    assert once.count("\n") == {"json": once.count("\n"), "jsonl": 1, "csv": 2}[form]
+    if form == "csv":
+        assert [row.split(",")[2:4] for row in once.splitlines()] == [["categories", "done"],
+                                                                       ["10", "2"]]  # fmt: skip
+    else:
+        assert json.loads(once)["workers_now"][0]["device"] == "cpu"
 
 
 def test_a_rate_counts_from_the_first_category(run, monkeypatch):
