@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any, Protocol
 
 from circuitcore.errors import UsageError
@@ -80,6 +81,12 @@ class Notebook(Called):
             self._shown = display(HTML(html), display_id=True)
         else:  # an empty one in its place once this part is done
             self._shown.update(HTML("" if done >= total else html))
+
+
+def follow(progress: Progress, folder: Path) -> None:
+    """Tell one that can watch a run folder (it has ``follow``) where the run is; others nothing."""
+    if (told := getattr(progress, "follow", None)) is not None:
+        told(folder)
 
 
 def progress_of(given: Progress | Told | None) -> Progress:

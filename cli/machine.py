@@ -1,4 +1,4 @@
-"""The verbs about this machine and its runs, from `ls` and `doctor` to `worker` and `launch`."""
+"""The verbs about this machine and its runs, from `ls` and `doctor` to those of `cli.cluster`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitcore.cli.method import RunPath, Wanted
-from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
+from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
+from circuitcore.cli.method import RunPath
+from circuitcore.cli.options import OUTPUT, Given, takes
 from circuitcore.errors import UsageError
 
 FAILED = 3
@@ -71,7 +72,7 @@ def ls(
 
         rows = [dict(row) for row in circuitcore.categories(**given.call())]
     else:
-        from circuitcore.runs.folder import list_runs
+        from circuitcore.runs.watching import list_runs
 
         rows = list_runs(root)
     emit(rows_text(rows, form, left=3))
@@ -280,69 +281,4 @@ bench.passes_on = True  # type: ignore[attr-defined]
 profile.passes_on = True  # type: ignore[attr-defined]
 
 
-@takes((*ENGINE_ONLY, "quiet"))
-def worker(
-    run: RunPath,
-    wanted: Wanted = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="the I-th of N shards, from 0", show_default=False)
-    ] = "0/1",
-    *,
-    given: Given,
-) -> None:
-    """Work on one shard of a run's categories."""
-    index, count = parse_shard(shard)
-    from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit
-    from circuitcore.jobs.job import worker as work
-
-    with progress(given.quiet) as shown:
-        done = work(run, index, count, shown, wanted or (), **given.changes(run))
-    emit(f"{done} categories\n")
-
-
-@takes(("quiet",))
-def launch(
-    run: RunPath,
-    shards: Annotated[
-        int | None, typer.Option(metavar="N", help="jobs, one a GPU  [GPUs here, or 1]", min=1)
-    ] = None,
-    cluster: Annotated[
-        str, typer.Option(metavar="auto|local|slurm", help="where  [auto]", show_default=False)
-    ] = "auto",
-    timeout: Annotated[
-        int, typer.Option(metavar="MINUTES", help="a job's time  [1440]", min=1, show_default=False)
-    ] = 1440,
-    partition: Annotated[str | None, typer.Option(metavar="NAME", help="of SLURM")] = None,
-    cpus: Annotated[
-        int, typer.Option(metavar="N", help="cores a job  [8]", min=1, show_default=False)
-    ] = 8,
-    *,
-    given: Given,
-) -> None:
-    """Spread a run over GPUs, on this machine or through SLURM.
-
-    Needs submitit: pip install 'circuitcore[cluster]'. The run folder must have been started by
-    sweep. Running it again goes on where it stopped.
-    """
-    from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit
-    from circuitcore.jobs import launch as launching
-
-    where = launching.Where(cluster=cluster, timeout=timeout, partition=partition, cpus=cpus)
-    with progress(given.quiet) as shown:
-        done = launching.launch(run, shards, where, shown)
-    emit("".join(f"shard {i}: {n} categories\n" for i, n in enumerate(done)))
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``2/8`` as (2, 8); UsageError where it is not a shard."""
-    from circuitcore.errors import UsageError
-
-    index, _, count = text.partition("/")
-    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
-        return int(index), int(count)
-    raise UsageError(f"--shard {text}: I/N with I from 0 to N-1, for example 0/4")
-
-
-VERBS = (ls, doctor, verify, kernels, tune, bench, profile, worker, launch)
+VERBS = (ls, doctor, verify, kernels, tune, bench, profile, *CLUSTER)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from circuitcore.errors import CircuitcoreError
 from circuitcore.progress import Progress, Silent
 
 EVERY_SECONDS = 30.0
@@ -51,6 +54,11 @@ class Lines(_Closing):
         self._thread: threading.Thread | None = None
         self._what, self._detail, self._done, self._total = "", "", 0, 0
         self._began = time.monotonic()
+        self._folder: Path | None = None
+
+    def follow(self, folder: Path) -> None:
+        """While circuits are made, lines are of the whole run in ``folder``: of all its workers."""
+        self._folder = folder
 
     def start(self, what: str, total: int) -> None:
         """Begin a new piece of work."""
@@ -71,6 +79,9 @@ class Lines(_Closing):
 
     def line(self) -> str:
         """The state in one line."""
+        if self._folder is not None and self._what == "circuits":
+            with suppress(CircuitcoreError, OSError, KeyError):  # gone, or spoiled meanwhile
+                return _run_line(self._folder)
         of = f" {self._done}/{self._total}" if self._total else ""
         detail = f", {self._detail}" if self._detail else ""
         return f"{self._what}{of}{detail}, {time.monotonic() - self._began:.0f} s"
@@ -84,6 +95,15 @@ class Lines(_Closing):
     def _tell(self) -> None:
         while not self._stop.wait(self._every):
             self.note(self.line())
+
+
+def _run_line(folder: Path) -> str:
+    """What `watch` says of a run in one line.  Raises InputError, OSError."""
+    from circuitcore.cli.cluster.watching import line
+    from circuitcore.runs.folder import open_run
+    from circuitcore.runs.watching import watched
+
+    return line(watched(open_run(folder)))
 
 
 class Bar(_Closing):

@@ -23,7 +23,9 @@ from circuitcore.extraction.opened import means_kept, prepared_in
 from circuitcore.inputs.categories import Category, select
 from circuitcore.inputs.decoding import refuse_unreadable
 from circuitcore.inputs.read import InHand, Inputs, read_inputs
+from circuitcore.jobs.claims import Claims, own_order
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
+from circuitcore.jobs.visible import wait_for_run
 from circuitcore.jobs.workers import end_with_parent, spread
 from circuitcore.machine.device import Machine, empty_caches, machine
 from circuitcore.machine.files import sealed, sweep_orphans, write_atomically
@@ -31,7 +33,7 @@ from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
 from circuitcore.machine.spans import span
 from circuitcore.options import Options
-from circuitcore.progress import Progress, Silent
+from circuitcore.progress import Progress, Silent, follow
 from circuitcore.runs.circuitfile import read_record, write_circuit
 from circuitcore.runs.folder import (
     PLAN,
@@ -44,6 +46,7 @@ from circuitcore.runs.folder import (
     unit_key,
 )
 from circuitcore.runs.intact import files_of, is_run, set_aside_damaged
+from circuitcore.runs.presence import Presence, sweep_gone
 from circuitcore.runs.tables import write_curves
 
 DEFAULT_FOLDER = Path("runs")
@@ -73,6 +76,7 @@ def sweep(
         with span("run", "sweep"):
             recover(folder, progress)
             run = create_run(folder, inputs, options, on.device)
+            follow(progress, folder)
             if others := run.other_versions():
                 progress.note(others)
             if inputs.aim is None and not inputs.mapping.rule.startswith("by name"):
@@ -118,6 +122,7 @@ def recover(folder: Path, progress: Progress) -> None:
         raise UsageError(f"--out {folder}: is the root of the file system; name a folder in it")
     if is_run(folder):
         sweep_orphans(folder)
+        sweep_gone(folder)
         set_aside_damaged(folder, progress.note)
 
 
@@ -191,7 +196,10 @@ def _extract_all(
     stored: dict[int, Any] | None = None,
     given: Arrays | None = None,
 ) -> int:
-    """Extract and commit what is missing; returns how many categories that were."""
+    """Extract and commit what is missing, in this order; how many of them were done here.
+
+    What other workers are at meanwhile is left to them, and waited for.
+    """
     missing = [c for c in chosen if not run.path(c.index).exists()]
     done = len(chosen) - len(missing)
     if done:
@@ -199,31 +207,48 @@ def _extract_all(
     if not missing:
         return 0
     failed: list[str] = []
+    done = 0
     held = 0 if on.device.type == "cuda" else weight_bytes(inputs.model.network)
     if must_compile(on):
         progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
-    with Meter(on.device, held) as meter, committed_behind(on.device) as behind:
+    with (
+        Presence(run.folder, str(on.device), len(missing)) as present,
+        Claims(run, present.state.name, missing, lambda c: progress.advance(1, c.name)) as claims,
+        Meter(on.device, held) as meter,
+        committed_behind(on.device) as behind,
+    ):
         prepared = prepared_in(run, inputs, options, on, progress, given)
         progress.start("circuits", len(missing))
-        works = scored_ahead(prepared, [c.index for c in missing])
-        for category, work in zip(missing, works, strict=True):
+        for category, work in scored_ahead(prepared, claims.take):
+            present.tell(category=category.name, memory_bytes=meter.so_far())
             try:
                 stage = (stored or {}).get(category.index)
                 with span("category", category.name, category.index):
                     unit, name = category.index, category.name
                     found = _swept(prepared, unit, name, stage, work())
-                    behind(partial(_test_and_commit, run, found, meter.so_far()))
+                    over = partial(_done, claims, present, category)
+                    behind(partial(_test_and_commit, run, found, meter.so_far(), over))
                     return_freed_memory()
+                done += 1
             except DeviceError:
                 raise
             except CircuitcoreError as error:
                 _record_failure(run, category, error)
                 failed.append(f"{category.name}: {error}")
+                claims.release(category)
+                present.tell(failed=len(failed))
             progress.advance(1, category.name)
+    failed += [f"{category.name}: {said}" for category, said in claims.failed.items()]
     if failed:
         listed = "\n".join(f"  {line}" for line in failed)
         raise PartialError(f"{len(failed)} of {len(chosen)} categories failed:\n{listed}")
-    return len(missing)
+    return done
+
+
+def _done(claims: Claims, present: Presence, category: Category) -> None:
+    """A category is committed: nobody need wait for it."""
+    claims.release(category)
+    present.tell(done=present.state.done + 1)
 
 
 def _swept(prepared: Prepared, unit: int, name: str, *given: Any) -> Callable[[], Extracted]:
@@ -234,9 +259,15 @@ def _swept(prepared: Prepared, unit: int, name: str, *given: Any) -> Callable[[]
     return lambda: found
 
 
-def _test_and_commit(run: RunFolder, circuit: Callable[[], Extracted], memory_bytes: int) -> None:
+def _test_and_commit(
+    run: RunFolder,
+    circuit: Callable[[], Extracted],
+    memory_bytes: int,
+    over: Callable[[], None],
+) -> None:
     """Test a swept circuit on the held-out images and commit it, with the memory it took."""
     commit(run, circuit().measured(memory_bytes))
+    over()
 
 
 def commit(run: RunFolder, found: Extracted) -> None:
@@ -266,22 +297,33 @@ def worker(
     progress: Progress,
     wanted: Sequence[str | int] = (),
     shared: str = "",
+    others: bool = False,
     **changes: Any,
 ) -> int:
     """One shard of a run: every ``shards``-th wanted category from the ``shard``-th; how many.
 
+    ``others``: then those of other shards too, and all in an order of this worker's own; what
+    another worker is at is waited for, and taken over if that one is gone.
     ``shared``: the parent process's arrays, as `Scratch.described` says them; "" to make them.
     Two workers on one category do the same work twice and commit the same file: no lock is needed.
+    Raises PartialError where the run folder is not to be seen here, even after a while.
     """
     if not 0 <= shard < shards:
         raise UsageError(f"--shard {shard}/{shards}: shards count from 0 to {shards - 1}")
-    run = open_run(folder)
+    run = wait_for_run(folder, progress)
     options = run.options(**changes)
     on = machine(options)
     inputs = read_inputs(options)
     run = create_run(folder, inputs, options, on.device)
-    mine = select(inputs.categories, wanted)[shard::shards]
+    follow(progress, folder)
+    every = select(inputs.categories, wanted)
+    mine = every[shard::shards]
+    if others:
+        own = {c.index for c in mine}
+        rest = [c for c in every if c.index not in own]
+        mine = [*own_order(mine), *own_order(rest)]
     sweep_orphans(folder)
+    sweep_gone(folder)
     set_aside_damaged(folder, progress.note, [run.path(c.index) for c in mine])
     given = None
     if shared:

@@ -1,23 +1,34 @@
 """Spread a run over GPUs through submitit: one job a GPU, here or under SLURM.
 
-A job is `circuitcore.jobs.job.worker` on one shard; it commits circuits to the run folder and
-returns only their number.  Doing a category twice is harmless, so jobs need not know of each other.
+A job is `circuitcore.jobs.job.worker` on one shard, then on what is left of others; it commits
+circuits to the run folder and returns only their number.  A job that its scheduler preempts, or
+whose time is up, drops the category it is at and is queued again.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcore.errors import PartialError, UsageError, nearest
-from circuitcore.progress import Progress, Silent
+from circuitcore.machine.process import stop_soon
+from circuitcore.progress import Progress, Silent, follow
+
+if TYPE_CHECKING:
+    from circuitcore.runs.folder import RunFolder
 
 CLUSTERS = ("auto", "local", "slurm")
 POLL_SECONDS = 2.0
+REQUEUES = 100  # of a job whose time is up
+ARRAY = 1000  # jobs of one array where the scheduler does not say: SLURM's own default
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ def work(
     environment: Mapping[str, str] | None = None,
     memory: int | None = None,
 ) -> int:
-    """One job: a shard of the run, without progress; returns how many categories it did.
+    """One job: its shard of the run, then what others left; how many categories it did.
 
     ``environment`` is set before torch is imported: the GPU to see and the threads to use.
     """
@@ -45,7 +56,22 @@ def work(
     from circuitcore.jobs.job import worker
 
     changes: dict[str, Any] = {} if memory is None else {"memory": memory}
-    return worker(Path(run), shard, shards, Silent(), **changes)
+    return worker(Path(run), shard, shards, Silent(), others=True, **changes)
+
+
+class Job:
+    """`work` as submitit runs it: ended soon when it is told to, and begun anew when requeued."""
+
+    def __call__(self, *arguments: Any) -> int:
+        """Do it."""
+        stop_soon()
+        return work(*arguments)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What is queued after a preemption: the same, which goes on where the run is by then."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)
 
 
 def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> list[int]:
@@ -53,8 +79,63 @@ def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> l
 
     ``shards``: None is one a GPU of this machine, or 1.  Jobs on a machine without one share its
     cores and memory.  Raises UsageError without submitit, and
-    PartialError naming the jobs that failed: what they committed is kept, launching again goes on.
+    PartialError naming the jobs that failed, or where what they did is not to be seen from here
+    even after a while: what they committed is kept, launching again goes on.
     """
+    submitit, opened, count, gpus = _checked(run, shards, where)
+    jobs, local = _submit(submitit, run.resolve(), count, gpus, where)
+    progress.note(f"{count} jobs submitted; their logs are in {run / 'logs'}")
+    follow(progress, run)
+    try:
+        _wait(jobs, opened, progress)
+    except BaseException:
+        if local:  # those of a scheduler go on without us
+            for job in jobs:
+                job.cancel()
+        raise
+    done = _collected(jobs, run)
+    from circuitcore.jobs.visible import wait_for_units
+
+    if absent := wait_for_units(opened, progress):
+        raise PartialError(
+            f"{run}: all jobs ended well, and the files of {absent} categories are not to be seen "
+            "from here: is it a disk that all machines share? Then run the same command again"
+        )
+    return done
+
+
+def script(run: Path, shards: int | None, where: Where) -> str:
+    """What `launch` would submit, as text; nothing is written.  Raises what `launch` raises."""
+    submitit, _, count, gpus = _checked(run, shards, where)
+    slurm = where.cluster == "slurm" or (where.cluster == "auto" and shutil.which("srun"))
+    if not slurm:
+        lines = []
+        for shard, (environment, memory) in enumerate(_places(count, gpus)):
+            words = [f"{name}={value}" for name, value in sorted(environment.items())]
+            words += ["circuitcore", "worker", shlex.quote(str(run)), "--shard", f"{shard}/{count}"]
+            lines.append(" ".join(words + (["--memory", str(memory)] if memory else [])))
+        return "".join(f"{line}\n" for line in lines)
+
+    class Dry(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
+        """One that does not ask for srun: nothing is run."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    texts = []
+    for size in _arrays(count):
+        executor = Dry(folder=run.resolve() / "logs", max_num_timeout=REQUEUES)
+        given = {k.removeprefix("slurm_"): v for k, v in _parameters(where).items()}
+        executor.update_parameters(**executor._convert_parameters(given))
+        if size > 1:
+            executor.parameters["map_count"] = size
+        texts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    return "\n".join(texts)
+
+
+def _checked(run: Path, shards: int | None, where: Where) -> tuple[Any, RunFolder, int, int]:
+    """submitit, the run, how many jobs and how many GPUs are here: before any job is queued."""
     if where.cluster not in CLUSTERS:
         near = nearest(where.cluster, CLUSTERS)
         raise UsageError(f"--cluster {where.cluster}: one of {', '.join(CLUSTERS)}{near}")
@@ -64,42 +145,79 @@ def launch(run: Path, shards: int | None, where: Where, progress: Progress) -> l
         raise UsageError("launch needs submitit: pip install 'circuitcore[cluster]'") from None
     from circuitcore.runs.folder import open_run
 
-    open_run(run)  # a folder that is none is refused before any job is queued
+    opened = open_run(run)  # a folder that is none is refused
     gpus = _gpus()
-    count = shards or max(gpus, 1)
-    jobs = _submit(submitit, run.resolve(), count, gpus, where)
-    progress.note(f"{count} jobs submitted; their logs are in {run / 'logs'}")
-    progress.start("jobs", count)
-    waiting = set(range(count))
+    return submitit, opened, shards or max(gpus, 1), gpus
+
+
+def _wait(jobs: list[Any], run: RunFolder, progress: Progress) -> None:
+    """Until all jobs are over; what is counted are categories, whoever does them."""
+    done = len(run.units())
+    progress.start("circuits", len(run.manifest["categories"]))
+    progress.advance(done)
+    waiting = list(jobs)
     while waiting:
-        for i in [i for i in waiting if jobs[i].done()]:
-            waiting.remove(i)
-            progress.advance(1, f"job {jobs[i].job_id}")
+        waiting = [job for job in waiting if not job.done()]
+        now = len(run.units())
+        progress.advance(now - done, f"{len(waiting)} jobs")
+        done = now
         if waiting:
             time.sleep(POLL_SECONDS)
-    return _collected(jobs, run)
 
 
-def _submit(submitit: Any, run: Path, count: int, gpus: int, where: Where) -> list[Any]:
-    """One job a shard."""
+def _submit(
+    submitit: Any, run: Path, count: int, gpus: int, where: Where
+) -> tuple[list[Any], bool]:
+    """One job a shard; whether they run on this machine."""
     logs = run / "logs"
     cluster = None if where.cluster == "auto" else where.cluster
-    probe = submitit.AutoExecutor(folder=logs, cluster=cluster)
+    try:
+        probe = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+    except RuntimeError as error:
+        raise UsageError(f"--cluster {where.cluster}: {error}") from None
     if probe.cluster == "slurm":
-        probe.update_parameters(
-            timeout_min=where.timeout,
-            cpus_per_task=where.cpus,
-            gpus_per_node=1,
-            name="circuitcore",
-            **({"slurm_partition": where.partition} if where.partition else {}),
-        )
-        return list(probe.map_array(work, [str(run)] * count, range(count), [count] * count))
+        probe.update_parameters(**_parameters(where))
+        jobs: list[Any] = []
+        for size in _arrays(count):
+            shards = range(len(jobs), len(jobs) + size)
+            jobs += probe.map_array(Job(), [str(run)] * size, shards, [count] * size)
+        return jobs, False
     executor = submitit.LocalExecutor(folder=logs)
     executor.update_parameters(timeout_min=where.timeout)
     return [
-        executor.submit(work, str(run), shard, count, *place)
+        executor.submit(Job(), str(run), shard, count, *place)
         for shard, place in enumerate(_places(count, gpus))
-    ]
+    ], True
+
+
+def _parameters(where: Where) -> dict[str, Any]:
+    """What a job asks SLURM for, in submitit's words."""
+    return {
+        "timeout_min": where.timeout,
+        "cpus_per_task": where.cpus,
+        "gpus_per_node": 1,
+        "name": "circuitcore",
+        "slurm_additional_parameters": {"requeue": True},
+        **({"slurm_partition": where.partition} if where.partition else {}),
+    }
+
+
+def _arrays(count: int) -> list[int]:
+    """Sizes of the arrays that ``count`` jobs come in, none above the scheduler's limit."""
+    limit = _array_limit()
+    return [min(limit, count - first) for first in range(0, count, limit)]
+
+
+def _array_limit() -> int:
+    try:
+        said = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ARRAY
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.M)
+    # the largest number is one less, and an array may be switched off: one job then, by itself
+    return max(int(found[1]) - 1, 1) if found else ARRAY
 
 
 def _places(count: int, gpus: int) -> list[tuple[dict[str, str], int | None]]:

@@ -7,7 +7,7 @@ cores are busy anyway, so everything happens in turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,19 +16,24 @@ from torch import Tensor
 
 from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.stage import Scored, ranked
+from circuitcore.inputs.categories import Category
 
 Work = Callable[[], Scored | None]
 """Gives a category's scores, or None where they are made when they are needed."""
+Take = Callable[[bool], Category | None]
+"""take(wait): the next category to do, None where there is none, or none without waiting."""
 
 
-def scored_ahead(prepared: Prepared, units: Sequence[int]) -> Iterator[Work]:
-    """What gives each unit's scores, in order; the next unit's are begun before one is yielded.
+def scored_ahead(prepared: Prepared, take: Take) -> Iterator[tuple[Category, Work]]:
+    """The categories that are taken, each with what gives its scores.
 
+    On a GPU the next one's are begun before one is yielded, if one can be taken without waiting.
     What scoring raises is raised by the call, so that one category's fault is its own.
     """
     device = prepared.runner.machine.device
     if device.type != "cuda":
-        yield from (lambda: None for _ in units)
+        while (category := take(True)) is not None:
+            yield category, lambda: None
         return
     side = torch.cuda.Stream(device)
 
@@ -49,14 +54,18 @@ def scored_ahead(prepared: Prepared, units: Sequence[int]) -> Iterator[Work]:
         return found
 
     with ThreadPoolExecutor(1, "score") as pool:
-        following = begun(units[0]) if units else None
-        for place in range(len(units)):
-            mine, following = following, None
-            assert mine is not None
-            mine.exception()  # its tensors are there before the next one's are asked for
-            if place + 1 < len(units):
-                following = begun(units[place + 1])
-            yield lambda mine=mine: waited(mine)  # type: ignore[misc]
+        category = take(True)
+        while category is not None:
+            mine = begun(category.index)
+            while category is not None:
+                mine.exception()  # its tensors are there before the next one's are asked for
+                following = take(False)
+                ahead = None if following is None else begun(following.index)
+                yield category, lambda mine=mine: waited(mine)  # type: ignore[misc]
+                category = following
+                if ahead is not None:
+                    mine = ahead
+            category = take(True)
 
 
 def _made(work: Scored) -> Iterator[Tensor]:

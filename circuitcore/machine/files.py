@@ -31,8 +31,7 @@ NO_SUCH_CALL = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even through a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{_system()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name[:NAMED]}.{owner}{TEMPORARY}")
+    temporary = temporary_for(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -44,6 +43,32 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     _keep_names(path.parent)
+
+
+def temporary_for(path: Path) -> Path:
+    """A name beside a file, that of a temporary file of this process; another one at every call."""
+    owner = f"{_system()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name[:NAMED]}.{owner}{TEMPORARY}")
+
+
+def owner_name() -> str:
+    """``SYSTEM-PID-RANDOM`` of this process, another one at every call; see `owner_gone`."""
+    return f"{_system()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def owner_gone(name: str) -> bool | None:
+    """Whether the process of ``SYSTEM-PID-RANDOM`` has ended; None where that cannot be known."""
+    system, _, rest = name.partition("-")
+    number = rest.partition("-")[0]
+    if system != _system() or not number.isdecimal():
+        return None
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # there, and another user's
+        return None
+    return False
 
 
 def _keep_names(folder: Path) -> None:
@@ -84,15 +109,13 @@ def sweep_orphans(folder: Path) -> int:
 
 
 def _orphaned(path: Path) -> bool:
-    system, _, rest = path.name.removesuffix(TEMPORARY).rpartition(".")[2].partition("-")
-    number = rest.partition("-")[0]
-    if system == _system() and number.isdecimal():
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):  # there, and another user's
-            pass
+    if owner_gone(path.name.removesuffix(TEMPORARY).rpartition(".")[2]):
+        return True
+    return long_untouched(path)
+
+
+def long_untouched(path: Path) -> bool:
+    """Whether nothing wrote to a file for an hour, by the clocks there are.  Raises OSError."""
     return time.time() - path.stat().st_mtime > UNKNOWN_OWNER_SECONDS
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from types import FrameType
@@ -29,10 +30,34 @@ def settle() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
+    if hasattr(signal, "SIGUSR2"):  # what schedulers warn with
+        signal.signal(signal.SIGUSR2, _terminated)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return_large_blocks()
     # `pixels.decode` refuses by a limit of its own; a filter there would not hold in its threads
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
+
+
+def stop_soon() -> None:
+    """In a scheduler's job: end within `GRACE_SECONDS` of SIGTERM, or of its own answer to SIGUSR2.
+
+    That answer, which has the job queued again, is kept.  Nothing where signals are not this
+    thread's business.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    own = signal.getsignal(signal.SIGUSR2) if hasattr(signal, "SIGUSR2") else None
+    if not callable(own):
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        try:
+            own(number, frame)
+        finally:
+            _insist(TERMINATED)
+
+    signal.signal(signal.SIGUSR2, answer)
 
 
 def open_streams() -> None:

@@ -328,22 +328,3 @@ def remove_refused(folder: Path) -> None:
     for path in ("quarantine", "units", "."):
         with suppress(OSError):  # not there, or not empty
             (folder / path).rmdir()
-
-
-def list_runs(root: Path) -> list[dict[str, Any]]:
-    """Run folders directly under ``root``: folder, model, categories done and in all."""
-    found = []
-    for path in sorted(root.glob(f"*/{MANIFEST}")):
-        try:
-            run = open_run(path.parent)
-        except InputError:
-            continue
-        found.append(
-            {
-                "folder": str(run.folder),
-                "model": run.manifest["model"]["name"],
-                "done": len(run.units()),
-                "categories": len(run.manifest["categories"]),
-            }
-        )
-    return found

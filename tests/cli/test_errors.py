@@ -7,7 +7,7 @@ import pytest
 
 import circuitcore
 from circuitcore import errors
-from circuitcore.cli.machine import parse_shard
+from circuitcore.cli.cluster.verbs import parse_shard
 from circuitcore.cli.main import run
 
 

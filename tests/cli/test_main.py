@@ -233,7 +233,7 @@ def test_sizes_in_words():
 def test_the_verbs_are_those_promised():
     promised = """sweep plan score extract evaluate overlap controls report export
         stability structure area compare lesion
-        ls doctor verify kernels tune bench profile worker launch"""
+        ls doctor verify kernels tune bench profile worker launch watch"""
     assert [v.__name__ for v in (*METHOD_VERBS, *SCIENCE_VERBS, *MACHINE_VERBS)] == promised.split()
 
 

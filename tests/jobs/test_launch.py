@@ -37,7 +37,7 @@ class FakeSubmitit:
         outer = self
 
         class Executor:
-            def __init__(self, folder, cluster=None):
+            def __init__(self, folder, cluster=None, slurm_max_num_timeout=None):
                 self.cluster = outer.name
 
             def update_parameters(self, **parameters):
@@ -116,7 +116,7 @@ def test_a_job_sets_its_environment_before_it_works(monkeypatch, folder):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     monkeypatch.setattr("circuitcore.jobs.job.worker", worker)
     assert launching.work(str(folder), 1, 3, {"CUDA_VISIBLE_DEVICES": "2"}, 1000) == 5
-    assert found == {"gpu": "2", "call": (folder, 1, 3, {"memory": 1000})}
+    assert found == {"gpu": "2", "call": (folder, 1, 3, {"memory": 1000, "others": True})}
 
 
 def test_nothing_before_a_job_imports_torch():
