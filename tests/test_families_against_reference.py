@@ -128,7 +128,9 @@ def test_a_family_has_the_curve_of_plain_torch(arch):
         own = {name: kept[name].view(mask.shape) for name, mask in masks.items()}
         assert set(kept) == set(masks)
         count = sum(int((own[name] ^ mask).sum()) for name, mask in masks.items())
-        apart.append(count / sum(mask.numel() for mask in masks.values()))
+        weights = sum(mask.numel() for mask in masks.values())
+        # two weights that change places are the least there can be
+        apart.append(0.0 if count <= 2 else count / weights)
         return own
 
     single = deepcopy(module)

@@ -63,7 +63,7 @@ def layer_overlaps(
     found = [record for record in records if record.circuit is not None]
     files = [run.path(record.index) for record in found]
     names = [record.category for record in found]
-    device = _device(run)
+    device = device_of(run)
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
@@ -87,7 +87,7 @@ def layer_overlaps(
     return names, layers
 
 
-def _device(run: RunFolder) -> str:
+def device_of(run: RunFolder) -> str:
     """The device of the run, or another GPU where that one is not here; the CPU where none is."""
     if run.manifest["device"] == "cpu" or not torch.cuda.is_available():
         return "cpu"

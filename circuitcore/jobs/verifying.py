@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from circuitcore.analysis.evaluation import prepared_run
-from circuitcore.analysis.overlap import FILE, pairs_table
+from circuitcore.analysis.overlap import FILE, device_of, pairs_table
 from circuitcore.engine.passes import activations
 from circuitcore.engine.prepare import Prepared
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError
@@ -191,7 +191,7 @@ def _recomputed(
     if not some:
         return []
     try:
-        _, prepared = prepared_run(run.folder, progress, given)
+        _, prepared = prepared_run(run.folder, progress, given, device=device_of(run))
     except (InputError, DeviceError, OSError) as error:
         progress.note(f"no accuracy is computed again: {_line(error)}")
         return []

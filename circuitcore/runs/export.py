@@ -43,7 +43,7 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
         )
     network, last = model.network, run.manifest["model"]["last"]
     state, means = state_dict(network), means_in(run.folder, run.manifest)
-    whole = {layer: _whole(network, layer, unit, kept) for layer, kept in stored.kept.items()}
+    whole = {layer: _whole(network, layer, unit, kept, last) for layer, kept in stored.kept.items()}
     masks = {f"{layer}.weight": as_module(network, layer, mask) for layer, mask in whole.items()}
     for layer, mask in whole.items():
         pruned = torch.where(mask > 0, network.weights[layer], 0.0)
@@ -69,9 +69,9 @@ def export(run: RunFolder, unit: int, model: Model, out: Path | None) -> tuple[P
     return path, second
 
 
-def _whole(network: Network, layer: str, unit: int, kept: torch.Tensor) -> torch.Tensor:
-    """A layer's mask, float32, shaped as its weights: all rows of the last one but the unit's."""
-    if layer != network.last:
+def _whole(network: Network, layer: str, unit: int, kept: torch.Tensor, last: str) -> torch.Tensor:
+    """A layer's mask, float32, shaped as its weights: of the ``last`` all rows but the unit's."""
+    if layer != last:
         return kept.float()
     mask = torch.ones_like(network.weights[layer])
     mask[unit] = kept[0].float()
