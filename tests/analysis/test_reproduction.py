@@ -325,6 +325,13 @@ def test_undefined_categories_are_counted_and_left_out() -> None:
     cell, _ = summarised({}, True, [*rows, none], 1, None, [Figure("pruned", "", 0.5)], 0)
     assert cell.pruned == pytest.approx(0.5)
     assert cell.undefined == {"reference not positive": 1}
+    assert cell.distance == pytest.approx(0)
+    assert (
+        summarised({}, True, [*rows, *[none] * 3], 1, None, [Figure("pruned", "", 0.5)], 0)[
+            0
+        ].distance
+        is None
+    )
     alone, apart = summarised({}, True, [none], 1, None, [Figure("pruned", "", 0.5)], 0)
     assert alone.pruned is None
     assert apart is None

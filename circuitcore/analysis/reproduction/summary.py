@@ -91,8 +91,8 @@ def summarised(
         updates |= {f"{n}_ci95": _interval(drawn[n]) for n in ("pruned", "ratio")}
     cell = cell.model_copy(update=updates)
     distance = _distance({n: np.array([v]) for n, v in found.items()}, figures)
-    if distance is None or np.isnan(distance[0]):
-        return cell, None
+    if distance is None or np.isnan(distance[0]) or 2 * len(some) < len(rows):
+        return cell, None  # a reading that most categories have no circuit by is near nothing
     apart = None if drawn is None else _distance(drawn, figures)
     interval = None if apart is None else _interval(apart)
     known = {"distance": float(distance[0]), "distance_ci95": interval}
