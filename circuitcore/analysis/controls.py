@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitcore.analysis.evaluation import prepared_run
+from circuitcore.analysis.evaluation import cost_of, prepared_run
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import TargetControl, control_rows, controlled
@@ -35,6 +35,7 @@ from circuitcore.records import Accuracy, Category, Found, Target
 from circuitcore.runs.circuitfile import read_circuit
 
 CONTROLS = "controls.json"
+MASKS = 6  # of a category, the circuit among them
 CIRCUIT = "circuit"
 
 
@@ -66,6 +67,10 @@ def controls(
     opened, prepared = prepared_run(run, progress, given, **engine)
     stored = [read_circuit(path) for path in opened.units().values()]
     stored = [s for s in stored if s.record.circuit is not None]
+    images = len(prepared.extraction) + len(prepared.heldout)
+    count = MASKS * len(stored)
+    cost = cost_of(prepared, count, images)
+    progress.note(f"{count} masks: passes over {images:,} images, {cost}")
     progress.start("controls", len(stored))
     device = prepared.runner.machine.device
     rows: list[Any] = []

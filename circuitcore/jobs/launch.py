@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcore.errors import PartialError, UsageError, nearest
 from circuitcore.machine.process import stop_soon
+from circuitcore.machine.room import cores
 from circuitcore.progress import Progress, Silent, follow
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _places(count: int, gpus: int) -> list[tuple[dict[str, str], int | None]]:
 
     The local executor would give every job GPU 0, or number GPUs as if all were visible here.
     """
-    threads = str(max((os.cpu_count() or 1) // count, 1))
+    threads = str(max(cores() // count, 1))
     shared = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads} if count > 1 else {}
     if not gpus:
         from circuitcore.machine.device import free_host_memory

@@ -13,6 +13,7 @@ from circuitcore.errors import DeviceError, UsageError
 from circuitcore.kernels import verdicts
 from circuitcore.kernels.compilers import interpreted
 from circuitcore.kernels.dispatch import choose_on
+from circuitcore.machine.room import cores
 from circuitcore.machine.room import free_host_memory as free_host_memory
 from circuitcore.options import Options
 
@@ -95,7 +96,7 @@ def list_devices() -> list[Device]:
         for index in range(torch.cuda.device_count()):
             free, _ = torch.cuda.mem_get_info(index)
             found.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free))
-    found.append(Device("cpu", f"{os.cpu_count()} cores", free_host_memory()))
+    found.append(Device("cpu", f"{cores()} cores", free_host_memory()))
     return found
 
 

@@ -13,6 +13,8 @@ import warnings
 from contextlib import suppress
 from types import FrameType
 
+from circuitcore.machine.room import cores
+
 INTERRUPTED, TERMINATED = 130, 143
 GRACE_SECONDS = 8  # until a signal whose exception was lost ends the process all the same
 MAPPED = 4 << 20  # bytes from which an allocation goes back to the system as soon as it is freed
@@ -21,7 +23,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def settle() -> None:
-    """Answer signals, let waiting threads sleep, give freed memory back, drop a needless warning.
+    """Answer signals, keep to the cores there are, give freed memory back, drop a needless warning.
 
     Threads that wait for one another sleep rather than spin: where other work shares the cores,
     spinning made a sweep five times slower.  Read when torch is imported, so before any verb.
@@ -33,6 +35,8 @@ def settle() -> None:
     if hasattr(signal, "SIGUSR2"):  # what schedulers warn with
         signal.signal(signal.SIGUSR2, _terminated)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if (own := cores()) < (os.cpu_count() or 1):  # libraries know of sets of cores, not of quotas
+        os.environ.setdefault("OMP_NUM_THREADS", str(own))
     return_large_blocks()
     # `pixels.decode` refuses by a limit of its own; a filter there would not hold in its threads
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")

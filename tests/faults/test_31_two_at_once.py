@@ -19,7 +19,7 @@ import circuitcore
 from circuitcore.errors import InputError
 from circuitcore.machine import files
 from circuitcore.machine.files import sealed, unsealed
-from circuitcore.machine.room import NO_LIMIT, free_host_memory
+from circuitcore.machine.room import NO_LIMIT, cores, free_host_memory
 from circuitcore.progress import Silent
 
 
@@ -169,6 +169,50 @@ def groups(root, lines, limits):
 )  # fmt: skip
 def test_25_the_smallest_limit_on_memory_binds(lines, limits, free, tmp_path):
     assert free_host_memory(groups(tmp_path, lines, limits)) == free
+
+
+@pytest.mark.parametrize(
+    ("lines", "quotas", "slurm", "count"),
+    [
+        ("0::/", {}, "", 16),
+        ("0::/job", {"job": "max 100000"}, "", 16),
+        ("0::/job", {"job": "250000 100000"}, "", 3),
+        ("0::/a/b", {"a": "50000 100000", "a/b": "max 100000"}, "", 1),
+        ("3:cpu,cpuacct:/job\n0::/", {"cpu/job": "400000 100000"}, "", 4),
+        ("3:cpu,cpuacct:/job\n0::/", {"cpu/job": "-1 100000"}, "", 16),
+        ("0::/", {}, "8", 8),
+        ("0::/job", {"job": "250000 100000"}, "8", 3),
+        ("0::/", {}, "64", 16),
+        ("0::/", {}, "8(x2)", 16),
+    ],
+)
+def test_25_the_smallest_limit_on_cores_binds(lines, quotas, slurm, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    root = groups(tmp_path, lines, {})
+    for folder, text in quotas.items():
+        place = root / "sys/fs/cgroup" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        if folder.startswith("cpu"):
+            for name, value in zip(("quota", "period"), text.split(), strict=True):
+                (place / f"cpu.cfs_{name}_us").write_text(f"{value}\n")
+        else:
+            (place / "cpu.max").write_text(f"{text}\n")
+    assert cores(root) == count
+
+
+def test_25_a_process_keeps_to_the_cores_it_has():
+    code = (
+        "import os; os.cpu_count = lambda: 64; from circuitcore.machine.process import settle; "
+        "settle(); import torch; print(torch.get_num_threads(), os.environ['OMP_NUM_THREADS'])"
+    )
+    environment = {n: v for n, v in os.environ.items() if n != "OMP_NUM_THREADS"}
+    first = f"{sorted(os.sched_getaffinity(0))[0]}"
+    command = ["taskset", "-c", first, sys.executable, "-P", "-c", code]
+    if shutil.which("taskset") is None:
+        pytest.skip("no taskset here")
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["1", "1"]
 
 
 def test_25_a_limit_on_addresses_binds(monkeypatch):

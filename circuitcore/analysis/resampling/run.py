@@ -56,6 +56,12 @@ def resample(
     chosen = [c for c in select(inputs.categories, wanted) if c.index in units]
     settings = _settings(drawing)
     kept = kept_rows.read(run.folder, settings)
+    left = sum(units[c.index].stem not in kept for c in chosen)
+    if left:
+        progress.note(
+            f"{left} circuits from images drawn {resamples} times: a pass of {pool} images each, "
+            f"then {resamples} selections among {network.relevant():,} weights"
+        )
     progress.start("resamples", len(chosen))
     rows = []
     for category in chosen:
