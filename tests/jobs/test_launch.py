@@ -97,7 +97,7 @@ def test_without_a_gpu_jobs_share_cores_and_memory(monkeypatch, folder):
     fake = FakeSubmitit("local")
     monkeypatch.setitem(sys.modules, "submitit", fake)
     monkeypatch.setattr(launching, "_gpus", lambda: 0)
-    monkeypatch.setattr(launching.os, "cpu_count", lambda: 9)
+    monkeypatch.setattr(launching, "cores", lambda: 9)
     monkeypatch.setattr("circuitcore.machine.device.free_host_memory", lambda: 100 << 30)
     launch(folder, 4, Where(), Silent())
     assert [call[3] for call in fake.calls] == [

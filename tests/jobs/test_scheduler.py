@@ -64,7 +64,7 @@ def test_the_script_that_is_printed_is_the_one_that_is_submitted(scheduler, smal
 
 def test_without_a_scheduler_the_commands_are_printed(small, monkeypatch):
     monkeypatch.setattr(launching, "_gpus", lambda: 2)
-    monkeypatch.setattr(launching.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launching, "cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     said = script(small.folder, 2, Where("local"))
     assert said.splitlines() == [
