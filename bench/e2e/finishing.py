@@ -30,12 +30,13 @@ PARTS = {
     "open": "open_run(folder)",
     "records": "open_run(folder).records()",
     "finish": "finish(open_run(folder))",
-    "report again": "report(open_run(folder))",
+    "report again": "report(open_run(folder), Silent())",
 }
 CHILD = """
 import sys, time
 from pathlib import Path
 from circuitcore.jobs.job import finish, report
+from circuitcore.progress import Silent
 from circuitcore.runs.folder import open_run
 folder, began = Path(sys.argv[1]), time.perf_counter()
 {code}

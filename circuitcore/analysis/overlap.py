@@ -148,6 +148,8 @@ def pairs_table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
     names, layers = layer_overlaps(run, records)
     first, second = np.triu_indices(len(names), k=1)
     tables = []
+    # half a million pairs of a thousand circuits, in every layer: the names are held once
+    a, b = (pa.array(names, pa.string()).take(pa.array(side)) for side in (first, second))
     for label in ["", *layers]:
         chosen = layers if label == "" else {label: layers[label]}
         if not chosen or not len(first):
@@ -158,9 +160,9 @@ def pairs_table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
         tables.append(
             pa.table(
                 {
-                    "a": [names[i] for i in first],
-                    "b": [names[i] for i in second],
-                    "layer": [label] * len(first),
+                    "a": a,
+                    "b": b,
+                    "layer": pa.repeat(label, len(first)),
                     "intersection": both[first, second],
                     "union": either[first, second],
                     "overlap": overlap[first, second],

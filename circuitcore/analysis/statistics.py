@@ -71,8 +71,8 @@ def hierarchical_bootstrap(
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, len(arrays), (RESAMPLES, len(arrays)))
     total = np.zeros(RESAMPLES)
-    for place, group in enumerate(arrays):  # all draws of one group at once, a block at a time
-        times = (chosen == place).sum(axis=1)
+    # all draws of one group at once, a block at a time
+    for group, times in zip(arrays, _times(chosen), strict=True):
         means = np.empty(int(times.sum()))
         for start in range(0, len(means), step := max(1, BLOCK // len(group))):
             part = means[start : start + step]
@@ -96,13 +96,20 @@ def bootstrap_of_counts(
         return None
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, len(groups), (RESAMPLES, len(groups)))
-    total = np.zeros(RESAMPLES)
-    for place, group in enumerate(groups):
-        times = (chosen == place).sum(axis=1)  # each time its images are drawn anew
+    total, drawn = np.zeros(RESAMPLES), _times(chosen)
+    for group, times in zip(groups, drawn, strict=True):  # each time its images are drawn anew
         for yes, of, worth in group:
             total += worth * generator.binomial(of * times, yes / of) / of
     low, high = np.quantile(total / len(groups), MIDDLE)
     return float(low), float(high)
+
+
+def _times(chosen: np.ndarray) -> np.ndarray:
+    """How often each of N groups is among the N drawn, int32 [N, R] of int [R, N]; one pass."""
+    resamples, groups = chosen.shape
+    places = chosen + groups * np.arange(resamples)[:, None]
+    counted = np.bincount(places.ravel(), minlength=chosen.size).astype(np.int32)
+    return np.ascontiguousarray(counted.reshape(resamples, groups).T)
 
 
 def d_prime(hits: int, targets: int, false_alarms: int, others: int) -> float:
