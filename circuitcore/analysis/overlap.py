@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,14 +78,21 @@ def layer_overlaps(
     layers = {}
     for name, shape in shapes.items():
         masks = [stored_mask(path, name) for path in files]
-        intersection, kept = (
-            t.numpy() for t in overlap_counts_mapped(masks, device=device, impl=impl)
-        )
-        if name == last:
-            intersection = np.diag(np.diag(intersection))
         relevant = int(np.prod(shape, dtype=np.int64))
-        layers[name] = LayerOverlap(intersection, kept, relevant, name == last)
+        layers[name] = counted(masks, relevant, name == last, device=device, impl=impl)
     return names, layers
+
+
+def counted(
+    masks: Sequence[Any], relevant: int, last: bool, device: str = "cpu", impl: str = "auto"
+) -> LayerOverlap:
+    """Pairwise counts of one layer's packed ``masks``."""
+    intersection, kept = (
+        each.numpy() for each in overlap_counts_mapped(masks, device=device, impl=impl)
+    )
+    if last:
+        intersection = np.diag(np.diag(intersection))
+    return LayerOverlap(intersection, kept, relevant, last)
 
 
 def device_of(run: RunFolder) -> str:

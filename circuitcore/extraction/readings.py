@@ -213,7 +213,7 @@ def _choose(prepared: Prepared, curve: _Curve, reading: _Reading, stage: str) ->
         return worth(curve.accuracy(t, reading), options.bias)
 
     every = range(curve.count)
-    if reference.full and options.reference == "peak":
+    if options.reference == "peak":
         reference = reference.peak([value(t) for t in every])
     below = reference.threshold(options.stage_threshold(stage)) - SLACK
     if options.stop == "first-crossing":

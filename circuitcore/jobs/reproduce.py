@@ -100,7 +100,7 @@ def _say(
     most = sum(levels[0] + min(len(f), levels[0]) * levels[1] for f in families)
     progress.note(
         f"{count} readings of {len(chosen)} categories of {inputs.model.name} on "
-        f"{inputs.mapping.rule and 'images of '}{families[0][0].images}, in {folder}: "
+        f"images of {families[0][0].images}, in {folder}: "
         f"{len(families)} sweeps of {images} images that they share, at most {most:,} levels a "
         "category (levels are run as far as a reading looks)"
     )

@@ -47,8 +47,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def temporary_for(path: Path) -> Path:
     """A name beside a file, that of a temporary file of this process; another one at every call."""
-    owner = f"{_system()}-{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name[:NAMED]}.{owner}{TEMPORARY}")
+    return path.with_name(f".{path.name[:NAMED]}.{owner_name()}{TEMPORARY}")
 
 
 def owner_name() -> str:

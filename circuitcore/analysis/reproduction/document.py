@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +158,3 @@ def kept(folder: Path) -> Reproduction:
             f"{path}: no reproduction, or damaged: circuitcore reproduce {'|'.join(OPEN)} "
             f"--out {folder} ({error})"
         ) from None
-
-
-def axes_of(reading: Mapping[str, Any]) -> str:
-    """A reading in one line."""
-    return ", ".join(str(value) for value in reading.values())

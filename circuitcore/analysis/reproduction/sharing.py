@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from circuitcore.analysis.overlap import LayerOverlap, jaccard
+from circuitcore.analysis.overlap import LayerOverlap, counted, jaccard
 from circuitcore.analysis.reproduction.kept import FamilyRecord
-from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.records import Record
 from circuitcore.runs.families import mask_bits, mask_shapes
 
@@ -57,11 +56,8 @@ def sharing(
     for key, masks in rows.items():
         stage, layer = key.split("/", 1)
         bits = [mask_bits(files[number][0], name) for number, _, name in masks]
-        both, kept = (each.numpy() for each in overlap_counts_mapped(bits))
-        if layer == last:
-            both = np.diag(np.diag(both))
         place = {(number, t): row for row, (number, t, _) in enumerate(masks)}
-        counts = LayerOverlap(both, kept, sizes[key], layer == last)
+        counts = counted(bits, sizes[key], layer == last)
         found[layer] = Sharing(counts, place, stages.index(stage))
     return found
 
