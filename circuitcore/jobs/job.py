@@ -93,7 +93,7 @@ def sweep(
                 if on.device.type == "cuda":  # the caller's program may go on and want the memory
                     empty_caches()
             means_kept(run, inputs, options, on, progress)
-            finish(run)
+            finish(run, progress)
             return run
     except (UsageError, InputError):
         if new:
@@ -158,7 +158,7 @@ def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
     progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
 
 
-def finish(run: RunFolder) -> None:
+def finish(run: RunFolder, progress: Progress) -> None:
     """Write what is derived from the unit files: curves, overlap, report.
 
     Every record is parsed once.
@@ -168,7 +168,7 @@ def finish(run: RunFolder) -> None:
     with span("stage", "report"):
         records = run.records()
         write_curves(run.folder, records, run.contents())
-        found = pairs(run, records)
+        found = pairs(run, records, progress)
         write_report(run, document(run, records, found), found)
 
 
@@ -182,7 +182,7 @@ def report(run: RunFolder, progress: Progress) -> Path:
     tables = [path for path in files_of(run.folder) if path.parent == run.folder]
     set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
-    found = table(run, records)
+    found = table(run, records, progress)
     return write_report(run, document(run, records, found), found)
 
 
@@ -388,5 +388,5 @@ def extract(
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)
         means_kept(run, inputs, options, on, progress)
-        finish(run)
+        finish(run, progress)
         return run

@@ -83,7 +83,7 @@ def repair(run: RunFolder, progress: Progress, given: InHand | None = None) -> l
             inputs_again(run, progress, given)
         except (CircuitcoreError, OSError) as error:
             left += [f"{path}: not made anew: {_line(error)}; {AGAIN}" for path in lost]
-    finish(run)
+    finish(run, progress)
     missing = len(run.manifest["categories"]) - len(run.units())
     if missing:
         progress.note(f"{missing} categories are not there; the same sweep makes those it names")
