@@ -33,11 +33,11 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
     call = given.call()
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
 
     with progress(call["quiet"]) as shown:
         run = circuitcore.sweep(categories=wanted or (), progress=shown, **call)
-    emit(sweep_text(run.document, call["format"]))
+    emit_sweep(run, call["format"])
 
 
 @takes(name for name in ALL if name != "target")
@@ -107,7 +107,7 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
 
     form, out = given.format, given.flags.get("out")
     if not set(given.flags) & set(RECHOOSE):
@@ -115,7 +115,7 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, changes = circuitcore.open_run(run), given.changes(run)
         found = opened.extract(categories=wanted or (), out=out, progress=shown, **changes)
-    emit(sweep_text(found.document, form))
+    emit_sweep(found, form)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))

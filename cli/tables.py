@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcore.analysis.rows import flat, rows_of
 
 if TYPE_CHECKING:
+    from circuitcore.api.run import Run
     from circuitcore.records import Overlap, Sweep, TargetSweep
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
@@ -92,15 +93,22 @@ def table(
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
 
 
+def emit_sweep(run: Run, form: str) -> None:
+    """Print a run's document; as JSON lines a category at a time, so that none need be held."""
+    if form != "jsonl":
+        emit(sweep_text(run.document, form))
+        return
+    for record in run.each_record():
+        emit(record.model_dump_json(by_alias=True) + "\n")
+
+
 def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
-    """The document of a sweep in one of the four formats."""
+    """The document of a sweep as JSON, CSV or a table."""
     from circuitcore.records import Sweep
 
     if form == "json":
         return document.to_json(indent=2) + "\n"
     records = document.categories if isinstance(document, Sweep) else document.targets
-    if form == "jsonl":
-        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
         return as_csv(rows_of(records, document.run))
     return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)

@@ -22,7 +22,7 @@ from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.state import undisturbed
 from circuitcore.progress import Progress, Told, progress_of
-from circuitcore.records import Category, Sweep, TargetSweep
+from circuitcore.records import Category, Found, Sweep, TargetSweep
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.folder import open_run as open_folder
 from circuitcore.runs.tables import curve_rows, read_rows
@@ -95,6 +95,10 @@ class Run(Mapping[str, Circuit]):
         with undisturbed():
             found = self._run.records()
             return document(self._run, found, overlaps.table(self._run, found))
+
+    def each_record(self) -> Iterator[Found]:
+        """The document's categories (or targets) in unit order, each read when it is asked for."""
+        return self._run.each_record()
 
     def to_pandas(self) -> Any:
         """A data frame with a row a category: what the command prints as CSV."""

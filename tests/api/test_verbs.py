@@ -310,3 +310,15 @@ def test_torch_keeps_its_threads(tmp_path):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_records_are_read_one_after_another(run, small, monkeypatch):
+    from circuitcore.runs import folder
+
+    read, own = [], folder.read_record
+    monkeypatch.setattr(folder, "read_record", lambda path: read.append(path) or own(path))
+    each = run.each_record()
+    first = next(each)
+    assert len(read) == 1
+    found = [json.loads(r.model_dump_json(by_alias=True)) for r in (first, *each)]
+    assert found == small.document["categories"]
