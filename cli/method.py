@@ -156,13 +156,13 @@ def overlap(run: RunPath, *, given: Given) -> None:
     Written to overlap.parquet in the run folder, for every layer too.
     """
     import circuitcore
-    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.tables import emit, emit_rows, rows_text
 
     form = given.format
     opened = circuitcore.open_run(run)
     found = opened.overlap()
     if form == "table":
-        whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
+        whole = sorted(found.of_layer(), key=lambda r: r["overlap"])
         shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
         rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(shown)]
         emit(rows_text(rows, "table", left=2))
@@ -171,7 +171,7 @@ def overlap(run: RunPath, *, given: Given) -> None:
         if whole:
             emit(_against_noise(whole, opened.noise_ceiling))
     else:
-        emit(rows_text(found, form))
+        emit_rows(found, form)
 
 
 def _against_noise(whole: list[Any], ceiling: float | None) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"
+PART = 10_000  # rows that are text at a time
 NAMED = 5  # categories that a line of the summary names
 
 
@@ -246,6 +247,16 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
         shown = folder if here.startswith(os.pardir) else here
         lines.append(f"run folder {plain(shown)}")
     return lines
+
+
+def emit_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Print flat records as `rows_text` does; JSON lines and CSV a part at a time."""
+    if form not in ("jsonl", "csv") or not rows:
+        emit(rows_text(rows, form))
+        return
+    for start in range(0, len(rows), PART):
+        text = rows_text(rows[start : start + PART], form)
+        emit(text.partition("\n")[2] if start and form == "csv" else text)
 
 
 def rows_text(

@@ -15,7 +15,7 @@ from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
 from circuitcore.analysis.rows import flat, rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
-from circuitcore.api.table import Lesions, Overlaps, Table, records
+from circuitcore.api.table import ArrowRows, Lesions, Overlaps, Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
@@ -137,23 +137,24 @@ class Run(Mapping[str, Circuit]):
         """
         with undisturbed():
             pairs = overlaps.table(self._run, self._run.records())
-        rows = pairs.to_pylist()
-        layers = dict.fromkeys(["", *(row["layer"] for row in rows)])
+        layers = dict.fromkeys(["", *pairs["layer"].unique().to_pylist()])
         found = {layer: overlaps.matrix(pairs, layer) for layer in layers}
         names = found[""][0]
-        return Overlaps(rows, names, {layer: (m, c) for layer, (_, m, c) in found.items()})
+        return Overlaps(
+            ArrowRows(pairs), names, {layer: (m, c) for layer, (_, m, c) in found.items()}
+        )
 
     def controls(self, *, progress: Progress | Told | None = None, **engine: Any) -> Table:
         """Control circuits beside every circuit (`analysis.controls`), kept for the report.
 
+        Those that are kept already, of the circuits that are there, are not made again.
         ``engine``: device, gpu, impl, memory, no_fallback.
         """
-        from circuitcore.analysis.controls import controls, keep_controls
+        from circuitcore.analysis.controls import controls
 
         with undisturbed():
             told = progress_of(progress)
             rows = controls(self.folder, told, self._given, **engine_of(engine))
-        keep_controls(self.folder, rows)
         return records(rows)
 
     def control_means(self) -> Table:

@@ -174,7 +174,7 @@ def _derived_problems(run: RunFolder, records: Sequence[Found]) -> Iterator[str]
 
 
 def _equal(a: pa.Table, b: pa.Table) -> bool:
-    return bool(a.column_names == b.column_names and a.to_pylist() == b.to_pylist())
+    return bool(a.column_names == b.column_names and a.cast(b.schema).equals(b))
 
 
 def _recomputed(
