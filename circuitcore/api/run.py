@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from circuitcore.analysis.across.structure import Structure
+    from circuitcore.jobs.showing import Shown
 
 
 SHOWN = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa", "csa_ratio",
@@ -298,6 +299,25 @@ class Run(Mapping[str, Circuit]):
         """`Circuit.export` of one category.  Raises UsageError, InputError where there is none."""
         unit = self._run.unit_of(category)
         return Circuit(self._run, unit, self._given).export(out)
+
+    def show(
+        self, *, categories: Sequence[str | int] | str = (), out: str | Path | None = None,
+        top: int | None = None, image: str | int | None = None,
+        progress: Progress | Told | None = None,
+    ) -> list[Shown]:  # fmt: skip
+        """Draw circuits, of all categories by default: `jobs.showing.show`.
+
+        Each is given with its `Anatomy` (live and dead weights, units, what connects them), which
+        the next report shows, and the file of its picture.
+        """
+        from circuitcore.jobs.showing import MOST_UNITS, show
+
+        with undisturbed():
+            return show(
+                self.folder, wanted_of(categories), progress_of(progress), self._given,
+                out=None if out is None else Path(out), top=MOST_UNITS if top is None else top,
+                image=None if image is None else str(image),
+            )  # fmt: skip
 
     def report(self, *, progress: Progress | Told | None = None) -> Path:
         """Write the report anew: one self-contained HTML file, whose path is returned."""
