@@ -59,7 +59,7 @@ def pictures(
     network = inputs.model.network
     places = [(layer.layer, unit.unit) for layer in found.layers for unit in layer.shown]
     pixels, name, hit = example(inputs, found.index, kept, bias, image)
-    shown = to_input(pixels[None], inputs.model.preprocessing, CPU)
+    shown = to_input(np.stack([pixels]), inputs.model.preprocessing, CPU)
     files = {file.id: file for file in inputs.split("extraction")}
     return Pictures(
         example=as_picture(pixels),
@@ -85,7 +85,7 @@ def example(
         if not path.is_file():
             raise InputError(f"--image {image}: no such file")
         pixels = decode(path, own)
-        _, hits = _judged(network, unit, kept, bias, to_input(pixels[None], own, CPU))
+        _, hits = _judged(network, unit, kept, bias, to_input(np.stack([pixels]), own, CPU))
         return pixels, path.name, _one(hits, 0)
     files = _of_category(inputs, unit)
     if image is not None:
