@@ -82,4 +82,7 @@ def moved_links(markdown: str, path: str, page: str) -> str:
 
 def _mathml(found: re.Match[str]) -> str:
     display = "block" if found[1] == "div" else "inline"
-    return convert(unescape(found["tex"]).strip(), display=display)
+    tex = unescape(found["tex"]).strip()
+    for bar, fence in ((r"\lvert", r"\left|"), (r"\rvert", r"\right|")):  # else spaced as operators
+        tex = tex.replace(bar, fence)
+    return convert(tex, display=display)
