@@ -176,6 +176,41 @@ def test_pictures_are_small_and_whole(path):
     assert any(path.name in page.read_text() for page in (ROOT / "docs").glob("*.md"))
 
 
+TEXTS = [
+    *sorted((ROOT / "docs").glob("*.md")), *map(ROOT.joinpath, ("README.md", "bench/README.md")),
+]  # fmt: skip
+INLINE = re.compile(r"`circuitcore ([a-z]+)([^`]*)`")
+FENCED = re.compile(r"^```(?:sh|text)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINES = re.compile(r"(?:^|&& |/)circuitcore ([a-z]+)([^#\n&]*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_commands_that_pages_name_exist(path):
+    """Each `circuitcore VERB --option` of a page: such a verb, with such an option."""
+    commands = typer.main.get_command(app).commands
+    text = path.read_text(encoding="utf-8")
+    said = INLINE.findall(FENCED.sub("", text))
+    said += [found for block in FENCED.findall(text) for found in LINES.findall(block)]
+    for verb, rest in said:
+        assert verb in commands, f"{path.name}: circuitcore {verb}"
+        if verb in ("bench", "profile"):  # pass options on
+            continue
+        known = {o for parameter in commands[verb].params for o in parameter.opts} | {"--help"}
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known, f"{path.name}: {verb}{rest}"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_names_that_pages_use_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, path.name, "exec")
+    used = re.findall(r"\b(?:cc|circuitcore)\.([A-Za-z_]+)\(", text)
+    assert set(used) <= set(circuitcore.__all__)
+    for named in re.findall(r"`((?:circuitcore|kernels|tests|bench|cli|examples)/[^`\s]*)`", text):
+        if not re.search(r"[A-Z*]{2}|…", named):  # OP/... stand for any
+            assert (ROOT / named).exists(), named
+
+
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
