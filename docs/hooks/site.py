@@ -15,6 +15,7 @@ import command_pages
 import notebooks
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -85,4 +86,7 @@ def _mathml(found: re.Match[str]) -> str:
     tex = unescape(found["tex"]).strip()
     for bar, fence in ((r"\lvert", r"\left|"), (r"\rvert", r"\right|")):  # else spaced as operators
         tex = tex.replace(bar, fence)
-    return convert(tex, display=display)
+    made = convert(tex, display=display)
+    if "\\" in made:  # a command that is not known stands in it as it was written
+        raise PluginError(f"a formula cannot be made into MathML: {tex}")
+    return made
