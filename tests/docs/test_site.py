@@ -1,6 +1,7 @@
 """The documentation: built as it is published, complete, and without anything from a network."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -174,6 +175,21 @@ def test_pictures_are_small_and_whole(path):
         for name, value in element.attrib.items():
             assert not (name.endswith("href") and ELSEWHERE.search(value)), value
     assert any(path.name in page.read_text() for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_first_table_is_that_of_the_example():
+    """The rows that a first sweep prints, as `docs/start.md` has them, are the frozen ones."""
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    frozen = json.loads((ROOT / "tests" / "frozen" / "bundled.json").read_text(encoding="utf-8"))
+    for found in frozen["document"]["categories"]:
+        held, own = found["circuit"]["heldout"], found["unpruned"]["heldout_biased"]
+        low, high = held["csa_ratio_biased_ci95"]
+        row = [f"{100 * found['circuit']['pruned']:.2f} %", f"{held['hit']:.2f}",
+               f"{own['hit']:.2f}", held["false_alarms"], own["false_alarms"],
+               f"{held['csa_ratio_biased']:.3f}", f"{low:.2f}-{high:.2f}",
+               f"{found['faithfulness']['heldout']:.2f}"]  # fmt: skip
+        row = r" +".join(re.escape(str(part)) for part in (found["category"], *row))
+        assert re.search(f"^ {row}$", text, re.MULTILINE), row
 
 
 TEXTS = [
