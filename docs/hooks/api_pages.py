@@ -32,6 +32,15 @@ RECORDS = """# Records
 What a sweep finds out, as `Circuit.record` holds it, as unit files keep it and as `--format json`
 prints it (`circuitcore/schemas/sweep.json` is their JSON schema). Fractions are of 1, biases in
 units of the logit.
+
+## Of a sweep
+"""
+ANSWERS = """
+## Answers
+
+The rows and records that `area`, `compare`, `controls`, `evaluate`, `lesion`, `stability`,
+`structure`, `reproduce` and `plan` answer with: the columns of their tables, the keys of their
+JSON.
 """
 KERNELS = """# Kernels
 
@@ -52,9 +61,7 @@ def pages() -> dict[str, str]:
         "functions": VERBS + _public(functions),
         "classes": CLASSES + _public(classes),
         "errors": ERRORS + _public(errors),
-        "records": RECORDS
-        + "\n::: circuitcore.records\n    options:\n      show_root_heading: false"
-        "\n      show_root_toc_entry: false\n      show_if_no_docstring: true\n",
+        "records": RECORDS + _records(),
         "kernels": KERNELS + _kernels(),
     }
     return {f"reference/{name}.md": text for name, text in found.items()}
@@ -66,11 +73,55 @@ def _home(name: str) -> str:
 
 
 def _public(names: Iterable[str]) -> str:
-    return "".join(
-        f"\n::: circuitcore.{_home(name)}.{name}\n    options:\n"
-        f"      heading: circuitcore.{name}\n      toc_label: {name}\n"
-        for name in names
-    )
+    parts = []
+    for name in names:
+        parts.append(
+            f"\n::: circuitcore.{_home(name)}.{name}\n    options:\n"
+            f"      heading: circuitcore.{name}\n      toc_label: {name}\n"
+        )
+        path = ROOT / "circuitcore" / f"{_home(name).replace('.', '/')}.py"
+        parts += [_fields(node) for node in _records_of(path) if node.name == name]
+    return "".join(parts)
+
+
+def _records() -> str:
+    """The records of a sweep, and those that questions are answered with, wherever they stand."""
+    parts = list(map(_record, _records_of(ROOT / "circuitcore" / "records.py")))
+    parts.append(ANSWERS)
+    for folder in ("analysis", "extraction/planning"):
+        for path in sorted((ROOT / "circuitcore" / folder).rglob("*.py")):
+            parts += map(_record, _records_of(path))
+    return "".join(parts)
+
+
+def _records_of(path: Path) -> list[ast.ClassDef]:
+    """Classes of a module that are records (pydantic models), or records of such."""
+    found: dict[str, ast.ClassDef] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+            bases = {ast.unparse(base) for base in node.bases}
+            if bases & {"BaseModel", "Record", *found}:
+                found[node.name] = node
+    return list(found.values())
+
+
+def _record(node: ast.ClassDef) -> str:
+    return f"\n### {node.name}\n\n{ast.get_docstring(node) or ''}\n{_fields(node)}"
+
+
+def _fields(node: ast.ClassDef) -> str:
+    """What a record holds, as a table."""
+    rows = []
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            kind = ast.unparse(field.annotation)
+            default = f"`{ast.unparse(field.value)}`" if field.value is not None else ""
+            rows.append(f"| `{field.target.id}` | `{kind}` | {default} |\n")
+    bases = [ast.unparse(base) for base in node.bases]
+    more = [base for base in bases if base not in ("BaseModel", "Record")]
+    said = f"\nAnd what `{more[0]}` holds.\n" if more else ""
+    head = "\n| field | type | default |\n|---|---|---|\n" if rows else ""
+    return head + "".join(rows) + said
 
 
 def _kernels() -> str:

@@ -73,7 +73,7 @@ def _option(flag: Flag) -> Iterator[str]:
     short = f"`{flag.short}`, " if flag.short else ""
     yield f"### {flag.spelled} {{ #{_anchor(flag.name)} }}\n"
     yield f"{short}`{flag.spelled}{value}`\n"
-    yield f"{_cell(flag.help)[:1].upper()}{_cell(flag.help)[1:]}.\n"
+    yield f"{_cell(flag.help)}.\n"
     if flag.choices:
         yield f"- Values: {' · '.join(f'`{choice}`' for choice in flag.choices)}"
     if flag.many:

@@ -13,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 import circuitcore
+from circuitcore import records
 from circuitcore.cli.main import app
 from circuitcore.cli.options import FLAGS
 from circuitcore.options import FIELDS, PRESETS, changing
@@ -145,6 +147,16 @@ def test_every_public_name_is_in_the_api(built):
         homes = [p for p in pages.values() if any(a.endswith(f".{name}") for a in p.anchors)]
         assert homes, f"circuitcore.{name} is on no page"
         assert any(f"circuitcore.{name}" in page.words for page in homes)
+
+
+def test_every_record_is_described(built):
+    words = built[1]["reference/records.html"].words
+    models = [m for m in vars(records).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    assert len(models) > 20
+    for model in models:
+        if model is not BaseModel:
+            assert model.__name__ in words and (model.__doc__ or "").split("``")[0] in words
+            assert all(field in words for field in model.model_fields), model
 
 
 def test_every_operation_is_in_the_api(built):
