@@ -1,6 +1,7 @@
 """The pages of commands and options, from the tables that the command line is made of."""
 
 from collections.abc import Iterator
+from textwrap import dedent
 from typing import Any
 
 import typer
@@ -132,6 +133,10 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield f"And every option of [the table of options](options.md){but}.\n"
     elif shared:
         yield f"And of [the table of options](options.md): {', '.join(map(_link, shared))}.\n"
+    closing = context.make_formatter()
+    command.format_epilog(context, closing)
+    if told := dedent(closing.getvalue().partition("Examples:\n")[2]).strip():
+        yield f"```text\n{told}\n```\n"
 
 
 def _link(flag: Flag) -> str:
