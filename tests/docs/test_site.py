@@ -4,8 +4,10 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +19,7 @@ from pydantic import BaseModel
 
 import circuitcore
 from circuitcore import records
-from circuitcore.cli.main import app
+from circuitcore.cli.main import app, run
 from circuitcore.cli.options import FLAGS
 from circuitcore.options import FIELDS, PRESETS, changing
 
@@ -228,6 +230,16 @@ def test_commands_that_pages_name_exist(path):
             continue
         known = {o for parameter in commands[verb].params for o in parameter.opts} | {"--help"}
         assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known, f"{path.name}: {verb}{rest}"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_sweeps_that_pages_show_have_options_that_fit(path, capsys):
+    """Values, and what goes together: such a sweep would begin, if model and images were there."""
+    for block in FENCED.findall(path.read_text(encoding="utf-8")):
+        for verb, rest in LINES.findall(block):
+            if verb == "sweep" and "--config" not in rest:
+                assert run(["sweep", *shlex.split(rest), "--print-config"]) == 0, f"{verb}{rest}"
+                assert tomllib.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
