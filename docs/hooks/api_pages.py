@@ -88,7 +88,7 @@ def _records() -> str:
     """The records of a sweep, and those that questions are answered with, wherever they stand."""
     parts = list(map(_record, _records_of(ROOT / "circuitcore" / "records.py")))
     parts.append(ANSWERS)
-    for folder in ("analysis", "extraction/planning"):
+    for folder in ("analysis", "extraction/planning", "jobs/profiling"):
         for path in sorted((ROOT / "circuitcore" / folder).rglob("*.py")):
             parts += map(_record, _records_of(path))
     return "".join(parts)
@@ -98,11 +98,11 @@ def _records_of(path: Path) -> list[ast.ClassDef]:
     """Classes of a module that are records (pydantic models), or records of such."""
     found: dict[str, ast.ClassDef] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+        if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
             if bases & {"BaseModel", "Record", *found}:
                 found[node.name] = node
-    return list(found.values())
+    return [node for name, node in found.items() if name[0] != "_"]
 
 
 def _record(node: ast.ClassDef) -> str:
@@ -118,7 +118,7 @@ def _fields(node: ast.ClassDef) -> str:
             default = f"`{ast.unparse(field.value)}`" if field.value is not None else ""
             rows.append(f"| `{field.target.id}` | `{kind}` | {default} |\n")
     bases = [ast.unparse(base) for base in node.bases]
-    more = [base for base in bases if base not in ("BaseModel", "Record")]
+    more = [base for base in bases if base not in ("BaseModel", "Record") and base[0] != "_"]
     said = f"\nAnd what `{more[0]}` holds.\n" if more else ""
     head = "\n| field | type | default |\n|---|---|---|\n" if rows else ""
     return head + "".join(rows) + said

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -249,6 +250,8 @@ def test_names_that_pages_use_exist(path):
         compile(block, path.name, "exec")
     used = re.findall(r"\b(?:cc|circuitcore)\.([A-Za-z_]+)\(", text)
     assert set(used) <= set(circuitcore.__all__)
+    for module in set(re.findall(r"from (circuitcore[\w.]*) import", text)):
+        assert find_spec(module), module
     for named in re.findall(r"`((?:circuitcore|kernels|tests|bench|cli|examples)/[^`\s]*)`", text):
         if not re.search(r"[A-Z*]{2}|…", named):  # OP/... stand for any
             assert (ROOT / named).exists(), named
