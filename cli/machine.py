@@ -17,6 +17,11 @@ from circuitcore.cli.options import OUTPUT, Given, takes
 from circuitcore.errors import UsageError
 
 FAILED = 3
+COMPILED = {
+    "kernel": "kernel", "config": "configuration", "dtype": "dtype", "registers": "regs",
+    "spills": "spills", "shared": "shared", "issue": "issue", "occupancy": "occupancy",
+    "matrix_instructions": "matrix instructions",
+}  # fmt: skip
 
 
 class Listed(StrEnum):
@@ -51,75 +56,30 @@ def ls(
 
     Of models those that can be swept are listed; --check finds out which, and why others cannot.
     """
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.lists import checked, devices, models
 
     form = given.format
     rows: list[dict[str, Any]]
     if (check or only or write) and not (check and what is Listed.models):
         raise UsageError("--only and --write go with 'ls models --check'")
-    if check:
-        rows = _checked(tuple(only or ()), write, given)
-    elif what is Listed.models:
-        rows = _known_models(given)
-    elif what is Listed.devices:
-        from dataclasses import asdict
+    with progress(given.quiet) as shown:
+        if check:
+            rows = checked(tuple(only or ()), write, shown)
+        elif what is Listed.models:
+            rows = models(shown)
+        elif what is Listed.devices:
+            rows = devices()
+        elif what is Listed.categories:
+            import circuitcore
 
-        from circuitcore.machine.device import list_devices
-
-        rows = [asdict(d) for d in list_devices()]
-    elif what is Listed.categories:
-        import circuitcore
-
-        rows = [dict(row) for row in circuitcore.categories(**given.call())]
-    else:
-        from circuitcore.runs.watching import list_runs
-
-        rows = list_runs(root)
-    emit(rows_text(rows, form, left=3))
-
-
-def _known_models(given: Given) -> list[dict[str, Any]]:
-    """Models that can be swept, with the names of their weights; a line on stderr on the others."""
-    import torchvision.models as tv
-
-    from circuitcore.cli.progress import progress
-    from circuitcore.inputs.libraries.census import table
-
-    rows = [{"model": "bundled", "weights": "with circuitcore"}]
-    refused = []
-    for found in table():
-        library, _, name = found.model.partition(":")
-        if not found.works:
-            refused.append(found.model)
-        elif library == "tv":
-            listed = ", ".join(w.name for w in tv.get_model_weights(name))
-            rows.append({"model": found.model, "weights": listed})
+            rows = [dict(row) for row in circuitcore.categories(**given.call())]
         else:
-            rows.append({"model": found.model, "weights": "timm's"})
-    if refused:
-        with progress(given.quiet) as shown:
-            shown.note(
-                f"{len(refused)} networks that were tried cannot be swept ({refused[0]}, ...); why "
-                "says docs/models.md, or 'circuitcore ls models --check --only NAME'"
-            )
-    return rows
+            from circuitcore.runs.watching import list_runs
 
-
-def _checked(only: tuple[str, ...], write: bool, given: Given) -> list[dict[str, Any]]:
-    """The table of what works, made anew."""
-    from dataclasses import asdict
-
-    from circuitcore.cli.progress import progress
-    from circuitcore.inputs.libraries.census import census, write_tables
-    from circuitcore.machine.state import undisturbed
-
-    with undisturbed(), progress(given.quiet) as shown:
-        found = census(only, shown)
-    if not found:
-        raise UsageError(f"--only {' '.join(only)}: no such network; 'circuitcore ls models'")
-    if write:
-        write_tables(found, whole=not only)
-    return [asdict(each) for each in found]
+            rows = list_runs(root)
+    emit(rows_text(rows, form, left=3))
 
 
 @takes(OUTPUT)
@@ -174,8 +134,8 @@ def verify(
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
-    opened = circuitcore.open_run(run)
     with progress(given.quiet) as shown:
+        opened = circuitcore.open_run(run)
         problems = opened.verify(sample=sample, repair=repair, progress=shown)
     if problems:
         emit("".join(f"{p}\n" for p in problems))
@@ -200,22 +160,26 @@ def kernels(
     """
     import json
 
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.errors import DeviceError, UsageError, nearest
-    from circuitcore.kernels.compilers import HAS_TRITON
 
-    if not HAS_TRITON:
-        raise DeviceError("kernels are compiled by Triton, which is not installed here")
-    from circuitcore.kernels.aot.compile import kernel_table, table_row, targets
+    form = given.format
+    with progress(given.quiet) as shown:
+        from circuitcore.errors import DeviceError, UsageError, nearest
+        from circuitcore.kernels.compilers import HAS_TRITON
 
-    if target not in targets():
-        near = nearest(target, targets())
-        raise UsageError(f"--target {target}: one of {', '.join(targets())}{near}")
-    form, rows = given.format, kernel_table(target)
+        if not HAS_TRITON:
+            raise DeviceError("kernels are compiled by Triton, which is not installed here")
+        from circuitcore.kernels.aot.compile import kernel_table, table_row, targets
+
+        if target not in targets():
+            near = nearest(target, targets())
+            raise UsageError(f"--target {target}: one of {', '.join(targets())}{near}")
+        rows = kernel_table(target, shown)
     if form == "json":
         emit(json.dumps({"target": target, "kernels": rows}, indent=2, default=str) + "\n")
         return
-    emit(rows_text([table_row(row) for row in rows], form, left=3))
+    emit(rows_text([table_row(row) for row in rows], form, left=2, columns=COMPILED))
 
 
 @takes(OUTPUT)
@@ -225,17 +189,20 @@ def tune(*, given: Given) -> None:
     Writes the table that later sweeps on this machine follow instead of the cost model. The
     kernels are tested first, as doctor does: one that fails is never chosen.
     """
-    import torch
-
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.errors import DeviceError
-    from circuitcore.kernels.masked.paths import table_path
-    from circuitcore.kernels.tune import tune as measured
 
-    if not torch.cuda.is_available():
-        raise DeviceError("tune measures a GPU, and there is none here; 'circuitcore ls devices'")
     with progress(given.quiet) as shown:
+        import torch
+
+        from circuitcore.errors import DeviceError
+        from circuitcore.kernels.masked.paths import table_path
+        from circuitcore.kernels.tune import tune as measured
+
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                "tune measures a GPU, and there is none here; 'circuitcore ls devices'"
+            )
         found = measured(shown=shown)
     rows = [{"layer": key, "path": path} for key, path in found.items()]
     emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))

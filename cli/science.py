@@ -70,6 +70,7 @@ def _resampled(
     from circuitcore.cli.compared import stability_text
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
+    from circuitcore.cli.terminal.verdict import conclude, of_resamples
 
     if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):
         flag = other[0].replace("_", "-")
@@ -85,6 +86,7 @@ def _resampled(
         emit(stability_text(rows, opened.choices(categories=wanted), certify, random))
     else:
         emit_rows(rows, given.format)
+    conclude(of_resamples(rows), opened.folder, given.quiet)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
@@ -109,6 +111,7 @@ def structure(
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.verdict import conclude, of_structure
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -128,6 +131,7 @@ def structure(
         ]
         columns = tuple(dict.fromkeys(name for row in rows for name in row))
         emit(rows_text([{name: row.get(name) for name in columns} for row in rows], form))
+    conclude(of_structure(found), run, given.quiet)
 
 
 def _structure_text(found: Structure) -> str:
@@ -181,10 +185,12 @@ def area(
     """
     import circuitcore
     from circuitcore.cli.compared import area_text
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    rows = circuitcore.open_run(run).area(control=control, measure=measure)
+    with progress(given.quiet):
+        rows = circuitcore.open_run(run).area(control=control, measure=measure)
     emit(area_text(rows) if form == "table" else rows_text(rows.nested, form))
 
 
@@ -205,10 +211,12 @@ def compare(
     """
     import circuitcore
     from circuitcore.cli.compared import comparison_text
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    found = circuitcore.compare(a, b, measure=measure, plot=plot)
+    with progress(given.quiet):
+        found = circuitcore.compare(a, b, measure=measure, plot=plot)
     if form == "json":
         emit(found.model_dump_json(indent=2) + "\n")
     elif form == "table":
@@ -238,6 +246,7 @@ def lesion(
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.verdict import conclude, of_lesions
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -246,6 +255,7 @@ def lesion(
             progress=shown, **given.changes(run),
         )  # fmt: skip
     emit(_lesions(found) if form == "table" else rows_text(found.nested, form))
+    conclude(of_lesions(found.summary.nested), run, given.quiet)
 
 
 def _lesions(found: Lesions) -> str:

@@ -20,6 +20,7 @@ import torch
 
 from circuitcore.errors import InputError
 from circuitcore.kernels.overlap.operation import overlap_counts_mapped
+from circuitcore.progress import Progress, Silent
 from circuitcore.records import Found, Overlap
 from circuitcore.runs.circuitfile import checked_key, read_shapes, stored_mask
 from circuitcore.runs.folder import AGAIN, RunFolder
@@ -55,7 +56,7 @@ class LayerOverlap:
 
 
 def layer_overlaps(
-    run: RunFolder, records: Sequence[Found]
+    run: RunFolder, records: Sequence[Found], progress: Progress | None = None
 ) -> tuple[list[str], dict[str, LayerOverlap]]:
     """Names of the circuits and pairwise counts by layer; masks are read once, in blocks.
 
@@ -68,18 +69,24 @@ def layer_overlaps(
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
-    for path in files:
+    shown = progress or Silent()
+    shown.start("reading circuits", len(files))
+    for path, name in zip(files, names, strict=True):
         try:
             checked_key(path)  # what is mapped below is not checked again
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
+        shown.advance(1, name)
     shapes = read_shapes(files[0])
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     layers = {}
+    shown.start("overlap by layer", len(shapes))
     for name, shape in shapes.items():
+        shown.advance(0, name)
         masks = [stored_mask(path, name) for path in files]
         relevant = int(np.prod(shape, dtype=np.int64))
         layers[name] = counted(masks, relevant, name == last, device=device, impl=impl)
+        shown.advance()
     return names, layers
 
 
@@ -116,14 +123,14 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
     return _ratio(both, either), chance
 
 
-def table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
+def table(run: RunFolder, records: Sequence[Found], progress: Progress | None = None) -> pa.Table:
     """`pairs` as ``overlap.parquet`` holds them where that is of these circuits, else made anew."""
     if (run.folder / FILE).exists():
         with suppress(InputError):  # damaged: made anew
             found = read_table(run.folder / FILE)
             if (found.schema.metadata or {}).get(OF) == run.contents().encode():
                 return found
-    return pairs(run, records)
+    return pairs(run, records, progress)
 
 
 def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -141,19 +148,21 @@ def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.
     return names, both[0], both[1]
 
 
-def pairs(run: RunFolder, records: Sequence[Found]) -> pa.Table:
+def pairs(run: RunFolder, records: Sequence[Found], progress: Progress | None = None) -> pa.Table:
     """`pairs_table`, written to the run folder."""
-    found = pairs_table(run, records)
+    found = pairs_table(run, records, progress)
     write_table(run.folder / FILE, found)
     return found
 
 
-def pairs_table(run: RunFolder, records: Sequence[Found]) -> pa.Table:
+def pairs_table(
+    run: RunFolder, records: Sequence[Found], progress: Progress | None = None
+) -> pa.Table:
     """One row a pair and layer (``layer`` empty: the whole network).
 
     ``records``: those of the run.  Raises InputError where a circuit's file is damaged.
     """
-    names, layers = layer_overlaps(run, records)
+    names, layers = layer_overlaps(run, records, progress)
     first, second = np.triu_indices(len(names), k=1)
     tables = []
     # half a million pairs of a thousand circuits, in every layer: the names are held once

@@ -60,7 +60,7 @@ def reproduce(
         for work in _missing(run, families, inputs, options, on, chosen, progress):
             work.do(run, families)
         means_kept(run, inputs, options, on, progress)
-        finish(run)
+        finish(run, progress)
     except OSError as error:
         raise disk_failed(folder, error) from error
     if on.device.type == "cuda":

@@ -46,7 +46,7 @@ def verify(
     images can be had (else that is noted).  Cost: all files are read; the overlap of all pairs;
     with a sample, what `prepare` costs and a pass over the held-out images a circuit.
     """
-    broken = damaged(run.folder)
+    broken = damaged(run.folder, progress)
     problems = [f"{path}: {said}" for path, said in broken.items()]
     units = {unit: path for unit, path in run.units().items() if path not in broken}
     for unit, path in units.items():
@@ -83,7 +83,7 @@ def repair(run: RunFolder, progress: Progress, given: InHand | None = None) -> l
             inputs_again(run, progress, given)
         except (CircuitcoreError, OSError) as error:
             left += [f"{path}: not made anew: {_line(error)}; {AGAIN}" for path in lost]
-    finish(run)
+    finish(run, progress)
     missing = len(run.manifest["categories"]) - len(run.units())
     if missing:
         progress.note(f"{missing} categories are not there; the same sweep makes those it names")
