@@ -35,7 +35,9 @@ class Listed(StrEnum):
 
 @takes(("model", "arch", "images", "categories", "target", "allow_pickle", *OUTPUT))
 def ls(
-    what: Annotated[Listed, typer.Argument(help="what to list")],
+    what: Annotated[
+        Listed, typer.Argument(metavar="models|devices|categories|runs", help="what to list")
+    ],
     root: Annotated[
         Path, typer.Option(metavar="DIR", help="where the runs are  [runs]", show_default=False)
     ] = Path("runs"),
@@ -184,7 +186,7 @@ def kernels(
 
 @takes(OUTPUT)
 def tune(*, given: Given) -> None:
-    """Measure on this GPU which way each masked layer runs fastest, and remember it.
+    """Measure which way each masked layer runs fastest on this GPU.
 
     Writes the table that later sweeps on this machine follow instead of the cost model. The
     kernels are tested first, as doctor does: one that fails is never chosen.

@@ -161,8 +161,9 @@ class Bar(_Telling):
             from rich.live import Live
 
             console = Console(stderr=True, highlight=False)
+            fine = (sys.stderr.encoding or "").lower().startswith("utf")
             self._live = Live(
-                get_renderable=lambda: drawn(self._pace, console.width, _fine()),
+                get_renderable=lambda: drawn(self._pace, console.width, fine),
                 console=console,
                 refresh_per_second=8,
                 transient=True,
@@ -211,7 +212,3 @@ def _bar(pace: Pace, width: int, fine: bool) -> tuple[str, str]:
         return full * whole, empty * (width - whole)
     place = abs(int(pace.elapsed * 8) % (2 * width - 2) - (width - 1))
     return "", empty * place + full + empty * (width - 1 - place)
-
-
-def _fine() -> bool:
-    return (sys.stderr.encoding or "").lower().startswith("utf")

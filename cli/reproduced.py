@@ -37,7 +37,7 @@ def reproduce(
     *,
     given: Given,
 ) -> None:
-    """Published figures beside every reading of the method that their text allows.
+    """Published figures beside every reading of their text.
 
     Threshold, reference, stop rule, bias, norm of false alarms, and where scores are absolute: a
     grid of readings that share their sweeps, with the distance of each. On ImageNet where --images

@@ -104,9 +104,10 @@ def structure(
     *,
     given: Given,
 ) -> None:
-    """What the circuits of a run share: by depth, by unit, with what it goes.
+    """What the circuits of a run share, by depth and by unit.
 
-    Beside chance throughout. Layers are compared with the noise ceiling that stability RUN finds.
+    And with what it goes; beside chance throughout. Layers are compared with the noise ceiling that
+    stability RUN finds.
     """
     import circuitcore
     from circuitcore.cli.progress import progress
@@ -238,10 +239,10 @@ def lesion(
     *,
     given: Given,
 ) -> None:
-    """The network without a circuit, or its private weights: do others survive?
+    """The network without a circuit, or its private weights.
 
-    Changes of held-out CSA beside those of a random lesion of as many weights of each layer. Kept
-    in the run folder. --format json or csv gives every category under every lesion.
+    Do others survive? Changes of held-out CSA beside those of a random lesion of as many weights of
+    each layer. Kept in the run folder. --format csv gives every category under every lesion.
     """
     import circuitcore
     from circuitcore.cli.progress import progress

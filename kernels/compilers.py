@@ -107,7 +107,9 @@ def _told_by_numba() -> None:
 
     class Passed(event.Listener):  # type: ignore[misc]
         def on_start(self, event: Any) -> None:
-            compiling(event.data["dispatcher"].py_func.__name__)
+            function = getattr(event.data["dispatcher"], "py_func", None)
+            if function is not None and function.__module__.startswith("circuitcore."):
+                compiling(function.__name__)  # not what numba itself is made of
 
         def on_end(self, event: Any) -> None:
             """Nothing to tell."""

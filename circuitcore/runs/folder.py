@@ -36,6 +36,9 @@ from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_record, read_unit_header
+from circuitcore.runs.keys import canonical as canonical
+from circuitcore.runs.keys import unit_file
+from circuitcore.runs.keys import unit_key as unit_key
 from circuitcore.runs.means import MEANS
 from circuitcore.runs.tables import IMAGES, write_images
 
@@ -46,11 +49,6 @@ PLAN = "plan.json"
 NOT_KEPT = frozenset(changing("call"))
 FORMAT = "circuitcore.run/1"
 AGAIN = "run the same sweep again: what is damaged is set aside and made anew"
-
-
-def canonical(value: Any) -> bytes:
-    """JSON text that is equal for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
@@ -75,11 +73,6 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
     }
 
 
-def unit_key(config: dict[str, Any], unit: int) -> str:
-    """sha256 naming the file of output unit ``unit`` under a configuration."""
-    return hashlib.sha256(canonical({**config, "unit": unit})).hexdigest()
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """A run folder that exists, with its manifest."""
@@ -89,8 +82,7 @@ class RunFolder:
 
     def path(self, unit: int) -> Path:
         """The file of output unit ``unit``, whether it is there or not."""
-        key = unit_key(self.manifest["configuration"], unit)
-        return self.folder / "units" / key[:2] / f"{key}.safetensors"
+        return self.folder / unit_file(self.manifest["configuration"], unit)
 
     def units(self) -> dict[int, Path]:
         """Files of the finished categories by output unit, in unit order."""
