@@ -54,7 +54,7 @@ def plan_table(planned: Plan) -> str:
 
 def _exact_table(planned: CategoryPlan) -> str:
     """One row a level: what every layer reads and writes, and how."""
-    from circuitcore.cli.tables import table
+    from circuitcore.cli.terminal.layout import folded, table
 
     text = ""
     for stage in planned.stages:
@@ -64,11 +64,11 @@ def _exact_table(planned: CategoryPlan) -> str:
             [str(t), *(cells.get((t, layer), "-") for layer in layers), f"{work:.3g}"]
             for t, work in stage.by_level().items()
         ]
-        text += (
-            f"\n{planned.category}, {stage.stage} stage, {stage.images} images: inputs > outputs"
-        )
-        text += f" that are alive\n{table(['level', *layers, 'multiply-adds'], rows)}"
-    return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
+        said = f"{planned.category}, {stage.stage} stage, {stage.images} images: inputs > outputs"
+        text += f"\n{folded(f'{said} that are alive')}\n"
+        text += table(["level", *layers, "multiply-adds"], rows)
+    said = f"{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off"
+    return f"{text}{folded(said)}\n"
 
 
 def prediction_text(said: Prediction) -> str:

@@ -10,8 +10,8 @@ Examples = tuple[tuple[str, str], ...]  # of (command, what it does)
 
 EXAMPLES: dict[str, Examples] = {
     "sweep": (
-        ("circuitcore sweep", "the bundled example, all ten categories: about a minute"),
-        ("circuitcore sweep Trouser Bag --out runs/first", "two of them, in a folder of that name"),
+        ("circuitcore sweep Trouser Bag", "two categories of the bundled example"),
+        ("circuitcore sweep --out runs/first", "all ten, in a folder of that name: a minute"),
     ),
     "plan": (
         ("circuitcore plan Trouser Bag", "cost of that sweep here, with a probe of a second"),
