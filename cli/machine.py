@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +13,10 @@ import typer
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
-from circuitcore.errors import UsageError
+from circuitcore.errors import InputError, UsageError, nearest
 
 FAILED = 3
+LISTED = ("models", "devices", "categories", "runs")  # what `ls` can list
 COMPILED = {
     "kernel": "kernel", "config": "configuration", "dtype": "dtype", "registers": "regs",
     "spills": "spills", "shared": "shared", "issue": "issue", "occupancy": "occupancy",
@@ -24,23 +24,12 @@ COMPILED = {
 }  # fmt: skip
 
 
-class Listed(StrEnum):
-    """What `ls` can list."""
-
-    models = "models"
-    devices = "devices"
-    categories = "categories"
-    runs = "runs"
-
-
 @takes(("model", "arch", "images", "categories", "target", "allow_pickle", *OUTPUT))
 def ls(
-    what: Annotated[
-        Listed, typer.Argument(metavar="models|devices|categories|runs", help="what to list")
-    ],
+    what: Annotated[str, typer.Argument(metavar="|".join(LISTED), help="what to list")],
     root: Annotated[
-        Path, typer.Option(metavar="DIR", help="where the runs are  [runs]", show_default=False)
-    ] = Path("runs"),
+        Path | None, typer.Option(metavar="DIR", help="where the runs are  [runs]")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="models: build and run each, small, with random weights")
     ] = False,
@@ -64,23 +53,27 @@ def ls(
 
     form = given.format
     rows: list[dict[str, Any]]
-    if (check or only or write) and not (check and what is Listed.models):
+    if what not in LISTED:
+        raise UsageError(f"ls {what}: one of {', '.join(LISTED)}{nearest(what, LISTED)}")
+    if root is not None and not root.is_dir():
+        raise InputError(f"--root {root}: no such folder")
+    if (check or only or write) and not (check and what == "models"):
         raise UsageError("--only and --write go with 'ls models --check'")
     with progress(given.quiet) as shown:
         if check:
             rows = checked(tuple(only or ()), write, shown)
-        elif what is Listed.models:
+        elif what == "models":
             rows = models(shown)
-        elif what is Listed.devices:
+        elif what == "devices":
             rows = devices()
-        elif what is Listed.categories:
+        elif what == "categories":
             import circuitcore
 
             rows = [dict(row) for row in circuitcore.categories(**given.call())]
         else:
             from circuitcore.runs.watching import list_runs
 
-            rows = list_runs(root)
+            rows = list_runs(root or Path("runs"))
     emit(rows_text(rows, form, left=3))
 
 

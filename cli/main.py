@@ -69,7 +69,11 @@ class Verbs(TyperGroup):
         """The verb of these arguments; a usage error naming the nearest if there is none."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            ctx.fail(f"no command {name!r}{nearest(name, self.list_commands(ctx))}")
+            verbs = self.list_commands(ctx)
+            if name in ("help", "version"):
+                of = f" {args[1]}" if name == "help" and args[1:] and args[1] in verbs else ""
+                ctx.fail(f"no command {name!r}: it is circuitcore{of} --{name}")
+            ctx.fail(f"no command {name!r}{nearest(name, verbs)}")
         return super().resolve_command(ctx, args)
 
 
@@ -202,6 +206,8 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         spelled = [o for p in context.command.get_params(context) for o in p.opts if o[:2] == "--"]
         message = f"no option {option}{nearest(str(option), spelled)}"
+    message = message.replace("Value error, ", "").replace("Input should be", "should be")
+    message = message.replace("Got unexpected extra argument(s)", "takes no further argument:")
     message = message[:1].lower() + message[1:].rstrip(".")
     return _say(f"error: {message}\n'{path} --help' lists what there is", USAGE)
 

@@ -46,6 +46,7 @@ def stability(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.runs.nearby import meant
 
     run, *names = wanted or [""]
     if run and (Path(run) / "manifest.json").exists():
@@ -58,7 +59,15 @@ def stability(
         )
     call = given.call()
     with progress(call["quiet"]) as shown:
-        rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+        if "/" in run or Path(run or "-").is_dir():
+            circuitcore.open_run(run)  # refused, with the run that may be meant
+        try:
+            rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+        except circuitcore.UsageError as error:
+            if not str(error).startswith(f"no category {run!r}"):
+                raise
+            nor = f"{error}; nor is {run!r} a run folder{meant(Path(run))}"
+            raise circuitcore.UsageError(nor) from None
     emit_rows(rows, call["format"], left=2)
 
 

@@ -40,11 +40,11 @@ from circuitcore.runs.keys import canonical as canonical
 from circuitcore.runs.keys import unit_file
 from circuitcore.runs.keys import unit_key as unit_key
 from circuitcore.runs.means import MEANS
+from circuitcore.runs.nearby import MANIFEST, meant
 from circuitcore.runs.tables import IMAGES, write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers
 PROBE = "probe_sha256"  # of one image's input: in the keys of runs since it was added
-MANIFEST = "manifest.json"
 PLAN = "plan.json"
 NOT_KEPT = frozenset(changing("call"))
 FORMAT = "circuitcore.run/1"
@@ -160,7 +160,8 @@ def open_run(folder: Path) -> RunFolder:
     try:
         manifest = read_sealed(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: no run folder (it has no {MANIFEST})") from None
+        there = "it has no" if folder.is_dir() else "there is no such folder, and so no"
+        raise InputError(f"{folder}: no run folder ({there} {MANIFEST}){meant(folder)}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST}: damaged: {error}; {AGAIN}") from None
     if lacks := _lacks(manifest):
@@ -218,9 +219,12 @@ def refuse_other(run: RunFolder, inputs: Inputs, options: Options, where: str) -
         f"  {k}: {_short(there)} there, {_short(now)} now{where}"
         for k, there, now, where in _as_given(given)
     )
+    again = {"threshold", "stop", "reference"} >= {k.removeprefix("fc_").removeprefix("conv_")
+                                                   for k in differing}  # fmt: skip
     raise InputError(
         f"{where}: holds a run of another configuration:\n{shown}\n"
         "Give another --out, or the same options"
+        + (f"; 'circuitcore extract {run.folder}' chooses anew from its curves" if again else "")
     )
 
 
