@@ -44,7 +44,7 @@ class Pace:
 
     what: str
     total: int
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     counted: float = 0.0
     done: int = 0
     detail: str = ""

@@ -201,7 +201,8 @@ def drawn(pace: Pace, width: int, fine: bool) -> Text:
     text = Text(shortened(pace.what, width - 1), no_wrap=True, overflow="crop")
     text.append(f" {done}" if done or rest else "", "bar.complete").append(rest, "bar.back")
     text.append(count, "progress.download").append(said, "progress.remaining")
-    return text.append(detail, "dim")
+    text.append(detail, "dim").truncate(max(width - 1, 0))
+    return text
 
 
 def _bar(pace: Pace, width: int, fine: bool) -> tuple[str, str]:

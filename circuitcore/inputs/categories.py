@@ -210,8 +210,8 @@ def _unknown(
     parts = [part for part in re.split(r"[,;\s]+", text) if part]
     if (Path(text) / "manifest.json").is_file():
         return (
-            f"no category {text!r}: it is a run folder; --out {text} goes on with it, while extract, "
-            "evaluate, stability and others ask about it"
+            f"no category {text!r}: it is a run folder; --out {text} goes on with it, while "
+            "extract, evaluate, stability and others ask about it"
         )
     elif len(parts) > 1 and all(find(part) for part in parts):
         near = f": several are words of their own, {' '.join(parts)}"
