@@ -89,12 +89,14 @@ def doctor(*, given: Given) -> None:
     from circuitcore.cli.doctor import examine
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.layout import folded
 
     form = given.format
     with progress(given.quiet) as shown:
         checks = examine(shown)
     if form == "table":
-        emit("".join(f"{c.state:8} {c.what}: {c.found}\n" for c in checks))
+        lines = (folded(f"{c.state:8} {c.what}: {c.found}", indent=9) for c in checks)
+        emit("".join(f"{line}\n" for line in lines))
     else:
         emit(rows_text([asdict(c) for c in checks], form))
     if any(c.state == "failed" for c in checks):

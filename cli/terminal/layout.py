@@ -48,12 +48,12 @@ def room() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def folded(line: str) -> str:
+def folded(line: str, indent: int = 2) -> str:
     """A sentence over as many lines as a terminal needs, one where stdout is none."""
     width = room()
     if width is None or len(line) <= width:
         return line
-    return textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
