@@ -167,6 +167,7 @@ class Bar(_Telling):
                 console=console,
                 refresh_per_second=8,
                 transient=True,
+                redirect_stdout=False,  # it has the result
             )
             self._live.start()
 
