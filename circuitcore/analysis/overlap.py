@@ -72,11 +72,13 @@ def layer_overlaps(
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
-    for path in files:
+    progress.start("reading circuits", len(files))
+    for path, name in zip(files, names, strict=True):
         try:
             checked_key(path)  # what is mapped below is not checked again
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
+        progress.advance(1, name)
     shapes = read_shapes(files[0])
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     masks = {name: [stored_mask(path, name) for path in files] for name in shapes}

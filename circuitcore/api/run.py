@@ -131,13 +131,14 @@ class Run(Mapping[str, Circuit]):
             beside = None if control is None else folder_of(control)
             return records(areas(self._run, beside, measure))
 
-    def overlap(self) -> Overlaps:
+    def overlap(self, *, progress: Progress | Told | None = None) -> Overlaps:
         """A row a pair of circuits and layer, with the chance level of independent masks.
 
         Kept in the run folder as ``overlap.parquet``; made anew where circuits were added.
         """
         with undisturbed():
-            pairs = overlaps.table(self._run, self._run.records())
+            told = progress_of(progress)
+            pairs = overlaps.table(self._run, self._run.records(), told)
         layers = dict.fromkeys(["", *pairs["layer"].unique().to_pylist()])
         found = {layer: overlaps.matrix(pairs, layer) for layer in layers}
         names = found[""][0]

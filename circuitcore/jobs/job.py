@@ -13,7 +13,7 @@ from typing import Any
 
 from circuitcore.analysis.overlap import pairs, table
 from circuitcore.analysis.summary import document
-from circuitcore.engine.footprint import must_compile, weight_bytes
+from circuitcore.engine.footprint import weight_bytes
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
@@ -166,10 +166,14 @@ def finish(run: RunFolder, progress: Progress) -> None:
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
     with span("stage", "report"):
+        progress.start("curves", 1)
         records = run.records()
         write_curves(run.folder, records, run.contents())
+        progress.advance()
         found = pairs(run, records, progress)
+        progress.start("report", 1)
         write_report(run, document(run, records, found), found)
+        progress.advance()
 
 
 def report(run: RunFolder, progress: Progress) -> Path:
@@ -183,7 +187,10 @@ def report(run: RunFolder, progress: Progress) -> Path:
     set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
     found = table(run, records, progress)
-    return write_report(run, document(run, records, found), found)
+    progress.start("report", 1)
+    path = write_report(run, document(run, records, found), found)
+    progress.advance()
+    return path
 
 
 def _extract_all(
@@ -209,8 +216,6 @@ def _extract_all(
     failed: list[str] = []
     done = 0
     held = 0 if on.device.type == "cuda" else weight_bytes(inputs.model.network)
-    if must_compile(on):
-        progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
     with (
         Presence(run.folder, str(on.device), len(missing)) as present,
         Claims(run, present.state.name, missing, lambda c: progress.advance(1, c.name)) as claims,

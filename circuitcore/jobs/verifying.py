@@ -47,7 +47,7 @@ def verify(
     images can be had (else that is noted).  Cost: all files are read; the overlap of all pairs;
     with a sample, what `prepare` costs and a pass over the held-out images a circuit.
     """
-    broken = damaged(run.folder)
+    broken = damaged(run.folder, progress)
     problems = [f"{path}: {said}" for path, said in broken.items()]
     units = {unit: path for unit, path in run.units().items() if path not in broken}
     for unit, path in units.items():

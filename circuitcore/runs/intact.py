@@ -16,6 +16,7 @@ from pathlib import Path
 
 from circuitcore.errors import InputError
 from circuitcore.machine.files import read_sealed
+from circuitcore.progress import Progress, Silent
 from circuitcore.runs.circuitfile import checked_key
 from circuitcore.runs.exemplarfile import EXEMPLARS, read_tensors
 from circuitcore.runs.families import FOLDER, read_family
@@ -86,9 +87,16 @@ def files_of(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.glob(pattern) if not path.is_dir())
 
 
-def damaged(folder: Path) -> dict[Path, str]:
+def damaged(folder: Path, progress: Progress | None = None) -> dict[Path, str]:
     """What is wrong by file."""
-    return {path: said for path in files_of(folder) if (said := damage(path)) is not None}
+    files, shown = list(files_of(folder)), progress or Silent()
+    shown.start("files", len(files))
+    found = {}
+    for path in files:
+        if (said := damage(path)) is not None:
+            found[path] = said
+        shown.advance(1, path.name)
+    return found
 
 
 def set_aside(folder: Path, path: Path, why: str, note: Callable[[str], None]) -> None:
