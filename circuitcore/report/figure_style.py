@@ -86,7 +86,11 @@ def figure_of(width: float, height: float, name: str, **layout: Any) -> Iterator
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """The figure as SVG text: colours by variable, ids that start with ``name``."""
+    """The figure as SVG text: colours by variable, ids that start with ``name``.
+
+    What matplotlib says of all lines in a style element stands as attributes of the whole: a page
+    lets no style element in but its own.
+    """
     out = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(out, format="svg", metadata=metadata)
@@ -96,11 +100,13 @@ def as_svg(figure: Figure, name: str) -> str:
         text = text.replace(stand_in, f"var({variable})")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", text)
+    text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     width, height = figure.get_size_inches() * 72
     limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
     return re.sub(
         r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
         rf'<svg class="figure" role="img" viewBox="\1"{limit} '
+        r'stroke-linejoin="round" stroke-linecap="butt" '
         r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
         text,
         count=1,
