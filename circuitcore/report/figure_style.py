@@ -34,6 +34,16 @@ COLOURS = {
 }
 INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
 MORE = "#3d8f6a", "#7a5ab0", "#b0a12f", "#4aa3b5"  # of stages beyond the second; read on both pages
+SAID = {  # what figures are called where they are not seen
+    "fig1a": "Histogram of pruned fractions; circuits against what they are held against, held out",
+    "fig1b": "Histogram of the overlap of two circuits",
+    "curves": "What levels are worth against the kept fraction, a panel a category",
+    "bands": "What levels are worth against the kept fraction: median and quantiles",
+    "matrix": "Overlap of all pairs of circuits",
+    "depth": "Overlap of circuits by layer",
+    "lesioned": "What categories lose to lesions",
+    "readings": "Readings of the method: how sparse, and how accurate held out",
+}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -105,7 +115,7 @@ def as_svg(figure: Figure, name: str) -> str:
     limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
     return re.sub(
         r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg class="figure" role="img" viewBox="\1"{limit} '
+        rf'<svg class="figure" role="img" aria-label="{SAID.get(name, name)}" viewBox="\1"{limit} '
         r'stroke-linejoin="round" stroke-linecap="butt" '
         r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
         text,

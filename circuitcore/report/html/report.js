@@ -145,14 +145,14 @@
   function curvesTogether(host) {
     const many = data.names.map((_, place) => place).filter(hasCurve);
     if (many.length < 2) return;
-    const alpha = Math.max(0.12, Math.min(0.5, 12 / many.length));
+    const alpha = Math.max(0.06, Math.min(0.5, 12 / many.length));
     const select = make("select", { id: "picked-curve" }, ...many.map((place) => make("option", { value: place }, data.names[place])));
     const told = make("p", { class: "quiet", role: "status", id: "curve-said" });
     const near = make("p", { class: "quiet readout", "aria-hidden": "true" });
     const layers = data.stages.map(() => draw("g"));
     const marks = data.stages.map(() => draw("path", { class: "near", d: "" }));
     const panels = data.stages.map((stage, s) => {
-      const faint = draw("g", { opacity: alpha }, ...many.map((place) => draw("path", { class: "faint", d: line(place, s) })));
+      const faint = draw("g", { "stroke-opacity": alpha }, ...many.map((place) => draw("path", { class: "faint", d: line(place, s) })));
       const svg = panel(s, [faint, marks[s], layers[s]], `All categories, ${stage} stage; the one picked stands out. What it says is told below.`);
       svg.addEventListener("pointermove", (event) => {
         const place = nearest(svg, event, s, many);
@@ -212,9 +212,15 @@
     const spoken = make("p", { role: "status", class: "quiet", id: "matrix-said" });
     const image = document.createElement("canvas");
     image.width = image.height = size;
-    const pixels = image.getContext("2d").createImageData(size, size);
-    for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) pixels.data.set([59, 120, 194, Math.round(255 * (0.03 + 0.89 * between(i, j)))], 4 * (i * size + j));
-    image.getContext("2d").putImageData(pixels, 0, 0);
+    const largest = values.reduce((most, value) => Math.max(most, value), 0) / told.scale || 1;
+    const end = make("span", {}, "1");
+    function shade(top) {
+      const pixels = image.getContext("2d").createImageData(size, size);
+      for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) pixels.data.set([59, 120, 194, Math.round(255 * (0.03 + 0.89 * Math.min(between(i, j) / top, 1)))], 4 * (i * size + j));
+      image.getContext("2d").putImageData(pixels, 0, 0);
+      end.textContent = String(Number(top.toFixed(digits)));
+    }
+    shade(1);
 
     const view = { x: 0, y: 0, cells: size }; // the first cell shown, and how many along a side
     const at = { row: 0, column: Math.min(1, size - 1) };
@@ -344,11 +350,13 @@
     }, { passive: false });
     canvas.addEventListener("focus", () => tell(true));
 
+    const stretch = make("input", { type: "checkbox", id: "stretch", onchange: () => { shade(stretch.checked ? largest : 1); paint(); } });
     const button = (text, title, act) => make("button", { type: "button", title, "aria-label": title, onclick: act }, text);
     host.append(make("div", { class: "matrix" }, canvas, make("div", {},
       make("div", { class: "tools" }, button("+", "Zoom in", () => zoom(0.5)), button("−", "Zoom out", () => zoom(2)), button("all", "Show all", () => zoom(size))),
       readout, spoken,
-      make("div", { class: "scale", "aria-hidden": "true" }, "0", make("i"), "1"),
+      make("div", { class: "scale", "aria-hidden": "true" }, "0", make("i"), end),
+      make("label", { class: "quiet" }, stretch, " colours up to the largest overlap of two"),
       make("p", { class: "quiet" }, `Pairs under the pointer, or under the arrow keys once the matrix has the focus; drag to move.${digits === 2 ? " Overlaps to within 0.002." : ""}`))));
     tell(false);
     if (!byId("matrix-canvas")) return;
@@ -379,20 +387,26 @@
     const values = rows.map((row) => [...row.cells].map((cell, i) => (i ? number(cell) : null)));
     const kinds = rows.map((row, place) => ({ circuit: values[place][1] !== null, random: row.querySelector("strong") !== null }));
     const names = data.names.map(plain);
+    const every = data.names.map((_, place) => place);
     let by = null, falling = false;
 
     function show() {
       const wanted = plain(search.value.trim()), kind = filter.value;
       const fits = (place) => names[place].includes(wanted) &&
         (kind === "all" || (kind === "circuit" && kinds[place].circuit) || (kind === "none" && !kinds[place].circuit) || (kind === "random" && kinds[place].random));
-      order.places = data.names.map((_, place) => place);
-      if (by !== null) order.places.sort(compare);
-      table.tBodies[0].append(...order.places.map((place) => rows[place]));
-      rows.forEach((row, place) => { row.hidden = !fits(place); });
-      order.places = order.places.filter(fits);
+      rows.forEach((row, place) => { if (row.hidden === fits(place)) row.hidden = !row.hidden; });
+      const places = every.filter(fits), same = places.length === order.places.length && places.every((place, i) => place === order.places[i]);
+      const said = `${places.length} of ${rows.length} shown`;
+      if (count.textContent !== said) count.textContent = said;
+      if (same && byId("circuits-list").childElementCount) return;
+      order.places = places;
       order.listed = FIRST;
-      count.textContent = `${order.places.length} of ${rows.length} shown`;
       list();
+    }
+    function sort() {
+      every.sort(compare);
+      table.tBodies[0].append(...every.map((place) => rows[place]));
+      show();
     }
     function compare(a, b) {
       if (by === 0) return (falling ? -1 : 1) * collator.compare(data.names[a], data.names[b]) || a - b;
@@ -410,7 +424,7 @@
         falling = by === column ? !falling : column > 0;
         by = column;
         heads.forEach((other, i) => other.setAttribute("aria-sort", i !== by ? "none" : falling ? "descending" : "ascending"));
-        show();
+        sort();
       });
     });
     rows.forEach((row, place) => {
@@ -490,7 +504,7 @@
     return make("ul", { class: "similar" }, ...data.similar[place].map(([other, overlap]) => {
       const name = data.alone ? make("a", { href: `${data.units[other]}.html` }, data.names[other])
         : make("button", { type: "button", class: "open", onclick: () => openCategory(other) }, data.names[other]);
-      return make("li", {}, thumb(data.own[other]), make("span", {}, name, ` ${overlap.toFixed(2)}`));
+      return make("li", {}, thumb(data.own[other]), make("span", {}, name, ` ${overlap.toFixed(3)}`));
     }));
   }
 
@@ -525,7 +539,12 @@
 
   function navigation() {
     const every = [...document.querySelectorAll("main > section")].filter((each) => each.querySelector("h2"));
-    every.forEach((each, i) => { if (!each.id) each.id = `section-${i}`; });
+    every.forEach((each, i) => {
+      const head = each.querySelector("h2");
+      each.id = each.id || `section-${i}`;
+      head.id = head.id || `${each.id}-head`;
+      each.setAttribute("aria-labelledby", head.id);
+    });
     const links = every.map((each) => make("li", {}, make("a", { href: `#${each.id}` }, each.querySelector("h2").textContent)));
     const main = document.querySelector("main");
     main.id = main.id || "main";
