@@ -22,7 +22,7 @@ from circuitcore.report import figures
 from circuitcore.report.headline import headline
 from circuitcore.report.inline.data import page_data
 from circuitcore.report.inline.pages import linked, write_pages
-from circuitcore.report.inline.pictures import Pictures, pictures_of
+from circuitcore.report.inline.pictures import Pictures, album_of, pictures_of
 from circuitcore.report.means import cost, cost_rows, means, target_means
 from circuitcore.report.science import Science, science_of
 from circuitcore.report.templates import template
@@ -64,7 +64,7 @@ def write_report(
     if isinstance(document, Sweep):
         units = [category.index for category in document.categories]
         most = MOST_SHOWN if len(units) <= MOST_WITH_IMAGES else 0
-        pictures = pictures_of(run, units, SIDE, most)
+        pictures = pictures_of(album_of(run), units, SIDE, most)
         controls = control_means(folder)
         text = render(document, names, overlap, chance, controls, science, pictures, linked(folder))
     else:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from circuitcore.machine.files import read_sealed, sealed
 from circuitcore.report.inline import pages
-from circuitcore.report.inline.pictures import encoded, pictures_of
+from circuitcore.report.inline.pictures import album_of, encoded, pictures_of
 from circuitcore.runs.folder import open_run
 from circuitcore.runs.intact import damage
 from circuitcore.runs.tables import read_rows, write_table
@@ -61,7 +61,7 @@ def test_a_picture_is_of_its_image(small):
     import numpy as np
 
     run = open_run(small.folder)
-    found = pictures_of(run, [1], 64, 0)
+    found = pictures_of(album_of(run), [1], 64, 0)
     rows = [r for r in read_rows(small.folder / "images.parquet")
             if r["split"] == "heldout" and r["category"] == "Trouser"]  # fmt: skip
     file = f"{run.manifest['images']['folder']}/{rows[0]['path']}"
@@ -88,7 +88,7 @@ def test_images_that_are_gone_are_said_to_be_gone(copy):
 
 
 def test_images_in_hand_have_no_pictures(copy):
-    found = pictures_of(changed(copy, images="in hand"), [1, 8], 32, 8)
+    found = pictures_of(album_of(changed(copy, images="in hand")), [1, 8], 32, 8)
     assert not found.thumbs and "in hand" in found.missing and set(found.seen) == {1, 8}
 
 
@@ -99,12 +99,12 @@ def test_an_image_that_changed_is_not_shown(copy):
     heldout = [r for r in rows if r["split"] == "heldout"]
     next(r for r in heldout if r["category"] == "Trouser")["sha256"] = "0" * 64
     write_table(copy / "images.parquet", pa.Table.from_pylist(rows))
-    found = pictures_of(open_run(copy), [1, 8], 32, 0)
+    found = pictures_of(album_of(open_run(copy)), [1, 8], 32, 0)
     assert 1 not in found.own and 8 in found.own and "no longer as they were" in found.missing
     write_table(copy / "images.parquet", pa.Table.from_pylist(rows[:0]))
-    assert pictures_of(open_run(copy), [1, 8], 32, 8).thumbs == []
+    assert pictures_of(album_of(open_run(copy)), [1, 8], 32, 8).thumbs == []
     (copy / "images.parquet").unlink()
-    assert "No pictures" in pictures_of(open_run(copy), [1], 32, 8).missing
+    assert "No pictures" in pictures_of(album_of(open_run(copy)), [1], 32, 8).missing
 
 
 def test_the_same_run_gives_the_same_report_with_its_pages(copy):
@@ -123,7 +123,7 @@ def test_a_page_holds_one_category_and_links_back(copy, browser):
     call("report", copy, "--pages")
     page = browser.open(copy / "pages" / "8.html")
     assert page.text("h1") == "Bag" and page.said() == []
-    heads = page.run("return [...document.querySelectorAll('h4')].map(e => e.textContent)")
+    heads = page.run("return [...document.querySelectorAll('h3')].map(e => e.textContent)")
     assert heads[0] == "Along the sweep" and heads[-1] == "Most similar circuits"
     assert any(head.startswith("Hits: ") for head in heads)
     loaded = page.run(

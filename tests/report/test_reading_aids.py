@@ -94,7 +94,7 @@ def test_landmarks_headings_and_names(browser, file):
              "columnheader", "application")  # fmt: skip
     for role in named:
         assert roles[role] and all(roles[role]), role
-    assert {"Find by name", "Category picked out"} <= {*roles["searchbox"], *roles["combobox"]}
+    assert {"Find by name", "Circuit picked out"} <= {*roles["searchbox"], *roles["combobox"]}
     assert all(roles.get("image", roles.get("img", ["x"])))
     assert len(roles["rowheader"]) >= len(ODD)
     ids = page.run("return [...document.querySelectorAll('[id]')].map(e => e.id)")

@@ -7,6 +7,7 @@
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   const SVG = "http://www.w3.org/2000/svg";
   const FIRST = 50; // sections listed at once
+  const HEADING = data.alone ? "h3" : "h4"; // of the parts of a section
   const OPEN_IN_PRINT = 60; // at most so many sections are opened to print them all
 
   function filled(element, attributes, children) {
@@ -153,7 +154,7 @@
     const marks = data.stages.map(() => draw("path", { class: "near", d: "" }));
     const panels = data.stages.map((stage, s) => {
       const faint = draw("g", { "stroke-opacity": alpha }, ...many.map((place) => draw("path", { class: "faint", d: line(place, s) })));
-      const svg = panel(s, [faint, marks[s], layers[s]], `All categories, ${stage} stage; the one picked stands out. What it says is told below.`);
+      const svg = panel(s, [faint, marks[s], layers[s]], `All circuits, ${stage} stage; the one picked stands out. What it says is told below.`);
       svg.addEventListener("pointermove", (event) => {
         const place = nearest(svg, event, s, many);
         marks.forEach((mark, other) => mark.setAttribute("d", place === null ? "" : line(place, other)));
@@ -171,7 +172,7 @@
     };
     select.addEventListener("change", pick);
     host.append(
-      make("div", { class: "tools" }, make("label", { for: "picked-curve" }, "Category picked out", select)),
+      make("div", { class: "tools" }, make("label", { for: "picked-curve" }, "Circuit picked out", select)),
       make("div", { class: "panels" }, ...panels), told, near);
     pick();
   }
@@ -206,7 +207,7 @@
     };
     const canvas = make("canvas", {
       tabindex: 0, role: "application", "aria-roledescription": "overlap matrix", id: "matrix-canvas",
-      "aria-label": `Overlap of ${size} circuits, ordered by clustering. Arrow keys move to another pair, plus and minus zoom, 0 shows all, Enter opens the category of the row.`,
+      "aria-label": `Overlap of ${size} circuits, ordered by clustering. Arrow keys move to another pair, plus and minus zoom, 0 shows all, Enter opens the circuit of the row.`,
     });
     const readout = make("div", { class: "readout" });
     const spoken = make("p", { role: "status", class: "quiet", id: "matrix-said" });
@@ -434,7 +435,7 @@
     });
     search.addEventListener("input", show);
     filter.addEventListener("change", show);
-    const box = make("div", rows.length > 30 ? { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of categories" } : {});
+    const box = make("div", rows.length > 30 ? { class: "scroll", tabindex: 0, role: "region", "aria-label": "A row a circuit" } : {});
     table.before(make("div", { class: "tools" },
       make("label", { for: "search" }, "Find by name", search), make("label", { for: "filter" }, "Show", filter), count), box);
     box.append(table);
@@ -458,7 +459,7 @@
   }
 
   function inside(place) {
-    const parts = [], row = rows[place], heading = (text) => make("h4", {}, text);
+    const parts = [], row = rows[place], heading = (text) => make(HEADING, {}, text);
     if (row) {
       const heads = [...table.tHead.rows[0].cells];
       const title = (cell) => { const button = cell.querySelector("button") || cell, sub = cell.querySelector(".sub"); return sub ? `${cellText(button)}, ${sub.textContent}` : button.textContent; };
@@ -477,14 +478,14 @@
 
   function seen(place) {
     const found = data.seen[place], parts = [];
-    if (!found && data.pages) parts.push(make("p", {}, make("a", { href: `${data.pages}${data.units[place]}.html` }, "Its own page"), ": hits, misses, false alarms and its drawing."));
+    if (data.pages) parts.push(make("p", {}, make("a", { href: `${data.pages}${data.units[place]}.html` }, "Its own page")));
     if (!found) {
       if (data.aside) parts.push(make("p", { class: "quiet" }, data.aside));
       return parts;
     }
     for (const [kind, title] of [["hits", "Hits"], ["misses", "Misses"], ["alarms", "False alarms"]]) {
       const shown = found[kind].length, every = Math.max(found.counts[kind], shown);
-      parts.push(make("h4", {}, `${title}: ${every}${shown < every ? `, ${shown} shown` : ""}`));
+      parts.push(make(HEADING, {}, `${title}: ${every}${shown < every ? `, ${shown} shown` : ""}`));
       if (!shown) continue;
       parts.push(make("ul", { class: "images" }, ...found[kind].map(([number, category, margin, unpruned]) => {
         const what = `${category}, ${signed(margin)}`, picture = thumb(number, `${title.toLowerCase().replace(/s$/, "")}: ${what}`);

@@ -45,7 +45,8 @@ def page_data(
 
 def categories_data(found: Sequence[Found], pictures: Pictures) -> dict[str, Any]:
     """What concerns each category alone: names, curves, pictures."""
-    stages = stage_names(found)
+    swept = tuple(dict.fromkeys(stage.stage for record in found for stage in record.stages))
+    stages = swept or stage_names(found)
     units = [record.index for record in found]
     return {
         "names": [clean(record.category) for record in found],

@@ -18,13 +18,14 @@ from circuitcore.progress import Progress
 from circuitcore.records import Found, Sweep, TargetSweep
 from circuitcore.report.figure_style import clean
 from circuitcore.report.inline.data import categories_data, similar
-from circuitcore.report.inline.pictures import pictures_of
+from circuitcore.report.inline.pictures import Album, album_of, pictures_of
 from circuitcore.report.templates import template
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.intact import sealed_page
 
 FOLDER = "pages"
-SIDE, MOST = 96, 24  # pixels of a picture; hits, misses and false alarms of a category
+SIDE, SMALL = 96, 40  # pixels of a picture; of one of another category
+MOST = 24  # hits, misses and false alarms of a category
 FACTS = {  # of `rows_of`, in order, as they are called here; those that a record has
     "pruned": "pruned", "kept_weights": "kept weights", "bias": "bias",
     "heldout_hit": "hit", "unpruned_heldout_biased_hit": "hit, unpruned",
@@ -59,15 +60,15 @@ def write_pages(
     )
     circuits = [place for place, record in enumerate(found) if record.circuit is not None]
     alike = similar(overlap, circuits, len(found))
-    rows = rows_of(found, run.manifest)
+    rows, album = rows_of(found, run.manifest), album_of(run)
     progress.start("pages", len(found))
     for place, record in enumerate(found):
         text = template("category.html.j2").render(
-            data=_data(run, found, place, alike[place]),
+            data=_data(album, found, place, alike[place]),
             name=clean(record.category),
             unit=record.index,
             report=report,
-            network=clean(document.run["model"]["name"]),
+            model=clean(document.run["model"]["name"]),
             undefined=record.undefined,
             facts=_facts(rows[place]),
             circuits=len(circuits),
@@ -80,12 +81,16 @@ def write_pages(
 
 
 def _data(
-    run: RunFolder, found: Sequence[Found], place: int, alike: Sequence[Sequence[float]]
+    album: Album, found: Sequence[Found], place: int, alike: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    """A page's data: the category, and those like it by name and place behind it."""
+    """A page's data: the category, and those like it behind it, by name and with a picture."""
     record = found[place]
     others = [found[int(other)] for other, _ in alike]
-    data = categories_data([record], pictures_of(run, [record.index], SIDE, MOST))
+    data = categories_data([record], pictures_of(album, [record.index], SIDE, MOST))
+    beside = pictures_of(album, [other.index for other in others], SMALL, 0)
+    own = [beside.own.get(other.index, -1) for other in others]
+    data["own"] += [n if n < 0 else n + len(data["thumbs"]) for n in own]
+    data["thumbs"] += beside.thumbs
     data["names"] += [clean(other.category) for other in others]
     data["units"] += [other.index for other in others]
     return {**data, "matrix": None, "alone": True,

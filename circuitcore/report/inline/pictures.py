@@ -10,7 +10,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,18 +75,50 @@ class Pictures:
     missing: str = ""
 
 
-def pictures_of(run: RunFolder, units: Sequence[int], side: int, most: int) -> Pictures:
+@dataclass(frozen=True)
+class Album:
+    """A run's held-out images: their rows in its list, and where they are read from, if they are.
+
+    ``missing``: why they are not.
+    """
+
+    run: RunFolder
+    rows: Sequence[Row] = ()
+    source: Images | None = None
+    missing: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the manifest says that images are."""
+        return str(self.run.manifest["images"]["folder"])
+
+
+def album_of(run: RunFolder) -> Album:
+    """The held-out images of a run; none of a run of other targets."""
+    if run.of_targets:
+        return Album(run)
+    try:
+        rows = [row for row in read_rows(run.folder / IMAGES) if row["split"] == "heldout"]
+    except CircuitcoreError as error:
+        return Album(run, missing=f"No pictures: {error}.")
+    options = run.options()
+    if options.images == IN_HAND:
+        why = "No pictures: the images of this run came in hand, as objects of a program."
+        return Album(run, rows, missing=why)
+    found = Album(run, rows)
+    try:
+        return replace(found, source=images_of(options))
+    except (CircuitcoreError, OSError):
+        return replace(found, missing=f"No pictures: images not found at {found.place}.")
+
+
+def pictures_of(album: Album, units: Sequence[int], side: int, most: int) -> Pictures:
     """Pictures of ``side`` pixels of the categories ``units`` of a run.
 
     ``most``: how many hits, misses and false alarms of each; 0 for one picture a category alone.
     Cost: one file read and decoded a picture.
     """
-    if run.of_targets:
-        return Pictures()
-    try:
-        rows = [row for row in read_rows(run.folder / IMAGES) if row["split"] == "heldout"]
-    except CircuitcoreError as error:
-        return Pictures(missing=f"No pictures: {error}.")
+    run, rows = album.run, album.rows
     first: dict[str, int] = {}
     for place, row in enumerate(rows):
         first.setdefault(row["category"], place)
@@ -95,7 +127,7 @@ def pictures_of(run: RunFolder, units: Sequence[int], side: int, most: int) -> P
     decided = {unit: _Decided.of(run, unit, len(rows)) for unit in units} if most else {}
     listed = (d.image for each in decided.values() for d in each.first(most))
     wanted = dict.fromkeys([*own.values(), *listed])
-    made, missing = _thumbnails(run, {place: rows[place] for place in wanted}, side)
+    made, missing = _thumbnails(album, {place: rows[place] for place in wanted}, side)
     number = {place: n for n, place in enumerate(made)}
     return Pictures(
         thumbs=list(made.values()),
@@ -137,15 +169,11 @@ class _Decided(NamedTuple):
         return Seen(len(self.hits), len(self.misses), *each)
 
 
-def _thumbnails(run: RunFolder, wanted: Mapping[int, Row], side: int) -> tuple[dict[int, str], str]:
+def _thumbnails(album: Album, wanted: Mapping[int, Row], side: int) -> tuple[dict[int, str], str]:
     """Pictures by place, those that are to be had, and what to say of the others."""
-    options, place = run.options(), run.manifest["images"]["folder"]
-    if options.images == IN_HAND:
-        return {}, "No pictures: the images of this run came in hand, as objects of a program."
-    try:
-        source = images_of(options)
-    except (CircuitcoreError, OSError):
-        return {}, f"No pictures: images not found at {place}."
+    source = album.source
+    if source is None:
+        return {}, album.missing
     with ThreadPoolExecutor(max(1, min(8, cores()))) as pool:
         found = list(pool.map(lambda row: _thumbnail(source, row, side), wanted.values()))
     made = {n: each for n, each in zip(wanted, found, strict=True) if each is not None}
@@ -153,8 +181,9 @@ def _thumbnails(run: RunFolder, wanted: Mapping[int, Row], side: int) -> tuple[d
     if not lost:
         return made, ""
     if not made:
-        return {}, f"No pictures: images not found at {place}."
-    return made, f"{lost} of {len(wanted)} images are not, or no longer as they were, at {place}."
+        return {}, f"No pictures: images not found at {album.place}."
+    said = f"{lost} of {len(wanted)} images are not, or no longer as they were, at {album.place}."
+    return made, said
 
 
 def _thumbnail(source: Images, row: Row, side: int) -> str | None:
