@@ -233,14 +233,19 @@ def controls(run: RunPath, *, given: Given) -> None:
         conclude(of_controls(means.nested), opened.folder, given.quiet)
 
 
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    pages: Annotated[
+        bool, typer.Option("--pages", help="a folder of pages too, one a category")
+    ] = False,
+) -> None:
     """One self-contained HTML file; prints its path."""
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
     with progress(False) as shown:
-        path = circuitcore.open_run(run).report(progress=shown)
+        path = circuitcore.open_run(run).report(pages=pages, progress=shown)
     emit(f"{path}\n")
 
 

@@ -86,3 +86,13 @@ def on_cpu(tmp_path_factory):
     from sweeps import swept
 
     return swept(tmp_path_factory.mktemp("cpu") / "run", "cpu", impl="torch")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium (`shared/browser.py`), started once; skipped where there is none."""
+    from browser import started
+
+    page = started()
+    yield page
+    page.driver.quit()

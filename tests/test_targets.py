@@ -273,3 +273,16 @@ def test_directions_share_their_last_layer(tmp_path):
 )
 def test_what_makes_no_sense_is_said_in_a_sentence(flags, said):
     assert said in call("sweep", "--target", *flags, code=2).stderr
+
+
+def test_its_report_and_pages_work_in_a_browser(swept, tmp_path, browser):
+    folder = shutil.copytree(swept[0], tmp_path / "run")
+    call("report", folder, "--pages")
+    page = browser.open(folder / "report.html")
+    page.find("details.one summary")[0].click()
+    page.until("document.querySelector('details.one[open] .similar')")
+    assert "features.3:5" in page.text("details.one[open] .similar")
+    assert len(page.find("details.one[open] svg.plot")) == 1  # there is no other stage
+    page.find("details.one[open] a")[0].click()
+    page.until("document.querySelector('h1').textContent === 'features.3:4'")
+    assert "correlation" in page.text("dl") and page.said() == []

@@ -320,12 +320,15 @@ class Run(Mapping[str, Circuit]):
                 image=None if image is None else str(image),
             )  # fmt: skip
 
-    def report(self, *, progress: Progress | Told | None = None) -> Path:
-        """Write the report anew: one self-contained HTML file, whose path is returned."""
+    def report(self, *, pages: bool = False, progress: Progress | Told | None = None) -> Path:
+        """Write the report anew: one self-contained HTML file, whose path is returned.
+
+        ``pages``: and a folder of pages beside it, one a category, with more of its images.
+        """
         from circuitcore.jobs.job import report
 
         with undisturbed():
-            return report(self._run, progress_of(progress))
+            return report(self._run, progress_of(progress), pages)
 
     def verify(
         self, *, sample: int = 1, repair: bool = False, progress: Progress | Told | None = None

@@ -24,6 +24,7 @@ from circuitcore.extraction.accuracy import Judge, choose_level, worth
 from circuitcore.extraction.floor import random_masks
 from circuitcore.extraction.judging import (
     Reference,
+    decisions,
     empty_activation,
     empty_circuit,
     faithfulness,
@@ -58,6 +59,7 @@ from circuitcore.records import (
     Stage,
     Unpruned,
 )
+from circuitcore.runs.decisions import Decision
 from circuitcore.scoring.seeds import unit_seed
 
 
@@ -66,12 +68,13 @@ class Extracted:
     """A category's record and its kept-weight masks, bool by layer (none where undefined).
 
     ``heldout``: the circuit's activation on the held-out set, float32 [N]; in the sweep's precision
-    where that is lower and the prediction the same.
+    where that is lower and the prediction the same; ``decided``: what it says of single images.
     """
 
     record: Found
     kept: dict[str, Tensor]
     heldout: Tensor | None
+    decided: list[Decision] | None = None
 
     def measured(self, memory_bytes: int) -> Extracted:
         """The same with the memory it took on its record."""
@@ -159,7 +162,8 @@ def _finished(
         cost=cost.model_copy(update={"seconds": seconds}),
         faithfulness=faithful,
     )
-    return Extracted(record, kept, activation)
+    decided = decisions(judge, activation, fitted.bias, unpruned.heldout_biased.bias)
+    return Extracted(record, kept, activation, decided)
 
 
 def heldout_activation(

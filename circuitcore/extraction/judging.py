@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,10 @@ from circuitcore.network.graph import Network
 from circuitcore.network.sizes import value_shapes
 from circuitcore.options import Options
 from circuitcore.records import Accuracy, Empty, Faithfulness, HeldOut, Unpruned
+from circuitcore.runs.decisions import Decision
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
+MOST_OWN, MOST_ALARMS = 64, 24  # images of and beside a category whose decisions are kept
 
 
 def every_level(options: Options, images: int) -> bool:
@@ -163,3 +166,26 @@ def faithfulness(
     )
     interval = judge.faithfulness_interval(said, seed) if outside is not None else None
     return Faithfulness(extraction=inside, heldout=outside, heldout_ci95=interval)
+
+
+def decisions(
+    judge: Judge, activation: Tensor, bias: float, unpruned_bias: float
+) -> list[Decision]:
+    """What an activation [N] at ``bias`` says of the category's images, and its false alarms.
+
+    ``judge``: of the images; the first `MOST_OWN` of the category, in order, then the
+    `MOST_ALARMS` surest false alarms, the surest first.
+    """
+    own = bias - (judge.margins - activation.double().numpy())
+    whole = unpruned_bias - (judge.margins - judge.unpruned.double().numpy())
+    others = np.where(judge.is_target.numpy(), -np.inf, own)
+    surest = np.argsort(-others, kind="stable")[:MOST_ALARMS]
+    images = [*judge.target_at[:MOST_OWN], *surest[others[surest] > 0]]
+    return [
+        Decision(int(n), bool(judge.is_target[n]), _four(own[n]), _four(whole[n])) for n in images
+    ]
+
+
+def _four(value: float) -> float:
+    """To four digits: what is above 0 stays so."""
+    return float(f"{value:.4g}")

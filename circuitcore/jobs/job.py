@@ -176,8 +176,8 @@ def finish(run: RunFolder, progress: Progress) -> None:
         progress.advance()
 
 
-def report(run: RunFolder, progress: Progress) -> Path:
-    """Write the report of a run folder anew and return its path.
+def report(run: RunFolder, progress: Progress, pages: bool = False) -> Path:
+    """Write the report of a run folder anew and return its path; ``pages``: one a category too.
 
     What it would be made of and is damaged is set aside; circuits are not: InputError.
     """
@@ -188,7 +188,7 @@ def report(run: RunFolder, progress: Progress) -> Path:
     records = run.records()
     found = table(run, records, progress)
     progress.start("report", 1)
-    path = write_report(run, document(run, records, found), found)
+    path = write_report(run, document(run, records, found), found, progress if pages else None)
     progress.advance()
     return path
 
@@ -279,7 +279,7 @@ def commit(run: RunFolder, found: Extracted) -> None:
     """Write one category's file; its presence is the commit."""
     path = run.path(found.record.index)
     with span("stage", "commit"):
-        write_circuit(path, path.stem, found.record, found.kept)
+        write_circuit(path, path.stem, found.record, found.kept, found.decided)
         failure = run.folder / "failed" / f"{path.stem}.json"
         failure.unlink(missing_ok=True)
 

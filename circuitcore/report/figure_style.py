@@ -34,6 +34,16 @@ COLOURS = {
 }
 INK, MUTED, GRID, FC, CONV, MARK, PAPER = COLOURS
 MORE = "#3d8f6a", "#7a5ab0", "#b0a12f", "#4aa3b5"  # of stages beyond the second; read on both pages
+SAID = {  # what figures are called where they are not seen
+    "fig1a": "Histogram of pruned fractions; circuits against what they are held against, held out",
+    "fig1b": "Histogram of the overlap of two circuits",
+    "curves": "What levels are worth against the kept fraction, a panel a category",
+    "bands": "What levels are worth against the kept fraction: median and quantiles",
+    "matrix": "Overlap of all pairs of circuits",
+    "depth": "Overlap of circuits by layer",
+    "lesioned": "What categories lose to lesions",
+    "readings": "Readings of the method: how sparse, and how accurate held out",
+}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -86,7 +96,11 @@ def figure_of(width: float, height: float, name: str, **layout: Any) -> Iterator
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """The figure as SVG text: colours by variable, ids that start with ``name``."""
+    """The figure as SVG text: colours by variable, ids that start with ``name``.
+
+    What matplotlib says of all lines in a style element stands as attributes of the whole: a page
+    lets no style element in but its own.
+    """
     out = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(out, format="svg", metadata=metadata)
@@ -96,11 +110,13 @@ def as_svg(figure: Figure, name: str) -> str:
         text = text.replace(stand_in, f"var({variable})")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", text)
+    text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     width, height = figure.get_size_inches() * 72
     limit = "" if width > height * 1.5 else f' style="max-width:{width:.0f}pt"'
     return re.sub(
         r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg class="figure" role="img" viewBox="\1"{limit} '
+        rf'<svg class="figure" role="img" aria-label="{SAID.get(name, name)}" viewBox="\1"{limit} '
+        r'stroke-linejoin="round" stroke-linecap="butt" '
         r'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
         text,
         count=1,

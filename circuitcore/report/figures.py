@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_PANELS = 24  # of single curves; more categories than that get a band of quantiles
 LOWEST_DRAWN = -0.25  # a circuit that is all false alarms can have a CSA far below 0
 MOST_LABELS = 40  # of an overlap matrix
+MOST_CELLS = 200  # along a side of one in a page; more circuits than that are averaged in blocks
 FEWEST_TO_CLUSTER = 3
 
 
@@ -151,7 +152,7 @@ def curves(categories: Sequence[Found]) -> str:
         seen = [v for c in shown for s in c.stages for v in _values(s)]
         grid[0].set_ylim(max(min([*seen, 0.0]) - 0.05, LOWEST_DRAWN), max([*seen, 1.0]) + 0.08)
         figure.supxlabel("kept fraction of the stage's weights (sparser to the right)", fontsize=10)
-        figure.supylabel(_height(shown), fontsize=10)
+        figure.supylabel(height_label(shown), fontsize=10)
         handles, labels = _legend(grid[0])
         figure.legend(handles, labels, loc="outside upper left", ncols=4)
         return str(svg())
@@ -191,7 +192,7 @@ def curve_bands(categories: Sequence[Category]) -> str:
             _log_kept(axes)
         bottom, top = figure.axes[0].get_ylim()
         figure.axes[0].set_ylim(max(bottom, LOWEST_DRAWN), top)
-        figure.axes[0].set_ylabel(_height(categories))
+        figure.axes[0].set_ylabel(height_label(categories))
         return str(svg())
 
 
@@ -202,24 +203,40 @@ def _mean_ends(categories: Sequence[Category]) -> list[float]:
 
 
 def overlap_matrix(
-    names: Sequence[str], overlap: np.ndarray, marks: Mapping[str, float | None] | None = None
-) -> str:
-    """Overlap of all pairs, float [K, K], in the order of average-linkage clustering."""
+    names: Sequence[str], overlap: np.ndarray, marks: Mapping[str, float | None] | None = None,
+    order: Sequence[int] | None = None,
+) -> str:  # fmt: skip
+    """Overlap of all pairs, float [K, K], in this order (default: `cluster_order`).
+
+    Of more than `MOST_CELLS` circuits the means of square blocks of pairs.
+    """
     side = 3.2 + 0.28 * min(len(names), 16)
+    order = cluster_order(overlap) if order is None else order
+    if len(overlap) > MOST_CELLS:
+        overlap = block_means(overlap[np.ix_(order, order)], -(-len(overlap) // MOST_CELLS))
+        order = range(len(overlap))
     with figure_of(side + 1.6, side, "matrix") as (figure, svg):
-        draw_overlap(figure.subplots(), names, overlap, marks)
+        draw_overlap(figure.subplots(), names, overlap, marks, order)
         return str(svg())
+
+
+def block_means(values: np.ndarray, size: int) -> np.ndarray:
+    """Means of ``size`` x ``size`` blocks of a square array; those at its ends may be smaller."""
+    starts = np.arange(0, len(values), size)
+    sums = np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1)
+    sides = np.diff([*starts, len(values)])
+    return np.asarray(sums / np.outer(sides, sides))
 
 
 def draw_overlap(
     axes: Axes, names: Sequence[str], overlap: np.ndarray,
-    marks: Mapping[str, float | None] | None = None,
+    marks: Mapping[str, float | None] | None = None, order: Sequence[int] | None = None,
 ) -> Axes:  # fmt: skip
-    """Overlap of all pairs, float [K, K], in the order of `cluster_order`.
+    """Overlap of all pairs, float [K, K], in this order (default: `cluster_order`).
 
     ``marks``: what the bar of colours shows beside it, chance and the noise ceiling by name.
     """
-    order = cluster_order(overlap)
+    order = cluster_order(overlap) if order is None else order
     labelled = len(names) <= MOST_LABELS
     image = overlap[np.ix_(order, order)]
     axes.imshow(image, cmap=blues(), vmin=0, vmax=1, interpolation="nearest")
@@ -254,7 +271,7 @@ def draw_curves(axes: Axes, category: Found) -> Axes:
     _ends(axes, category)
     axes.set_title(short(category.category), parse_math=False)
     axes.set_xlabel("kept fraction of the stage's weights (sparser to the right)")
-    axes.set_ylabel(_height([category]))
+    axes.set_ylabel(height_label([category]))
     if category.stages:
         _log_kept(axes)
         seen = [v for s in category.stages for v in _values(s)]
@@ -276,7 +293,7 @@ def _values(stage: Stage | TargetStage) -> list[float]:
     return [value for value in every if value is not None]
 
 
-def _height(categories: Sequence[Found]) -> str:
+def height_label(categories: Sequence[Found]) -> str:
     """What curves of these categories show."""
     if categories and isinstance(categories[0], Target):
         return f"{categories[0].judge}, extraction images"
@@ -284,7 +301,7 @@ def _height(categories: Sequence[Found]) -> str:
     return "hit rate, extraction images" if kinds == {"hit"} else "CSA, extraction images"
 
 
-def _threshold(stage: Stage | TargetStage) -> float:
+def threshold_of(stage: Stage | TargetStage) -> float:
     """What its levels were held to."""
     if isinstance(stage, TargetStage):
         return stage.threshold
@@ -302,7 +319,7 @@ def stage_colour(stage: str, stages: Sequence[str]) -> str:
 
 def _curve(axes: Axes, stage: Stage | TargetStage, stages: Sequence[str]) -> None:
     colour, what = stage_colour(stage.stage, stages), judged(stage)
-    threshold = _threshold(stage)
+    threshold = threshold_of(stage)
     levels = [x for x in stage.levels if x.kept_weights > 0]  # a log axis has no 0
     kept = [x.kept_weights / stage.relevant_weights for x in levels]
     values = [np.nan if (v := getattr(x, what)) is None else v for x in levels]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jinja2
 
 from circuitcore.report import figure_style
+from circuitcore.report.inline.policy import data_element, policy, script, style
 
 
 def template(name: str) -> jinja2.Template:
@@ -24,4 +25,7 @@ def template(name: str) -> jinja2.Template:
     environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
     environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
     environment.filters["clean"] = lambda v: figure_style.clean(str(v))
+    environment.globals |= {
+        "style": style, "script": script, "policy": policy, "data_element": data_element
+    }  # fmt: skip
     return environment.get_template(name)

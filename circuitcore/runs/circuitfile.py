@@ -1,8 +1,8 @@
 """A circuit on disk: one safetensors file a category, whose presence is the commit.
 
 The masks are bits in numpy's packbits order, one uint8 tensor ``mask.<layer>`` a layer, row-major
-over the layer's relevant weights (of the last Linear one row); the record, the shapes and the
-unit's key stand in the header as JSON.
+over the layer's relevant weights (of the last Linear one row); the record, the shapes, the unit's
+key and what was said of single held-out images stand in the header as JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.weightfile import read_header
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Category, Found, Target
+from circuitcore.runs import decisions
+from circuitcore.runs.decisions import Decision
 
 FORMAT = "circuitcore.circuit/1"
 TARGET = "target"  # what a unit file says it is of where that is no category
@@ -42,8 +44,14 @@ class StoredCircuit:
     kept: dict[str, Tensor]
 
 
-def write_circuit(path: Path, key: str, record: Found, kept: Mapping[str, Tensor]) -> None:
-    """Commit one category: masks bit-packed, the record in the header.  Raises OSError."""
+def write_circuit(
+    path: Path, key: str, record: Found, kept: Mapping[str, Tensor],
+    decided: Sequence[Decision] | None = None,
+) -> None:  # fmt: skip
+    """Commit one category: masks bit-packed, the record in the header.  Raises OSError.
+
+    ``decided``: what its circuit said of single held-out images, where that is known.
+    """
     packed = {f"mask.{name}": bits for name, bits in packed_bits(kept).items()}
     header = {
         "format": FORMAT,
@@ -53,6 +61,8 @@ def write_circuit(path: Path, key: str, record: Found, kept: Mapping[str, Tensor
     }
     if isinstance(record, Target):
         header["of"] = TARGET
+    if decided is not None:
+        header[decisions.TEXT] = decisions.as_text(decided)
     header[OF_RECORD] = _of_record(header)
     header["sha256"] = _digest(header, {name: v.numpy() for name, v in packed.items()})
     write_atomically(path, save(packed, metadata=header))
@@ -93,9 +103,9 @@ def _of_record(header: Mapping[str, str]) -> str:
 
 
 def _told(header: Mapping[str, str]) -> bytes:
-    return "\0".join(header[k] for k in ("key", "shapes", "record")).encode(
-        "utf-8", "surrogatepass"
-    )
+    told = [header[k] for k in ("key", "shapes", "record")]
+    told += [header[k] for k in (decisions.TEXT,) if k in header]
+    return "\0".join(told).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,22 @@ def read_unit_header(path: Path) -> Header:
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # and ValidationError
         said = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {said}") from None
+
+
+def read_decisions(path: Path) -> list[Decision] | None:
+    """What the circuit in a unit file said of single held-out images; None where it does not say.
+
+    Runs of earlier versions and other targets do not.  Raises InputError where it is damaged.
+    """
+    header = read_header(path).get("__metadata__")
+    try:
+        if not isinstance(header, dict) or decisions.TEXT not in header:
+            return None
+        if header[OF_RECORD] != _of_record(header):
+            raise InputError(f"{path}: damaged: its record does not match its sha256")
+        return decisions.of_text(header[decisions.TEXT])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a circuit of circuitcore, or damaged: {error}") from None
 
 
 def _shapes(found: Any) -> dict[str, list[int]]:

@@ -200,6 +200,17 @@ def test_the_page_has_the_published_figures_and_every_reading(reproduced) -> Non
     assert not re.findall(r"(?:src|href)=\"(?!#)", text)  # nothing is loaded
 
 
+def test_the_page_keeps_its_policy_in_a_browser(reproduced, browser) -> None:
+    _, folder, _ = reproduced
+    page = browser.open(folder / "reproduction.html")
+    assert page.said() == [] and page.asked()[0].startswith("file:")
+    padding = page.run("return getComputedStyle(document.querySelector('section')).paddingLeft")
+    assert padding == "24px"  # its own style is let in
+    page.run("const s = document.createElement('script'); s.textContent = 'window.hacked = 1';"
+             "document.body.append(s)")  # fmt: skip
+    assert page.run("return window.hacked") is None and len(page.said()) == 1
+
+
 def test_the_page_says_what_is_not_the_texts(reproduced) -> None:
     _, folder, _ = reproduced
     found = kept_document(folder)

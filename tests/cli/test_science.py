@@ -28,7 +28,7 @@ DRAW = ["--resamples", 45, "--pool", 28, "--certify", 1]
 HEADINGS = ["Summary", "Sparsity and accuracy", "Overlap", "Controls", "Accuracy along the sweep",
             "Who shares with whom", "How sure circuits are", "Sharing by depth",
             "Area under the curves", "Other images", "Lesions", "Categories",
-            "What it cost"]  # fmt: skip
+            "Circuits one by one", "What it cost"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
