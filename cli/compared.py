@@ -5,20 +5,21 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from circuitcore.analysis.comparison import Comparison
 from circuitcore.cli.tables import UNDEFINED, counted, number, percent, plain, rows_text, table
 
+if TYPE_CHECKING:
+    from circuitcore.analysis.comparison import Comparison
+
 NAMED = 5  # categories that a line names
-WIDE = 22  # letters of a name
 
 
 def area_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row a category and stage, then their means; intervals and what is NA below."""
     shown = [
         [
-            str(row["category"] or f"mean of {row['categories']}")[:WIDE],
+            str(row["category"] or f"mean of {row['categories']}"),
             row["stage"],
             *(number(row[name]) for name in ("cpr", "cmd", "cpr_log")),
             "NA" if row["least_kept"] is None else f"{row['least_kept']:.3g}",
@@ -119,7 +120,7 @@ def controls_text(rows: Sequence[Mapping[str, Any]], means: Sequence[Mapping[str
     """A row a category and mask, then their means with paired differences."""
     shown = [
         [
-            row["category"][:WIDE],
+            row["category"],
             row["control"],
             f"{row['kept_weights']:,}",
             number(row["overlap"]),
@@ -158,7 +159,7 @@ def comparison_text(found: Comparison) -> str:
     else:
         text += "same options, network and images\n\n"
     rows = [
-        [p.category[:WIDE], percent(p.pruned_a), percent(p.pruned_b), number(p.hit_a, 2),
+        [p.category, percent(p.pruned_a), percent(p.pruned_b), number(p.hit_a, 2),
          number(p.hit_b, 2), number(p.csa_ratio_a, 2), number(p.csa_ratio_b, 2),
          number(p.overlap), number(p.chance)]
         for p in found.categories

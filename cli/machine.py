@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,26 +13,23 @@ import typer
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
-from circuitcore.errors import UsageError
+from circuitcore.errors import InputError, UsageError, nearest
 
 FAILED = 3
-
-
-class Listed(StrEnum):
-    """What `ls` can list."""
-
-    models = "models"
-    devices = "devices"
-    categories = "categories"
-    runs = "runs"
+LISTED = ("models", "devices", "categories", "runs")  # what `ls` can list
+COMPILED = {
+    "kernel": "kernel", "config": "configuration", "dtype": "dtype", "registers": "regs",
+    "spills": "spills", "shared": "shared", "issue": "issue", "occupancy": "occupancy",
+    "matrix_instructions": "matrix instructions",
+}  # fmt: skip
 
 
 @takes(("model", "arch", "images", "categories", "target", "allow_pickle", *OUTPUT))
 def ls(
-    what: Annotated[Listed, typer.Argument(help="what to list")],
+    what: Annotated[str, typer.Argument(metavar="|".join(LISTED), help="what to list")],
     root: Annotated[
-        Path, typer.Option(metavar="DIR", help="where the runs are  [runs]", show_default=False)
-    ] = Path("runs"),
+        Path | None, typer.Option(metavar="DIR", help="where the runs are  [runs]")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="models: build and run each, small, with random weights")
     ] = False,
@@ -51,75 +47,34 @@ def ls(
 
     Of models those that can be swept are listed; --check finds out which, and why others cannot.
     """
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.lists import checked, devices, models
 
     form = given.format
     rows: list[dict[str, Any]]
-    if (check or only or write) and not (check and what is Listed.models):
+    if what not in LISTED:
+        raise UsageError(f"ls {what}: one of {', '.join(LISTED)}{nearest(what, LISTED)}")
+    if root is not None and not root.is_dir():
+        raise InputError(f"--root {root}: no such folder")
+    if (check or only or write) and not (check and what == "models"):
         raise UsageError("--only and --write go with 'ls models --check'")
-    if check:
-        rows = _checked(tuple(only or ()), write, given)
-    elif what is Listed.models:
-        rows = _known_models(given)
-    elif what is Listed.devices:
-        from dataclasses import asdict
+    with progress(given.quiet) as shown:
+        if check:
+            rows = checked(tuple(only or ()), write, shown)
+        elif what == "models":
+            rows = models(shown)
+        elif what == "devices":
+            rows = devices()
+        elif what == "categories":
+            import circuitcore
 
-        from circuitcore.machine.device import list_devices
-
-        rows = [asdict(d) for d in list_devices()]
-    elif what is Listed.categories:
-        import circuitcore
-
-        rows = [dict(row) for row in circuitcore.categories(**given.call())]
-    else:
-        from circuitcore.runs.watching import list_runs
-
-        rows = list_runs(root)
-    emit(rows_text(rows, form, left=3))
-
-
-def _known_models(given: Given) -> list[dict[str, Any]]:
-    """Models that can be swept, with the names of their weights; a line on stderr on the others."""
-    import torchvision.models as tv
-
-    from circuitcore.cli.progress import progress
-    from circuitcore.inputs.libraries.census import table
-
-    rows = [{"model": "bundled", "weights": "with circuitcore"}]
-    refused = []
-    for found in table():
-        library, _, name = found.model.partition(":")
-        if not found.works:
-            refused.append(found.model)
-        elif library == "tv":
-            listed = ", ".join(w.name for w in tv.get_model_weights(name))
-            rows.append({"model": found.model, "weights": listed})
+            rows = [dict(row) for row in circuitcore.categories(**given.call())]
         else:
-            rows.append({"model": found.model, "weights": "timm's"})
-    if refused:
-        with progress(given.quiet) as shown:
-            shown.note(
-                f"{len(refused)} networks that were tried cannot be swept ({refused[0]}, ...); why "
-                "says docs/models.md, or 'circuitcore ls models --check --only NAME'"
-            )
-    return rows
+            from circuitcore.runs.watching import list_runs
 
-
-def _checked(only: tuple[str, ...], write: bool, given: Given) -> list[dict[str, Any]]:
-    """The table of what works, made anew."""
-    from dataclasses import asdict
-
-    from circuitcore.cli.progress import progress
-    from circuitcore.inputs.libraries.census import census, write_tables
-    from circuitcore.machine.state import undisturbed
-
-    with undisturbed(), progress(given.quiet) as shown:
-        found = census(only, shown)
-    if not found:
-        raise UsageError(f"--only {' '.join(only)}: no such network; 'circuitcore ls models'")
-    if write:
-        write_tables(found, whole=not only)
-    return [asdict(each) for each in found]
+            rows = list_runs(root or Path("runs"))
+    emit(rows_text(rows, form, left=3))
 
 
 @takes(OUTPUT)
@@ -134,12 +89,14 @@ def doctor(*, given: Given) -> None:
     from circuitcore.cli.doctor import examine
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.layout import folded
 
     form = given.format
     with progress(given.quiet) as shown:
         checks = examine(shown)
     if form == "table":
-        emit("".join(f"{c.state:8} {c.what}: {c.found}\n" for c in checks))
+        lines = (folded(f"{c.state:8} {c.what}: {c.found}", indent=9) for c in checks)
+        emit("".join(f"{line}\n" for line in lines))
     else:
         emit(rows_text([asdict(c) for c in checks], form))
     if any(c.state == "failed" for c in checks):
@@ -174,8 +131,8 @@ def verify(
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
-    opened = circuitcore.open_run(run)
     with progress(given.quiet) as shown:
+        opened = circuitcore.open_run(run)
         problems = opened.verify(sample=sample, repair=repair, progress=shown)
     if problems:
         emit("".join(f"{p}\n" for p in problems))
@@ -200,42 +157,49 @@ def kernels(
     """
     import json
 
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.errors import DeviceError, UsageError, nearest
-    from circuitcore.kernels.compilers import HAS_TRITON
 
-    if not HAS_TRITON:
-        raise DeviceError("kernels are compiled by Triton, which is not installed here")
-    from circuitcore.kernels.aot.compile import kernel_table, table_row, targets
+    form = given.format
+    with progress(given.quiet) as shown:
+        from circuitcore.errors import DeviceError, UsageError, nearest
+        from circuitcore.kernels.compilers import HAS_TRITON
 
-    if target not in targets():
-        near = nearest(target, targets())
-        raise UsageError(f"--target {target}: one of {', '.join(targets())}{near}")
-    form, rows = given.format, kernel_table(target)
+        if not HAS_TRITON:
+            raise DeviceError("kernels are compiled by Triton, which is not installed here")
+        from circuitcore.kernels.aot.compile import kernel_table, table_row, targets
+
+        if target not in targets():
+            near = nearest(target, targets())
+            raise UsageError(f"--target {target}: one of {', '.join(targets())}{near}")
+        rows = kernel_table(target, shown)
     if form == "json":
         emit(json.dumps({"target": target, "kernels": rows}, indent=2, default=str) + "\n")
         return
-    emit(rows_text([table_row(row) for row in rows], form, left=3))
+    emit(rows_text([table_row(row) for row in rows], form, left=2, columns=COMPILED))
 
 
 @takes(OUTPUT)
 def tune(*, given: Given) -> None:
-    """Measure on this GPU which way each masked layer runs fastest, and remember it.
+    """Measure which way each masked layer runs fastest on this GPU.
 
     Writes the table that later sweeps on this machine follow instead of the cost model. The
     kernels are tested first, as doctor does: one that fails is never chosen.
     """
-    import torch
-
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
-    from circuitcore.errors import DeviceError
-    from circuitcore.kernels.masked.paths import table_path
-    from circuitcore.kernels.tune import tune as measured
 
-    if not torch.cuda.is_available():
-        raise DeviceError("tune measures a GPU, and there is none here; 'circuitcore ls devices'")
     with progress(given.quiet) as shown:
+        import torch
+
+        from circuitcore.errors import DeviceError
+        from circuitcore.kernels.masked.paths import table_path
+        from circuitcore.kernels.tune import tune as measured
+
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                "tune measures a GPU, and there is none here; 'circuitcore ls devices'"
+            )
         found = measured(shown=shown)
     rows = [{"layer": key, "path": path} for key, path in found.items()]
     emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))

@@ -16,6 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from circuitcore import __version__
 from circuitcore.cli import machine, method, reproduced, science
+from circuitcore.cli.drawn.verbs import VERBS as DRAWN
+from circuitcore.cli.terminal.examples import EXAMPLES
 from circuitcore.errors import BUG, INTERRUPTED, nearest, said_of
 from circuitcore.machine.process import say, settle, settled
 
@@ -44,15 +46,35 @@ class Sections(TyperCommand):
             with formatter.section(heading):
                 formatter.write_dl(records)
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the verb's examples."""
+        with formatter.section("Examples"):
+            for command, does in EXAMPLES.get(self.name or "", ()):
+                formatter.write(f"  {command}\n      {does}\n")
+
+
+SHELL_FLAGS = ("--show-completion", "--install-completion")
+
 
 class Verbs(TyperGroup):
     """All verbs; a mistyped one is told the nearest (in the same words as everything else)."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """A flag of completion without a shell's name is of the user's own shell."""
+        for place, word in enumerate(args):
+            if word in SHELL_FLAGS and (args[place + 1 :] or ["-"])[0].startswith("-"):
+                args = [*args[:place], f"{word}=auto", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb of these arguments; a usage error naming the nearest if there is none."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            ctx.fail(f"no command {name!r}{nearest(name, self.list_commands(ctx))}")
+            verbs = self.list_commands(ctx)
+            if name in ("help", "version"):
+                of = f" {args[1]}" if name == "help" and args[1:] and args[1] in verbs else ""
+                ctx.fail(f"no command {name!r}: it is circuitcore{of} --{name}")
+            ctx.fail(f"no command {name!r}{nearest(name, verbs)}")
         return super().resolve_command(ctx, args)
 
 
@@ -65,11 +87,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,  # its options alone make typer import pydantic for every --help
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 PASSES_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
-for verb in (*method.VERBS, *science.VERBS, *reproduced.VERBS, *machine.VERBS):
+for verb in (*method.VERBS, *DRAWN, *science.VERBS, *reproduced.VERBS, *machine.VERBS):
     others = PASSES_ON if getattr(verb, "passes_on", False) else {}
     app.command(name=verb.__name__, cls=Sections, context_settings={**HELP, **others})(verb)
 
@@ -77,6 +99,22 @@ for verb in (*method.VERBS, *science.VERBS, *reproduced.VERBS, *machine.VERBS):
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"circuitcore {__version__}")
+        raise typer.Exit(0)
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell:
+        from circuitcore.cli.terminal.completion import SCRIPTS, shell_of
+
+        typer.echo(SCRIPTS[shell_of(shell)], nl=False)
+        raise typer.Exit(0)
+
+
+def _install_completion(shell: str | None) -> None:
+    if shell:
+        from circuitcore.cli.terminal.completion import install, shell_of
+
+        typer.echo(install(shell_of(shell)), nl=False)
         raise typer.Exit(0)
 
 
@@ -88,12 +126,30 @@ def _root(
             "--version", help="Print the version and stop.", is_eager=True, callback=_version
         ),
     ] = False,
-) -> None:
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[bash|zsh|fish]", help="Complete verbs, options, runs and categories by TAB.",
+            is_eager=True, callback=_install_completion, show_default=False,
+        ),
+    ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[bash|zsh|fish]", help="Print the script that does it, and stop.",
+            is_eager=True, callback=_show_completion, show_default=False,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
     """The sparse circuit inside a convolutional network that computes each category."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console entry: run a verb and exit with its code."""
+    """The console entry: run a verb, or answer a shell that completes; exit with its code."""
+    if shell := os.environ.get("_CIRCUITCORE_COMPLETE"):
+        from circuitcore.cli.terminal.completion import complete
+
+        sys.exit(complete(shell, typer.main.get_command(app), sys.argv[1:]))
     settle()
     code = run(sys.argv[1:] if arguments is None else list(arguments))
     code = settled(code)
@@ -151,6 +207,8 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         spelled = [o for p in context.command.get_params(context) for o in p.opts if o[:2] == "--"]
         message = f"no option {option}{nearest(str(option), spelled)}"
+    message = message.replace("Value error, ", "").replace("Input should be", "should be")
+    message = message.replace("Got unexpected extra argument(s)", "takes no further argument:")
     message = message[:1].lower() + message[1:].rstrip(".")
     return _say(f"error: {message}\n'{path} --help' lists what there is", USAGE)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +12,21 @@ from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, t
 
 if TYPE_CHECKING:
     from circuitcore.api.table import Table
-    from circuitcore.extraction.planning.plan import CategoryPlan, Plan
 
 Wanted = Annotated[
     list[str] | None,
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
-EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
-             "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
+EVALUATED = {
+    "category": "category", "images": "images", "circuit_csa": "CSA", "unpruned_csa": "unpruned",
+    "csa_ratio": "ratio", "csa_ratio_low": "from", "csa_ratio_high": "to", "circuit_hit": "hit",
+    "circuit_false_alarms": "alarms",
+}  # fmt: skip
+SCORED = {
+    "category": "category", "layer": "layer", "relevant_weights": "weights", "zero": "zero",
+    "min": "min", "max": "max", "mean": "mean",
+}  # fmt: skip
 EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
@@ -33,11 +39,15 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
     call = given.call()
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
+    from circuitcore.cli.terminal.verdict import conclude, of_sweep
 
     with progress(call["quiet"]) as shown:
         run = circuitcore.sweep(categories=wanted or (), progress=shown, **call)
-    emit(sweep_text(run.document, call["format"]))
+    emit_sweep(run, call["format"])
+    if not call["quiet"]:
+        document = run.document
+        conclude(of_sweep(document), document.run["folder"], False, report_next=False)
 
 
 @takes(name for name in ALL if name != "target")
@@ -71,6 +81,7 @@ def plan(
     call = given.but(target=targets).call()
     targets = [*call.pop("target", ()), *devices]
     import circuitcore
+    from circuitcore.cli.prediction import plan_rows, plan_table
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
@@ -82,9 +93,9 @@ def plan(
     if call["format"] == "json":
         emit(planned.model_dump_json(indent=2) + "\n")
     elif call["format"] == "table":
-        emit(_plan_table(planned))
+        emit(plan_table(planned))
     else:
-        emit(rows_text(_plan_rows(planned), call["format"]))
+        emit(rows_text(plan_rows(planned), call["format"]))
 
 
 @takes(ALL)
@@ -96,7 +107,7 @@ def score(wanted: Wanted = None, *, given: Given) -> None:
 
     with progress(call["quiet"]) as shown:
         rows = circuitcore.scores(categories=wanted or (), progress=shown, **call)
-    emit_rows(rows, call["format"], left=2)
+    emit_rows(rows, call["format"], left=2, columns={} if call["out"] else SCORED)
 
 
 @takes((*RECHOOSE, "out", *OUTPUT))
@@ -107,7 +118,8 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
+    from circuitcore.cli.terminal.verdict import conclude, of_sweep
 
     form, out = given.format, given.flags.get("out")
     if not set(given.flags) & set(RECHOOSE):
@@ -115,7 +127,9 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, changes = circuitcore.open_run(run), given.changes(run)
         found = opened.extract(categories=wanted or (), out=out, progress=shown, **changes)
-    emit(sweep_text(found.document, form))
+    emit_sweep(found, form)
+    if not given.quiet:
+        conclude(of_sweep(found.document), found.folder, False, report_next=False)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
@@ -135,6 +149,7 @@ def evaluate(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.terminal.verdict import conclude, of_accuracies
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -146,7 +161,10 @@ def evaluate(
 
         emit(transfer_text(rows.nested))
     else:
-        emit_rows(rows, form, columns=() if of_targets else EVALUATED)
+        emit_rows(rows, form, columns={} if of_targets else EVALUATED)
+    if not of_targets:
+        said = of_accuracies(rows.nested, len(opened))
+        conclude(said, opened.folder, given.quiet, report_next=images is not None)
 
 
 @takes(OUTPUT)
@@ -156,22 +174,24 @@ def overlap(run: RunPath, *, given: Given) -> None:
     Written to overlap.parquet in the run folder, for every layer too.
     """
     import circuitcore
-    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, emit_rows, rows_text
 
     form = given.format
-    opened = circuitcore.open_run(run)
-    found = opened.overlap()
+    with progress(given.quiet) as shown:
+        opened = circuitcore.open_run(run)
+        found = opened.overlap(progress=shown)
     if form == "table":
-        whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
-        shown = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
-        rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(shown)]
+        whole = sorted(found.of_layer(), key=lambda r: r["overlap"])
+        some = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
+        rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(some)]
         emit(rows_text(rows, "table", left=2))
-        if len(shown) < len(whole):
+        if len(some) < len(whole):
             emit(f"the 10 highest and 10 lowest of {len(whole)} pairs; --format csv gives all\n")
         if whole:
             emit(_against_noise(whole, opened.noise_ceiling))
     else:
-        emit(rows_text(found, form))
+        emit_rows(found, form)
 
 
 def _against_noise(whole: list[Any], ceiling: float | None) -> str:
@@ -194,18 +214,23 @@ def controls(run: RunPath, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.terminal.verdict import conclude, of_controls
 
     form = given.format
     with progress(given.quiet) as shown:
         opened, engine = circuitcore.open_run(run), given.changes(run)
         rows = opened.controls(progress=shown, **engine)
-    if form == "table" and not opened.manifest.get("target"):
+        means = opened.control_means()
+    of_targets = opened.manifest.get("target")
+    if form == "table" and not of_targets:
         from circuitcore.cli.compared import controls_text
         from circuitcore.cli.tables import emit
 
-        emit(controls_text(rows.nested, opened.control_means().nested))
+        emit(controls_text(rows.nested, means.nested))
     else:
         emit_rows(rows, form, left=2)
+    if not of_targets:
+        conclude(of_controls(means.nested), opened.folder, given.quiet)
 
 
 def report(
@@ -236,74 +261,21 @@ def export(
     With the masks, for torch.nn.utils.prune.
     """
     import circuitcore
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
 
-    emit("".join(f"{path}\n" for path in circuitcore.open_run(run).export(category, out)))
+    with progress(False):
+        paths = circuitcore.open_run(run).export(category, out)
+    emit("".join(f"{path}\n" for path in paths))
 
 
-def emit_rows(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
-    """Print rows in one of the four formats; ``columns``: of a table alone."""
+def emit_rows(
+    rows: Table, form: str, left: int = 1, columns: Mapping[str, str] | None = None
+) -> None:
+    """Print rows in one of the four formats; ``columns`` and their headings: of a table alone."""
     from circuitcore.cli.tables import emit, rows_text
 
     emit(rows_text(rows.nested, form, left=left, columns=columns))
-
-
-def _plan_rows(planned: Plan) -> list[dict[str, Any]]:
-    """A row a layer and level of exact plans, a part where seconds are predicted, else a step."""
-    rows = [
-        {"category": each.category, "stage": stage.stage, **layer.model_dump()}
-        for each in planned.exact
-        for stage in each.stages
-        for layer in stage.layers
-    ]
-    if rows:
-        return rows
-    there = planned.target
-    parts = planned.steps if there is None else [*there.category, *there.run]
-    return [part.model_dump() for part in parts]
-
-
-def _plan_table(planned: Plan) -> str:
-    from circuitcore.cli.prediction import prediction_text
-    from circuitcore.cli.tables import size, table
-
-    rows = [
-        [s.what, f"{s.count:,}", f"{s.multiply_adds:.3g}", f"{s.fpe:.2f}", size(s.bytes)]
-        for s in planned.steps
-    ]
-    text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
-    text += "".join(_exact_table(each) for each in planned.exact)
-    seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
-    said = (
-        f"{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
-        f"{planned.fpe_upper:.1f}), {planned.multiply_adds:.3g} multiply-adds each; "
-        f"{planned.shared_fpe:.1f} FPE shared"
-    )
-    return (
-        f"{text}\n{textwrap.fill(said, 80)}\n"
-        f"{planned.device}: {size(planned.memory_bytes)} memory, "
-        f"{size(planned.disk_bytes)} disk, {seconds}\n"
-        f"{'' if planned.target is None else prediction_text(planned.target)}"
-    )
-
-
-def _exact_table(planned: CategoryPlan) -> str:
-    """One row a level: what every layer reads and writes, and how."""
-    from circuitcore.cli.tables import table
-
-    text = ""
-    for stage in planned.stages:
-        layers = list(dict.fromkeys(each.layer for each in stage.layers))
-        cells = {(e.level, e.layer): f"{e.columns}>{e.rows} {e.path}" for e in stage.layers}
-        rows = [
-            [str(t), *(cells.get((t, layer), "-") for layer in layers), f"{work:.3g}"]
-            for t, work in stage.by_level().items()
-        ]
-        text += (
-            f"\n{planned.category}, {stage.stage} stage, {stage.images} images: inputs > outputs"
-        )
-        text += f" that are alive\n{table(['level', *layers, 'multiply-adds'], rows)}"
-    return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
 
 
 VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report, export)

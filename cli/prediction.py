@@ -1,15 +1,74 @@
-"""A predicted sweep as text of 80 columns: counts, seconds, and what is assumed."""
+"""A planned sweep as text of 80 columns: steps, counts, seconds, and what is assumed."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuitcore.extraction.planning.plan import CategoryPlan, Plan
     from circuitcore.extraction.planning.predict import Part, Prediction
 
 WIDTH = 80
+
+
+def plan_rows(planned: Plan) -> list[dict[str, Any]]:
+    """A row a layer and level of exact plans, a part where seconds are predicted, else a step."""
+    rows = [
+        {"category": each.category, "stage": stage.stage, **layer.model_dump()}
+        for each in planned.exact
+        for stage in each.stages
+        for layer in stage.layers
+    ]
+    if rows:
+        return rows
+    there = planned.target
+    parts = planned.steps if there is None else [*there.category, *there.run]
+    return [part.model_dump() for part in parts]
+
+
+def plan_table(planned: Plan) -> str:
+    """Steps, exact plans and a prediction where there are, and what all of it comes to."""
+    from circuitcore.cli.tables import size, table
+
+    rows = [
+        [s.what, f"{s.count:,}", f"{s.multiply_adds:.3g}", f"{s.fpe:.2f}", size(s.bytes)]
+        for s in planned.steps
+    ]
+    text = table(["step", "times", "multiply-adds", "FPE", "memory"], rows)
+    text += "".join(_exact_table(each) for each in planned.exact)
+    seconds = "not probed" if planned.seconds is None else f"about {planned.seconds:.0f} s"
+    said = (
+        f"{planned.categories} categories of {planned.fpe:.1f} FPE (at most "
+        f"{planned.fpe_upper:.1f}), {planned.multiply_adds:.3g} multiply-adds each; "
+        f"{planned.shared_fpe:.1f} FPE shared"
+    )
+    return (
+        f"{text}\n{textwrap.fill(said, 80)}\n"
+        f"{planned.device}: {size(planned.memory_bytes)} memory, "
+        f"{size(planned.disk_bytes)} disk, {seconds}\n"
+        f"{'' if planned.target is None else prediction_text(planned.target)}"
+    )
+
+
+def _exact_table(planned: CategoryPlan) -> str:
+    """One row a level: what every layer reads and writes, and how."""
+    from circuitcore.cli.terminal.layout import folded, table
+
+    text = ""
+    for stage in planned.stages:
+        layers = list(dict.fromkeys(each.layer for each in stage.layers))
+        cells = {(e.level, e.layer): f"{e.columns}>{e.rows} {e.path}" for e in stage.layers}
+        rows = [
+            [str(t), *(cells.get((t, layer), "-") for layer in layers), f"{work:.3g}"]
+            for t, work in stage.by_level().items()
+        ]
+        said = f"{planned.category}, {stage.stage} stage, {stage.images} images: inputs > outputs"
+        text += f"\n{folded(f'{said} that are alive')}\n"
+        text += table(["level", *layers, "multiply-adds"], rows)
+    said = f"{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off"
+    return f"{text}{folded(said)}\n"
 
 
 def prediction_text(said: Prediction) -> str:

@@ -1,30 +1,42 @@
-"""Progress on stderr: a bar on a terminal, a line every 30 s elsewhere, nothing with --quiet."""
+"""Progress on stderr: a bar on a terminal, a line every 30 s elsewhere, nothing with --quiet.
+
+Both say how many units are done of how many, at what rate, how long the rest takes and when it ends
+(`circuitcore.progress.Pace`), from the first moment on: while libraries, model and images are
+loaded, and while CPU kernels are compiled.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from circuitcore.cli.terminal.layout import cells, controls, shortened
 from circuitcore.errors import CircuitcoreError
-from circuitcore.progress import Progress, Silent
+from circuitcore.progress import Pace, Progress, Silent, clock, told_of_compiling
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 EVERY_SECONDS = 30.0
+LOADING = "loading libraries, model and images"
+COMPILING = "compiling CPU kernels: once on this machine, about half a minute in all"
+WIDEST, NARROWEST = 32, 8  # cells of a bar
+A_DETAIL = 6  # cells of one, at least
 
 
 def progress(quiet: bool) -> Bar | Lines | Quiet:
     """What fits stderr; a context manager that cleans up behind itself."""
     if quiet:
         return Quiet()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if controls(sys.stderr) else Lines()
 
 
 class _Closing:
-    """Closes at the end of a with block."""
+    """Speaks from the beginning of a with block to its end."""
 
     def __enter__(self) -> Progress:
         return self  # type: ignore[return-value]
@@ -45,15 +57,50 @@ class Quiet(_Closing, Silent):
     """Drops progress and notes."""
 
 
-class Lines(_Closing):
+class _Telling(_Closing):
+    """Keeps the pace of the work at hand; tells of kernels as they are compiled."""
+
+    def __init__(self) -> None:
+        self._pace = Pace("", 0)
+        self._compiled = 0
+        self._told = ExitStack()
+
+    def __enter__(self) -> Progress:
+        self._told.enter_context(told_of_compiling(self._compiling))
+        self.start(LOADING, 0)
+        return super().__enter__()
+
+    def start(self, what: str, total: int) -> None:
+        """Begin a new piece of work; ``total`` 0: how much it is is not known."""
+        self._pace = Pace(what, total)
+
+    def advance(self, count: int = 1, detail: str = "") -> None:
+        """Count."""
+        self._pace.count(count, detail)
+
+    def note(self, message: str) -> None:
+        """One line, now."""
+        print(message, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Hear of no more compiling."""
+        self._told.close()
+
+    def _compiling(self, name: str) -> None:
+        self._compiled += 1
+        if self._compiled == 1:
+            self.note(COMPILING)
+        self._pace.count(0, f"compiling {name}")
+
+
+class Lines(_Telling):
     """Notes at once; progress as one line every ``every`` seconds, from a thread of its own."""
 
     def __init__(self, every: float = EVERY_SECONDS) -> None:
+        super().__init__()
         self._every = every
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._what, self._detail, self._done, self._total = "", "", 0, 0
-        self._began = time.monotonic()
         self._folder: Path | None = None
 
     def follow(self, folder: Path) -> None:
@@ -62,32 +109,25 @@ class Lines(_Closing):
 
     def start(self, what: str, total: int) -> None:
         """Begin a new piece of work."""
-        self._what, self._detail, self._done, self._total = what, "", 0, total
-        self._began = time.monotonic()
+        super().start(what, total)
         if self._thread is None:
             self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
             self._thread.start()
 
-    def advance(self, count: int = 1, detail: str = "") -> None:
-        """Count; the thread speaks."""
-        self._done += count
-        self._detail = detail or self._detail
-
-    def note(self, message: str) -> None:
-        """One line, now."""
-        print(message, file=sys.stderr, flush=True)
-
     def line(self) -> str:
         """The state in one line."""
-        if self._folder is not None and self._what == "circuits":
+        pace = self._pace
+        if self._folder is not None and pace.what == "circuits":
             with suppress(CircuitcoreError, OSError, KeyError):  # gone, or spoiled meanwhile
                 return _run_line(self._folder)
-        of = f" {self._done}/{self._total}" if self._total else ""
-        detail = f", {self._detail}" if self._detail else ""
-        return f"{self._what}{of}{detail}, {time.monotonic() - self._began:.0f} s"
+        of = f" {pace.done}/{pace.total}" if pace.total else ""
+        detail = f", {pace.detail}" if pace.detail else ""
+        said = f", {pace.said()}" if pace.said() else ""
+        return f"{pace.what}{of}{detail}, {pace.elapsed:.0f} s{said}"
 
     def close(self) -> None:
         """Stop the thread."""
+        super().close()
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=1)
@@ -106,55 +146,71 @@ def _run_line(folder: Path) -> str:
     return line(watched(open_run(folder)))
 
 
-class Bar(_Closing):
-    """A rich bar for a terminal; it disappears when the work is done."""
+class Bar(_Telling):
+    """One line at the foot of a terminal, drawn anew; it disappears when the work is done."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
+        super().__init__()
+        self._live: Any = None
 
     def start(self, what: str, total: int) -> None:
         """Begin a new piece of work on the same line."""
-        if self._bar is None:
+        super().start(what, total)
+        if self._live is None:
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-            from rich.progress import Progress as RichProgress
+            from rich.live import Live
 
-            self._bar = RichProgress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=32),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[detail]}", style="dim", markup=False),
-                console=Console(stderr=True),
+            console = Console(stderr=True, highlight=False)
+            fine = (sys.stderr.encoding or "").lower().startswith("utf")
+            self._live = Live(
+                get_renderable=lambda: drawn(self._pace, console.width, fine),
+                console=console,
+                refresh_per_second=8,
                 transient=True,
+                redirect_stdout=False,  # it has the result
             )
-            self._bar.start()
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(what, total=total, detail="")
-
-    def advance(self, count: int = 1, detail: str = "") -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, advance=count, **({"detail": detail} if detail else {}))
+            self._live.start()
 
     def note(self, message: str) -> None:
         """One line above the bar."""
-        if self._bar is None:
-            print(message, file=sys.stderr, flush=True)
+        if self._live is None:
+            super().note(message)
         else:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._live.console.print(message, markup=False)
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
+        super().close()
+        if self._live is not None:
+            self._live.stop()
+
+
+def drawn(pace: Pace, width: int, fine: bool) -> Text:
+    """The state on one line of ``width`` columns; ``fine``: line-drawing letters can be shown."""
+    from rich.text import Text
+
+    count = f" {pace.done:,}/{pace.total:,}" if pace.total else ""
+    said = f" {pace.said() or clock(pace.elapsed)}"
+    room = width - 1 - cells(pace.what + count)
+    if len(said) > room:
+        said = said.partition(", ends")[0]
+    room -= len(said) + 1
+    own = min(cells(pace.detail), max(room - NARROWEST - 2, 0))
+    detail = f" {shortened(pace.detail, own)}" if own >= min(A_DETAIL, cells(pace.detail)) else ""
+    cut = min(room - cells(detail), WIDEST)
+    done, rest = _bar(pace, cut, fine) if cut >= NARROWEST else ("", "")
+    text = Text(shortened(pace.what, width - 1), no_wrap=True, overflow="crop")
+    text.append(f" {done}" if done or rest else "", "bar.complete").append(rest, "bar.back")
+    text.append(count, "progress.download").append(said, "progress.remaining")
+    text.append(detail, "dim").truncate(max(width - 1, 0))
+    return text
+
+
+def _bar(pace: Pace, width: int, fine: bool) -> tuple[str, str]:
+    """What is done and what is not; where the total is not known, a mark that goes to and fro."""
+    full, empty = ("\u2501", "\u2500") if fine else ("#", "-")
+    if pace.total:
+        whole = min(round(width * pace.done / pace.total), width)
+        return full * whole, empty * (width - whole)
+    place = abs(int(pace.elapsed * 8) % (2 * width - 2) - (width - 1))
+    return "", empty * place + full + empty * (width - 1 - place)

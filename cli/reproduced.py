@@ -37,7 +37,7 @@ def reproduce(
     *,
     given: Given,
 ) -> None:
-    """Published figures beside every reading of the method that their text allows.
+    """Published figures beside every reading of their text.
 
     Threshold, reference, stop rule, bias, norm of false alarms, and where scores are absolute: a
     grid of readings that share their sweeps, with the distance of each. On ImageNet where --images
@@ -46,6 +46,7 @@ def reproduce(
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.verdict import conclude, of_reproduction
 
     call = given.but(preset=which if which in PRESETS else None).call()
     for name in NOT_OFFERED:
@@ -59,6 +60,8 @@ def reproduce(
         emit(_text(found))
     else:
         emit(rows_text([_flat(cell) for cell in found.cells], form))
+    said = of_reproduction(found)
+    conclude(said, found.folder, call["quiet"], report_next=False, page="reproduction.html")
 
 
 def _flat(cell: Cell) -> dict[str, Any]:

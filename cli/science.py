@@ -46,6 +46,7 @@ def stability(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.runs.nearby import meant
 
     run, *names = wanted or [""]
     if run and (Path(run) / "manifest.json").exists():
@@ -58,7 +59,15 @@ def stability(
         )
     call = given.call()
     with progress(call["quiet"]) as shown:
-        rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+        if "/" in run or Path(run or "-").is_dir():
+            circuitcore.open_run(run)  # refused, with the run that may be meant
+        try:
+            rows = circuitcore.stability(categories=wanted or (), progress=shown, **call)
+        except circuitcore.UsageError as error:
+            if not str(error).startswith(f"no category {run!r}"):
+                raise
+            nor = f"{error}; nor is {run!r} a run folder{meant(Path(run))}"
+            raise circuitcore.UsageError(nor) from None
     emit_rows(rows, call["format"], left=2)
 
 
@@ -70,6 +79,7 @@ def _resampled(
     from circuitcore.cli.compared import stability_text
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
+    from circuitcore.cli.terminal.verdict import conclude, of_resamples
 
     if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):
         flag = other[0].replace("_", "-")
@@ -85,6 +95,7 @@ def _resampled(
         emit(stability_text(rows, opened.choices(categories=wanted), certify, random))
     else:
         emit_rows(rows, given.format)
+    conclude(of_resamples(rows), opened.folder, given.quiet)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
@@ -102,13 +113,15 @@ def structure(
     *,
     given: Given,
 ) -> None:
-    """What the circuits of a run share: by depth, by unit, with what it goes.
+    """What the circuits of a run share, by depth and by unit.
 
-    Beside chance throughout. Layers are compared with the noise ceiling that stability RUN finds.
+    And with what it goes; beside chance throughout. Layers are compared with the noise ceiling that
+    stability RUN finds.
     """
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.verdict import conclude, of_structure
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -128,6 +141,7 @@ def structure(
         ]
         columns = tuple(dict.fromkeys(name for row in rows for name in row))
         emit(rows_text([{name: row.get(name) for name in columns} for row in rows], form))
+    conclude(of_structure(found), run, given.quiet)
 
 
 def _structure_text(found: Structure) -> str:
@@ -181,10 +195,12 @@ def area(
     """
     import circuitcore
     from circuitcore.cli.compared import area_text
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    rows = circuitcore.open_run(run).area(control=control, measure=measure)
+    with progress(given.quiet):
+        rows = circuitcore.open_run(run).area(control=control, measure=measure)
     emit(area_text(rows) if form == "table" else rows_text(rows.nested, form))
 
 
@@ -205,10 +221,12 @@ def compare(
     """
     import circuitcore
     from circuitcore.cli.compared import comparison_text
+    from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
 
     form = given.format
-    found = circuitcore.compare(a, b, measure=measure, plot=plot)
+    with progress(given.quiet):
+        found = circuitcore.compare(a, b, measure=measure, plot=plot)
     if form == "json":
         emit(found.model_dump_json(indent=2) + "\n")
     elif form == "table":
@@ -230,14 +248,15 @@ def lesion(
     *,
     given: Given,
 ) -> None:
-    """The network without a circuit, or its private weights: do others survive?
+    """The network without a circuit, or its private weights.
 
-    Changes of held-out CSA beside those of a random lesion of as many weights of each layer. Kept
-    in the run folder. --format json or csv gives every category under every lesion.
+    Do others survive? Changes of held-out CSA beside those of a random lesion of as many weights of
+    each layer. Kept in the run folder. --format csv gives every category under every lesion.
     """
     import circuitcore
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.terminal.verdict import conclude, of_lesions
 
     form = given.format
     with progress(given.quiet) as shown:
@@ -246,6 +265,7 @@ def lesion(
             progress=shown, **given.changes(run),
         )  # fmt: skip
     emit(_lesions(found) if form == "table" else rows_text(found.nested, form))
+    conclude(of_lesions(found.summary.nested), run, given.quiet)
 
 
 def _lesions(found: Lesions) -> str:

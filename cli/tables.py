@@ -7,30 +7,21 @@ import io
 import json
 import os
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.analysis.rows import flat, rows_of
+from circuitcore.cli.terminal.layout import emit as emit
+from circuitcore.cli.terminal.layout import folded
+from circuitcore.cli.terminal.layout import plain as plain
+from circuitcore.cli.terminal.layout import table as table
 
 if TYPE_CHECKING:
+    from circuitcore.api.run import Run
     from circuitcore.records import Overlap, Sweep, TargetSweep
 
-WIDE = 200  # columns where stdout is no terminal: never wrap what a program may read
 UNDEFINED = "NA"
+PART = 10_000  # rows that are text at a time
 NAMED = 5  # categories that a line of the summary names
-
-
-def emit(text: str) -> None:
-    """Write text to stdout; the characters a terminal cannot show become escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
-
-
-def plain(text: object) -> str:
-    """A name on one line: control characters, which could move a terminal's cursor, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def cell(value: Any) -> Any:
@@ -69,38 +60,23 @@ def number(value: float | None, digits: int = 3) -> str:
     return UNDEFINED if value is None else f"{value:.{digits}f}"
 
 
-def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, title: str = ""
-) -> str:
-    """A rich table as text, the first ``left`` columns flush left and the others flush right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    terminal = sys.stdout.isatty()
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
-    out.title = title or None
-    for place, heading in enumerate(headings):
-        justify = "left" if place < left else "right"
-        out.add_column(Text(heading), justify=justify, no_wrap=not terminal)  # type: ignore[arg-type]
-    for row in rows:
-        out.add_row(*(Text(plain(value)) for value in row))
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else WIDE)
-    console.print(out)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
+def emit_sweep(run: Run, form: str) -> None:
+    """Print a run's document; as JSON lines a category at a time, so that none need be held."""
+    if form != "jsonl":
+        emit(sweep_text(run.document, form))
+        return
+    for record in run.each_record():
+        emit(record.model_dump_json(by_alias=True) + "\n")
 
 
 def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
-    """The document of a sweep in one of the four formats."""
+    """The document of a sweep as JSON, CSV or a table."""
+    from circuitcore.analysis.rows import rows_of
     from circuitcore.records import Sweep
 
     if form == "json":
         return document.to_json(indent=2) + "\n"
     records = document.categories if isinstance(document, Sweep) else document.targets
-    if form == "jsonl":
-        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
         return as_csv(rows_of(records, document.run))
     return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)
@@ -141,7 +117,7 @@ def _target_summary(document: TargetSweep) -> str:
             f"{number(s.mean_heldout)}, random masks {number(s.mean_random_heldout)}"
         )
     lines += _undefined(s.undefined) + _no_better(s.no_better_than_random)
-    return "\n".join([*lines, *_closing(document.run, document.overlap)]) + "\n"
+    return _below([*lines, *_closing(document.run, document.overlap)])
 
 
 def _sweep_table(document: Sweep) -> str:
@@ -200,7 +176,11 @@ def _sweep_summary(document: Sweep) -> str:
     lines += _undefined(s.undefined)
     lines += [f"{n} with a circuit, {reason}" for reason, n in s.undefined_heldout.items()]
     lines += _no_better(s.no_better_than_random)
-    return "\n".join([*lines, *_closing(document.run, document.overlap)]) + "\n"
+    return _below([*lines, *_closing(document.run, document.overlap)])
+
+
+def _below(lines: Sequence[str]) -> str:
+    return "".join(f"{folded(line)}\n" for line in lines)
 
 
 def _undefined(reasons: Mapping[str, int]) -> list[str]:
@@ -240,24 +220,41 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
     return lines
 
 
+def emit_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Print flat records as `rows_text` does; JSON lines and CSV a part at a time."""
+    if form not in ("jsonl", "csv") or not rows:
+        emit(rows_text(rows, form))
+        return
+    for start in range(0, len(rows), PART):
+        text = rows_text(rows[start : start + PART], form)
+        emit(text.partition("\n")[2] if start and form == "csv" else text)
+
+
 def rows_text(
-    rows: Sequence[Mapping[str, Any]], form: str, *, left: int = 1, columns: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]],
+    form: str,
+    *,
+    left: int = 1,
+    columns: Sequence[str] | Mapping[str, str] | None = None,
 ) -> str:
     """Records of equal keys in one of the four formats (``json``: a list).
 
-    A table shows ``columns`` of the flat record, all of them by default.
+    A table shows ``columns`` of the flat record (a mapping: with these headings), all by default.
     """
     if form == "json":
         return json.dumps(list(rows), indent=2, default=str) + "\n"
     if form == "jsonl":
         return "".join(json.dumps(row, default=str) + "\n" for row in rows)
+    from circuitcore.analysis.rows import flat
+
     level = [flat(row) for row in rows]
     if form == "csv":
         return as_csv(level)
     if not rows:
         return "nothing\n"
-    chosen = list(columns) or list(level[0])
-    headings = [name.replace("_", " ") for name in chosen]
+    chosen = list(columns or level[0])
+    named = columns if isinstance(columns, Mapping) else {}
+    headings = [named.get(name) or name.replace("_", " ") for name in chosen]
     return table(headings, ([_shown(row.get(n)) for n in chosen] for row in level), left=left)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from circuitcore.kernels.cache import private_folder
+from circuitcore.progress import compiling
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -86,6 +87,8 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
     """`numba.njit` with its on-disk cache, kept in the temporary folder where HOME is read-only."""
     import numba
 
+    _told_by_numba()
+
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return numba.njit(cache=True, nogil=True, **options)(function)
@@ -95,6 +98,23 @@ def numba_jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
             return numba.njit(cache=True, nogil=True, **options)(function)
 
     return decorate
+
+
+@functools.cache
+def _told_by_numba() -> None:
+    """Pass on what numba tells of its compiling, so that half a minute of it is no silence."""
+    from numba.core import event
+
+    class Passed(event.Listener):  # type: ignore[misc]
+        def on_start(self, event: Any) -> None:
+            function = getattr(event.data["dispatcher"], "py_func", None)
+            if function is not None and function.__module__.startswith("circuitcore."):
+                compiling(function.__name__)  # not what numba itself is made of
+
+        def on_end(self, event: Any) -> None:
+            """Nothing to tell."""
+
+    event.register("numba:compile", Passed())
 
 
 def use_torch_threads() -> None:

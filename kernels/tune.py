@@ -18,7 +18,7 @@ from circuitcore.kernels.masked.gpu_cost import MaskedShape
 from circuitcore.kernels.masked_linear.operation import masked_linear, sweep_shapes
 from circuitcore.kernels.trial import float32_products
 from circuitcore.kernels.verdicts import FAILED
-from circuitcore.progress import Progress
+from circuitcore.progress import Progress, Silent
 
 ROUNDS = 7
 
@@ -57,8 +57,12 @@ def tune(
     states = selftest.judged(selftest.check(device, shown))
     wrong = states["masked_linear"] == FAILED
     found = {}
-    for shape in shapes if shapes is not None else swept():
+    every = list(shapes if shapes is not None else swept())
+    shown = shown or Silent()
+    shown.start("layers", len(every))
+    for shape in every:
         key = paths.table_key(shape, arch)
+        shown.advance(1, key)
         if wrong:
             found[key] = "library"
             continue

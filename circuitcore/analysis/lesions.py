@@ -29,7 +29,7 @@ from circuitcore.analysis.statistics import bootstrap
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.runner import Runner
 from circuitcore.engine.splits import Largest, Split
-from circuitcore.errors import UsageError
+from circuitcore.errors import UsageError, nearest
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judge_of
 from circuitcore.inputs.categories import Category as Unit
@@ -161,7 +161,10 @@ def lesion(
 
 def _check(folder: Path, kinds: Sequence[str], shared: int) -> None:
     if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
-        raise UsageError(f"lesion {folder}: kinds {list(kinds)}: {' or '.join(KINDS)}, or both")
+        near = "".join(nearest(each, KINDS) for each in kinds if each not in KINDS)
+        raise UsageError(
+            f"lesion {folder}: kinds {list(kinds)}: {' or '.join(KINDS)}, or both{near}"
+        )
     if shared < 0:
         raise UsageError(f"--shared: {shared}, 0 or more other circuits")
     if shared and PRIVATE not in kinds:

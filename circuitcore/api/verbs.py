@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcore.api.run import Run, folder_of, wanted_of
 from circuitcore.api.table import Table, records
-from circuitcore.errors import UsageError
+from circuitcore.errors import UsageError, nearest
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.images.opening import open_images
@@ -208,7 +208,7 @@ def reproduce(
     from circuitcore.report.reproduction import write_page
 
     if which not in OPEN:
-        raise UsageError(f"reproduce {which!r}: one of {', '.join(OPEN)}")
+        raise UsageError(f"reproduce {which!r}: one of {', '.join(OPEN)}{nearest(which, OPEN)}")
     known = {"preset", "fc_threshold", "conv_threshold", *AXES}
     varied = sorted(known & {name for name, v in options.items() if v is not None})
     if varied:

@@ -7,6 +7,7 @@ assignment: labels in another order are found before they cost a night.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -195,14 +196,31 @@ def select(categories: Sequence[Category], wanted: Sequence[str | int]) -> list[
     for name in wanted:
         found = find(name)
         if found is None:
-            names, text = [c.name for c in categories], str(name)
-            raise UsageError(
-                f"no category {text!r} among the {len(names)} with images{nearest(text, names)} "
-                "('circuitcore ls categories' lists them)"
-            )
+            raise UsageError(_unknown(str(name), categories, find))
         if found not in chosen:
             chosen.append(found)
     return chosen
+
+
+def _unknown(
+    text: str, categories: Sequence[Category], find: Callable[[str | int], Category | None]
+) -> str:
+    """That there is no such category, and what may have been meant."""
+    names = [c.name for c in categories]
+    parts = [part for part in re.split(r"[,;\s]+", text) if part]
+    if (Path(text) / "manifest.json").is_file():
+        return (
+            f"no category {text!r}: it is a run folder; --out {text} goes on with it, while "
+            "extract, evaluate, stability and others ask about it"
+        )
+    elif len(parts) > 1 and all(find(part) for part in parts):
+        near = f": several are words of their own, {' '.join(parts)}"
+    else:
+        near = nearest(text, names)
+    return (
+        f"no category {text!r} among the {len(names)} with images{near} "
+        "('circuitcore ls categories' lists them)"
+    )
 
 
 def check_assignment(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from circuitcore.errors import InputError, UsageError
+from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.in_hand import probe_input
 from circuitcore.inputs.libraries.of_file import of_file
 from circuitcore.inputs.libraries.of_timm import of_timm
@@ -39,10 +39,25 @@ def load_model(options: Options) -> Model:
         source = of_file(Path(rest).expanduser(), options.arch, options.allow_pickle)
     else:
         raise UsageError(
-            f"--model {name}: one of bundled, tv:NAME@WEIGHTS, timm:NAME, file:PATH.safetensors"
+            f"--model {name}: one of bundled, tv:NAME@WEIGHTS, timm:NAME, "
+            f"file:PATH.safetensors{_meant(name)}"
         )
     own = _flags(source.preprocessing, options)
     return traced(replace(source, preprocessing=own), named=rest if kind == "file" else name)
+
+
+def _meant(name: str) -> str:
+    """What a name without a library, or of none that is known, may have been meant for."""
+    import torchvision.models as tv
+
+    if Path(name).expanduser().is_file():
+        return f"; did you mean 'file:{name}', with --arch?"
+    own = name.partition("@")[0].lower()
+    return (
+        f"; did you mean 'tv:{own}'?"
+        if own in tv.list_models(module=tv)
+        else nearest(name, ["bundled"])
+    )
 
 
 def traced(source: Source, named: str | None = None) -> Model:

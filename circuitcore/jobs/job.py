@@ -13,7 +13,7 @@ from typing import Any
 
 from circuitcore.analysis.overlap import pairs, table
 from circuitcore.analysis.summary import document
-from circuitcore.engine.footprint import must_compile, weight_bytes
+from circuitcore.engine.footprint import weight_bytes
 from circuitcore.engine.prepare import Prepared
 from circuitcore.engine.splits import Arrays
 from circuitcore.errors import CircuitcoreError, DeviceError, InputError, PartialError, UsageError
@@ -93,7 +93,7 @@ def sweep(
                 if on.device.type == "cuda":  # the caller's program may go on and want the memory
                     empty_caches()
             means_kept(run, inputs, options, on, progress)
-            finish(run)
+            finish(run, progress)
             return run
     except (UsageError, InputError):
         if new:
@@ -158,7 +158,7 @@ def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
     progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
 
 
-def finish(run: RunFolder) -> None:
+def finish(run: RunFolder, progress: Progress) -> None:
     """Write what is derived from the unit files: curves, overlap, report.
 
     Every record is parsed once.
@@ -166,10 +166,14 @@ def finish(run: RunFolder) -> None:
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
     with span("stage", "report"):
+        progress.start("curves", 1)
         records = run.records()
         write_curves(run.folder, records, run.contents())
-        found = pairs(run, records)
+        progress.advance()
+        found = pairs(run, records, progress)
+        progress.start("report", 1)
         write_report(run, document(run, records, found), found)
+        progress.advance()
 
 
 def report(run: RunFolder, progress: Progress, pages: bool = False) -> Path:
@@ -182,8 +186,12 @@ def report(run: RunFolder, progress: Progress, pages: bool = False) -> Path:
     tables = [path for path in files_of(run.folder) if path.parent == run.folder]
     set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
-    found = table(run, records)
-    return write_report(run, document(run, records, found), found, progress if pages else None)
+    found = table(run, records, progress)
+    told = document(run, records, found)
+    progress.start("report", 1)
+    path = write_report(run, told, found, progress if pages else None)
+    progress.advance()
+    return path
 
 
 def _extract_all(
@@ -209,8 +217,6 @@ def _extract_all(
     failed: list[str] = []
     done = 0
     held = 0 if on.device.type == "cuda" else weight_bytes(inputs.model.network)
-    if must_compile(on):
-        progress.note("compiling CPU kernels as the work meets them: once on this machine, seconds")
     with (
         Presence(run.folder, str(on.device), len(missing)) as present,
         Claims(run, present.state.name, missing, lambda c: progress.advance(1, c.name)) as claims,
@@ -388,5 +394,5 @@ def extract(
     with span("run", "extract"):
         _extract_all(run, inputs, options, on, chosen, progress, stored)
         means_kept(run, inputs, options, on, progress)
-        finish(run)
+        finish(run, progress)
         return run

@@ -154,8 +154,7 @@ def _checked(run: Path, shards: int | None, where: Where) -> tuple[Any, RunFolde
 def _wait(jobs: list[Any], run: RunFolder, progress: Progress) -> None:
     """Until all jobs are over; what is counted are categories, whoever does them."""
     done = len(run.units())
-    progress.start("circuits", len(run.manifest["categories"]))
-    progress.advance(done)
+    progress.start("circuits", len(run.manifest["categories"]) - done)
     waiting = list(jobs)
     while waiting:
         waiting = [job for job in waiting if not job.done()]

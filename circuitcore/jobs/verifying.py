@@ -24,6 +24,7 @@ from circuitcore.extraction.judging import judges
 from circuitcore.extraction.opened import means_kept
 from circuitcore.inputs.read import InHand
 from circuitcore.jobs.job import finish
+from circuitcore.jobs.reproduce import not_reproduced
 from circuitcore.machine.device import machine
 from circuitcore.progress import Progress
 from circuitcore.records import Category, Found, Target
@@ -46,7 +47,7 @@ def verify(
     images can be had (else that is noted).  Cost: all files are read; the overlap of all pairs;
     with a sample, what `prepare` costs and a pass over the held-out images a circuit.
     """
-    broken = damaged(run.folder)
+    broken = damaged(run.folder, progress)
     problems = [f"{path}: {said}" for path, said in broken.items()]
     units = {unit: path for unit, path in run.units().items() if path not in broken}
     for unit, path in units.items():
@@ -83,7 +84,7 @@ def repair(run: RunFolder, progress: Progress, given: InHand | None = None) -> l
             inputs_again(run, progress, given)
         except (CircuitcoreError, OSError) as error:
             left += [f"{path}: not made anew: {_line(error)}; {AGAIN}" for path in lost]
-    finish(run)
+    finish(run, progress)
     missing = len(run.manifest["categories"]) - len(run.units())
     if missing:
         progress.note(f"{missing} categories are not there; the same sweep makes those it names")
@@ -171,10 +172,12 @@ def _derived_problems(run: RunFolder, records: Sequence[Found]) -> Iterator[str]
             continue  # of what was there before: a sweep cut short; made anew when it is asked for
         if not _equal(found, make()):
             yield f"{path}: not what its circuits give; circuitcore verify --repair makes it anew"
+    if (said := not_reproduced(run)) is not None:
+        yield said
 
 
 def _equal(a: pa.Table, b: pa.Table) -> bool:
-    return bool(a.column_names == b.column_names and a.to_pylist() == b.to_pylist())
+    return bool(a.column_names == b.column_names and a.cast(b.schema).equals(b))
 
 
 def _recomputed(

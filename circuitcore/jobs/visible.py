@@ -23,6 +23,7 @@ def wait_for(there: Callable[[], bool], what: str, folder: Path, progress: Progr
     if there():
         return True
     progress.note(f"{folder}: {what} cannot be seen from {platform.node()} yet; waiting")
+    progress.start(f"waiting for {folder}", 0)
     while time.monotonic() < until:
         time.sleep(POLL_SECONDS)
         with suppress(OSError):

@@ -158,13 +158,18 @@ def as_channels(value: Any) -> Any:
 
 
 def as_number(value: Any) -> Any:
-    """What is given, but no NaN."""
+    """What is given, but no NaN, and no percentage where a fraction is meant."""
+    text = str(value).strip()
     try:
-        nan = value != value or (isinstance(value, str) and math.isnan(float(value)))
+        number = float(text.removesuffix("%"))
     except ValueError:
         return value  # what it is instead is told with its type
-    if nan:
+    if math.isnan(number):
         raise ValueError("a number is needed")
+    if text.endswith("%"):
+        raise ValueError(f"a fraction is needed: {number:g} % is {number / 100:g}")
+    if 2 <= number <= 100:
+        raise ValueError(f"should be less than or equal to 1: {number:g} % is {number / 100:g}")
     return value
 
 
@@ -243,7 +248,7 @@ def as_size(value: Any) -> Any:
 def check_memory(value: int) -> None:
     """Refuse less than 1M."""
     if value < 2**20:
-        raise ValueError("at least 1M")
+        raise ValueError("at least 1M; a number alone is bytes: write for example 8G")
 
 
 def converted(field: Field[Any], value: Any) -> Any:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,21 +37,19 @@ from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_record, read_unit_header
+from circuitcore.runs.keys import canonical as canonical
+from circuitcore.runs.keys import unit_file
+from circuitcore.runs.keys import unit_key as unit_key
 from circuitcore.runs.means import MEANS
+from circuitcore.runs.nearby import MANIFEST, meant
 from circuitcore.runs.tables import IMAGES, write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers
 PROBE = "probe_sha256"  # of one image's input: in the keys of runs since it was added
-MANIFEST = "manifest.json"
 PLAN = "plan.json"
 NOT_KEPT = frozenset(changing("call"))
 FORMAT = "circuitcore.run/1"
 AGAIN = "run the same sweep again: what is damaged is set aside and made anew"
-
-
-def canonical(value: Any) -> bytes:
-    """JSON text that is equal for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
@@ -75,11 +74,6 @@ def configuration(inputs: Inputs, options: Options) -> dict[str, Any]:
     }
 
 
-def unit_key(config: dict[str, Any], unit: int) -> str:
-    """sha256 naming the file of output unit ``unit`` under a configuration."""
-    return hashlib.sha256(canonical({**config, "unit": unit})).hexdigest()
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """A run folder that exists, with its manifest."""
@@ -89,8 +83,7 @@ class RunFolder:
 
     def path(self, unit: int) -> Path:
         """The file of output unit ``unit``, whether it is there or not."""
-        key = unit_key(self.manifest["configuration"], unit)
-        return self.folder / "units" / key[:2] / f"{key}.safetensors"
+        return self.folder / unit_file(self.manifest["configuration"], unit)
 
     def units(self) -> dict[int, Path]:
         """Files of the finished categories by output unit, in unit order."""
@@ -111,8 +104,13 @@ class RunFolder:
 
     def records(self) -> list[Found]:
         """The finished categories' (or targets') records, in unit order."""
+        return list(self.each_record())
+
+    def each_record(self) -> Iterator[Found]:
+        """`records`, read one after another."""
         try:
-            return [self._with_file(read_record(p)[1], p) for p in self.units().values()]
+            for path in self.units().values():
+                yield self._with_file(read_record(path)[1], path)
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
 
@@ -168,7 +166,8 @@ def open_run(folder: Path) -> RunFolder:
     try:
         manifest = read_sealed(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: no run folder (it has no {MANIFEST})") from None
+        there = "it has no" if folder.is_dir() else "there is no such folder, and so no"
+        raise InputError(f"{folder}: no run folder ({there} {MANIFEST}){meant(folder)}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST}: damaged: {error}; {AGAIN}") from None
     if lacks := _lacks(manifest):
@@ -226,9 +225,12 @@ def refuse_other(run: RunFolder, inputs: Inputs, options: Options, where: str) -
         f"  {k}: {_short(there)} there, {_short(now)} now{where}"
         for k, there, now, where in _as_given(given)
     )
+    again = {"threshold", "stop", "reference"} >= {k.removeprefix("fc_").removeprefix("conv_")
+                                                   for k in differing}  # fmt: skip
     raise InputError(
         f"{where}: holds a run of another configuration:\n{shown}\n"
         "Give another --out, or the same options"
+        + (f"; 'circuitcore extract {run.folder}' chooses anew from its curves" if again else "")
     )
 
 

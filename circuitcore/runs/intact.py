@@ -16,7 +16,9 @@ from pathlib import Path
 
 from circuitcore.errors import InputError
 from circuitcore.machine.files import read_sealed
+from circuitcore.progress import Progress, Silent
 from circuitcore.runs.circuitfile import checked_key
+from circuitcore.runs.exemplarfile import EXEMPLARS, read_tensors
 from circuitcore.runs.families import FOLDER, read_family
 from circuitcore.runs.means import MEANS, read_means
 from circuitcore.runs.tables import read_table
@@ -28,6 +30,7 @@ OWN = (  # of a run folder, as patterns; what a program of the user's leaves the
     "lesions/*.json", "report.html", "structure.json", "means.safetensors",
     "reproduction/*.safetensors", "reproduction/*.json", "reproduction.html",
     "pages/*.html",
+    "unfinished/*.parquet", "exemplars.safetensors", "anatomy/*.json",
 )  # fmt: skip
 SEALED_PAGE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 
@@ -45,6 +48,8 @@ def damage(path: Path) -> str | None:
     try:
         if path.name == MEANS:
             read_means(path.parent)
+        elif path.name == EXEMPLARS:
+            read_tensors(path)
         elif path.parent.name == FOLDER and path.suffix == ".safetensors":
             read_family(path)
         elif path.suffix == ".safetensors":
@@ -83,9 +88,16 @@ def files_of(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.glob(pattern) if not path.is_dir())
 
 
-def damaged(folder: Path) -> dict[Path, str]:
+def damaged(folder: Path, progress: Progress | None = None) -> dict[Path, str]:
     """What is wrong by file."""
-    return {path: said for path in files_of(folder) if (said := damage(path)) is not None}
+    files, shown = list(files_of(folder)), progress or Silent()
+    shown.start("files", len(files))
+    found = {}
+    for path in files:
+        if (said := damage(path)) is not None:
+            found[path] = said
+        shown.advance(1, path.name)
+    return found
 
 
 def set_aside(folder: Path, path: Path, why: str, note: Callable[[str], None]) -> None:

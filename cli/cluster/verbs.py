@@ -108,8 +108,11 @@ def watch(
     line at a time; ends when every category is done or failed, or the last worker has ended.
     """
     from circuitcore.cli.cluster.watching import show
+    from circuitcore.cli.progress import progress
 
     form, terminal = given.format, sys.stdout.isatty()
+    with progress(given.quiet):
+        import circuitcore.runs.watching  # noqa: F401 - takes seconds, which are told
     show(run, form, once=once, every=every or (2.0 if terminal else 30.0), terminal=terminal)
 
 

@@ -32,6 +32,7 @@ from circuitcore.kernels.aot.case import AotCase
 from circuitcore.kernels.aot.issue import main_loop
 from circuitcore.kernels.aot.targets import TARGETS, target
 from circuitcore.kernels.cache import private_folder
+from circuitcore.progress import Progress, Silent
 
 WORKERS = 2
 
@@ -183,12 +184,16 @@ def _read_amd(asm: Any, arch: str) -> tuple[int, int, int]:
 
 
 def compile_all(
-    archs: Sequence[str] | None = None, workers: int = WORKERS, without: Sequence[str] = ()
+    archs: Sequence[str] | None = None,
+    workers: int = WORKERS,
+    without: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> list[CompiledKernel]:
     """Every case of every target in ``archs`` (default all), in ``workers`` processes.
 
     ``without``: operations left out of targets other than sm_90.
     """
+    shown = progress or Silent()
     jobs = [
         (arch, case.key)
         for arch in archs or targets()
@@ -198,7 +203,12 @@ def compile_all(
     # fresh processes: a fork of one whose thread pools run may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_cache) as pool:
-        return list(pool.map(_compile_named, jobs, chunksize=2))
+        shown.start("compiling kernels", len(jobs))
+        found = []
+        for each in pool.map(_compile_named, jobs, chunksize=2):
+            found.append(each)
+            shown.advance(1, f"{each.kernel} {each.dtype}")
+    return found
 
 
 def _use_cache() -> None:
@@ -216,7 +226,7 @@ def _compile_named(job: tuple[str, str]) -> CompiledKernel:
         raise RuntimeError(f"{case.key} for {arch}: {error}") from None
 
 
-def kernel_table(arch: str) -> list[dict[str, Any]]:
+def kernel_table(arch: str, progress: Progress | None = None) -> list[dict[str, Any]]:
     """One row a kernel, configuration and dtype for ``circuitcore kernels --target``.
 
     ``kernel config dtype registers spills stack shared matrix_instructions async_copies
@@ -226,8 +236,9 @@ def kernel_table(arch: str) -> list[dict[str, Any]]:
     """
     from circuitcore.kernels.aot.roofline import alexnet_microseconds
 
+    told: dict[str, Any] = {} if progress is None else {"progress": progress}
     rows = []
-    for record in compile_all([target(arch).arch]):
+    for record in compile_all([target(arch).arch], **told):
         row = asdict(record)
         row["roofline_us"] = alexnet_microseconds(record.op, record.dtype, target(arch))
         del row["target"], row["reason"]

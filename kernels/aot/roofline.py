@@ -155,6 +155,11 @@ def alexnet_microseconds(
             works = {n: masked_layer(v, levels, images, item) for n, v in ALEXNET_FC.items()}
         case "first_conv":  # bytes to blocks of 4 x 4 pixels, 57 x 57 of them
             works = {"conv1": Work(images * (3 * 224 * 224 + 57 * 57 * 48 * item))}
+        case "masked_weights":  # read once, written at every level
+            every = ALEXNET_CONV | ALEXNET_FC
+            works = {n: Work(v.weights * (item + 1 + levels * item)) for n, v in every.items()}
+        case "random_masks":  # a byte a weight; what is hashed counts as nothing
+            works = {"network": Work(ALEXNET_WEIGHTS)}
         case "overlap":
             works = {"network": overlap(masks, ALEXNET_WEIGHTS)}
         case _:

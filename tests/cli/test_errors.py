@@ -179,3 +179,53 @@ def test_a_device_that_is_no_device(capsys):
 def test_models_that_are_refused(capsys, model, code, part):
     assert run(["sweep", "--model", model]) == code
     assert part in capsys.readouterr().err
+
+
+ANEW = ["threshold: 0.9 there, 0.5 now", "'circuitcore extract runs/first' chooses anew"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["stability", "Trousr"], 2, ["no category 'Trousr'", "'Trouser'", "nor is", "run folder"]),
+        (
+            ["stability", "runs/frist"],
+            3,
+            ["runs/frist: no run folder", "did you mean 'runs/first'"],
+        ),
+        (["stability", "runs"], 3, ["runs: no run folder", "there are runs in it: runs/first"]),
+        (["report", "first"], 3, ["no such folder", "did you mean 'runs/first'"]),
+        (["overlap", "nothing"], 3, ["'circuitcore ls runs' lists"]),
+        (["sweep", "runs/first"], 2, ["'runs/first': it is a run folder", "--out runs/first"]),
+        (["sweep", "Bag,Trouser"], 2, ["several are words of their own, Bag Trouser"]),
+        (["sweep", "--threshold", "90%"], 2, ["--threshold: a fraction is needed: 90 % is 0.9"]),
+        (["sweep", "--threshold", "80"], 2, ["less than or equal to 1: 80 % is 0.8"]),
+        (["sweep", "--memory", "8"], 2, ["a number alone is bytes", "8G"]),
+        (["sweep", "--model", "resnet50"], 2, ["did you mean 'tv:resnet50'?"]),
+        (["sweep", "-o", "runs/first", "--threshold", "0.5"], 3, ANEW),
+        (["ls", "run"], 2, ["ls run: one of models, devices", "did you mean 'runs'?"]),
+        (["ls", "runs", "--root", "none"], 3, ["--root none: no such folder"]),
+        (["reproduce", "papr"], 2, ["did you mean 'paper'?"]),
+        (["lesion", "runs/first", "--kind", "privat"], 2, ["did you mean 'private'?"]),
+        (["evaluate", "runs/first", "Bag"], 2, ["takes no further argument: (Bag)"]),
+        (
+            ["lesion", "runs/first", "--shared", "many"],
+            2,
+            ["'--shared': should be a valid integer"],
+        ),
+        (["help"], 2, ["no command 'help': it is circuitcore --help"]),
+        (["help", "sweep"], 2, ["it is circuitcore sweep --help"]),
+        (["version"], 2, ["it is circuitcore --version"]),
+    ],
+)
+def test_what_a_newcomer_tries(small, tmp_path, monkeypatch, capsys, arguments, code, parts):
+    """The message names what was meant."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(small.folder)
+    monkeypatch.chdir(tmp_path)
+    if "-o" in arguments:  # the very sweep of `small`, with another threshold
+        arguments = [*small.arguments, *arguments[1:]]
+    assert run(arguments) == code
+    said = capsys.readouterr()
+    assert said.out == "" and "Traceback" not in said.err
+    assert all(part in said.err for part in parts), said.err

@@ -132,7 +132,7 @@ def test_what_is_said_on_the_way_is_of_the_whole_run(run, capsys):
     shown.follow(run)
     shown.start("images", 5)
     assert shown.line().startswith("images 0/5")
-    shown._what = "circuits"
+    shown.start("circuits", 5)
     expected = "run: 2/10 done, 1 failed, 180 an hour, 1 min left, 1 worker on cuda:3, 3.0 GB"
     assert shown.line() == expected
     shutil.rmtree(run)

@@ -24,6 +24,7 @@ from circuitcore.kernels.aot.budget import (
     write_budget,
 )
 from circuitcore.kernels.aot.case import case_of, distinct
+from circuitcore.kernels.aot.roofline import alexnet_microseconds
 from circuitcore.kernels.aot.targets import TARGETS, target
 from circuitcore.kernels.launch import Launch, launch, recorded
 from circuitcore.kernels.masked_linear.gpu import launch_masked
@@ -252,3 +253,11 @@ def test_table_has_the_documented_columns(monkeypatch):
     assert list(row["roofline_us"]) == ["network"]
     json.dumps(row)
     assert aot.table_row(row)["matrix_instructions"] == "wgmma 4"
+
+
+def test_every_compiled_operation_has_a_roofline():
+    operations = {case.op for case in aot.collect("sm_90")}
+    for operation in operations:
+        found = alexnet_microseconds(operation, "fp16", target("sm_90"))
+        assert found and all(value > 0 for value in found.values())
+    assert {"masked_weights", "random_masks"} <= operations

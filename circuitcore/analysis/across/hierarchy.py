@@ -50,7 +50,8 @@ def read(file: Path) -> Parents:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--hierarchy {file}: cannot be read: {error}") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"--hierarchy {file}: cannot be read: {said}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue

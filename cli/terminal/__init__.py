@@ -1,0 +1,1 @@
+"""What a terminal shows: its width and colours, tables that fit it, examples, completion."""
