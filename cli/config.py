@@ -17,7 +17,11 @@ import tomli_w
 from circuitcore.errors import OptionsError, UsageError, nearest, spelled
 from circuitcore.options import NAMES, PRESETS, Options, options_of
 
-NOT_OPTIONS = {"CIRCUITCORE_REQUIRE_GPU", "CIRCUITCORE_CACHE"}  # of tests and tuning tables
+NOT_OPTIONS = {  # of tests and tuning tables
+    "CIRCUITCORE_REQUIRE_GPU",
+    "CIRCUITCORE_REQUIRE_CHROMIUM",
+    "CIRCUITCORE_CACHE",
+}
 KNOWN = (*NAMES, "preset")
 
 

@@ -187,9 +187,8 @@ def report(run: RunFolder, progress: Progress, pages: bool = False) -> Path:
     set_aside_damaged(run.folder, progress.note, tables)
     records = run.records()
     found = table(run, records, progress)
-    told = document(run, records, found)
     progress.start("report", 1)
-    path = write_report(run, told, found, progress if pages else None)
+    path = write_report(run, document(run, records, found), found, progress if pages else None)
     progress.advance()
     return path
 

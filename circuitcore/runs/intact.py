@@ -29,8 +29,7 @@ OWN = (  # of a run folder, as patterns; what a program of the user's leaves the
     "curves.parquet", "overlap.parquet", "controls.json", "resamples.json", "transfer/*.json",
     "lesions/*.json", "report.html", "structure.json", "means.safetensors",
     "reproduction/*.safetensors", "reproduction/*.json", "reproduction.html",
-    "pages/*.html",
-    "unfinished/*.parquet", "exemplars.safetensors", "anatomy/*.json",
+    "unfinished/*.parquet", "exemplars.safetensors", "anatomy/*.json", "pages/*.html",
 )  # fmt: skip
 SEALED_PAGE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 
