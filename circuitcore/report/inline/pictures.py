@@ -23,8 +23,8 @@ from circuitcore.inputs.read import IN_HAND, images_of
 from circuitcore.machine.room import cores
 from circuitcore.report.drawing.small import small_svg
 from circuitcore.runs.circuitfile import read_decisions
-from circuitcore.runs.decisions import Decision
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.images.decisions import Decision
 from circuitcore.runs.tables import IMAGES, read_rows
 
 KIND = "image/webp"
