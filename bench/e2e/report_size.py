@@ -26,8 +26,8 @@ from circuitcore.options import Options
 from circuitcore.progress import Silent
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import write_circuit
-from circuitcore.runs.decisions import Decision
 from circuitcore.runs.folder import create_run, open_run
+from circuitcore.runs.images.decisions import Decision
 
 SIDE, TRAIN, VAL = 64, 1, 3  # pixels of an image; images a category
 OPENINGS = 5

@@ -59,7 +59,7 @@ from circuitcore.records import (
     Stage,
     Unpruned,
 )
-from circuitcore.runs.decisions import Decision
+from circuitcore.runs.images.decisions import Decision
 from circuitcore.scoring.seeds import unit_seed
 
 

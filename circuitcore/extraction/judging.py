@@ -17,7 +17,7 @@ from circuitcore.network.graph import Network
 from circuitcore.network.sizes import value_shapes
 from circuitcore.options import Options
 from circuitcore.records import Accuracy, Empty, Faithfulness, HeldOut, Unpruned
-from circuitcore.runs.decisions import Decision
+from circuitcore.runs.images.decisions import Decision
 
 DENSE_UP_TO = 2000  # extraction images: --screen auto evaluates every level up to here
 MOST_OWN, MOST_ALARMS = 64, 24  # images of and beside a category whose decisions are kept

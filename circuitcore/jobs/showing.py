@@ -19,8 +19,8 @@ from circuitcore.machine.files import write_atomically
 from circuitcore.progress import Progress
 from circuitcore.records import Category, Found
 from circuitcore.runs.circuitfile import read_circuit
-from circuitcore.runs.exemplarfile import Exemplars, read_exemplars, write_exemplars
 from circuitcore.runs.folder import RunFolder, open_run
+from circuitcore.runs.images.exemplarfile import Exemplars, read_exemplars, write_exemplars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from circuitcore.report import figures
 from circuitcore.report.headline import headline
 from circuitcore.report.inline.data import page_data
 from circuitcore.report.inline.pages import linked, write_pages
-from circuitcore.report.inline.pictures import Pictures, album_of, pictures_of
+from circuitcore.report.inline.pictures import Pictures, album_of, drawings_of, pictures_of
 from circuitcore.report.means import cost, cost_rows, means, target_means
 from circuitcore.report.science import Science, science_of
 from circuitcore.report.templates import template
@@ -61,10 +62,13 @@ def write_report(
     science = science_of(run, document, pairs)
     if pages is not None:
         write_pages(run, document, overlap, FILE, pages)
+        pages.start("report", 1)
     if isinstance(document, Sweep):
         units = [category.index for category in document.categories]
         most = MOST_SHOWN if len(units) <= MOST_WITH_IMAGES else 0
         pictures = pictures_of(album_of(run), units, SIDE, most)
+        if most:
+            pictures = replace(pictures, drawings=drawings_of(run, units))
         controls = control_means(folder)
         text = render(document, names, overlap, chance, controls, science, pictures, linked(folder))
     else:

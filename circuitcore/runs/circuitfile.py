@@ -25,8 +25,8 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.weightfile import read_header
 from circuitcore.machine.files import write_atomically
 from circuitcore.records import Category, Found, Target
-from circuitcore.runs import decisions
-from circuitcore.runs.decisions import Decision
+from circuitcore.runs.images import decisions
+from circuitcore.runs.images.decisions import Decision
 
 FORMAT = "circuitcore.circuit/1"
 TARGET = "target"  # what a unit file says it is of where that is no category

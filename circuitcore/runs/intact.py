@@ -18,8 +18,8 @@ from circuitcore.errors import InputError
 from circuitcore.machine.files import read_sealed
 from circuitcore.progress import Progress, Silent
 from circuitcore.runs.circuitfile import checked_key
-from circuitcore.runs.exemplarfile import EXEMPLARS, read_tensors
 from circuitcore.runs.families import FOLDER, read_family
+from circuitcore.runs.images.exemplarfile import EXEMPLARS, read_tensors
 from circuitcore.runs.means import MEANS, read_means
 from circuitcore.runs.tables import read_table
 

@@ -28,8 +28,8 @@ from circuitcore.progress import Silent
 from circuitcore.report.drawing.layout import COLUMNS
 from circuitcore.report.drawing.small import drawn, small_svg
 from circuitcore.runs.circuitfile import read_circuit
-from circuitcore.runs.exemplarfile import EXEMPLARS, read_exemplars
 from circuitcore.runs.folder import open_run
+from circuitcore.runs.images.exemplarfile import EXEMPLARS, read_exemplars
 
 UNIT = 1
 

@@ -120,9 +120,11 @@ def test_the_same_run_gives_the_same_report_with_its_pages(copy):
 
 
 def test_a_page_holds_one_category_and_links_back(copy, browser):
+    call("show", copy, "Bag")
     call("report", copy, "--pages")
     page = browser.open(copy / "pages" / "8.html")
     assert page.text("h1") == "Bag" and page.said() == []
+    assert len(page.find("#circuit svg.circuit circle")) > 8  # units, drawn
     heads = page.run("return [...document.querySelectorAll('h3')].map(e => e.textContent)")
     assert heads[0] == "Along the sweep" and heads[-1] == "Most similar circuits"
     assert any(head.startswith("Hits: ") for head in heads)
@@ -132,6 +134,11 @@ def test_a_page_holds_one_category_and_links_back(copy, browser):
     assert loaded and set(loaded) == {28}
     page.find(".similar a")[0].click()
     page.until("document.querySelector('h1').textContent === 'Trouser'")
+    assert "circuitcore show" in page.text("#circuit") and not page.find("svg.circuit")
     page.find("header a")[0].click()
     page.until("document.querySelector('#c-1[open] .inside')")
+    page.find("#c-8 summary")[0].click()
+    page.until("document.querySelector('#c-8[open] svg.circuit')")
     assert page.said() == []
+    drawing = data_of(copy / "report.html")["drawings"]
+    assert drawing[0] is None and len(drawing[1].encode()) < 12_000

@@ -9,7 +9,7 @@ from circuitcore.errors import InputError
 from circuitcore.extraction.accuracy import Judge
 from circuitcore.extraction.judging import MOST_ALARMS, MOST_OWN, decisions
 from circuitcore.runs.circuitfile import checked_key, read_circuit, read_decisions, write_circuit
-from circuitcore.runs.decisions import Decision, as_text, of_text
+from circuitcore.runs.images.decisions import Decision, as_text, of_text
 
 KEPT = {"layer": torch.tensor([[True, False, True]])}
 SAID = [Decision(3, True, 1.25, -0.5), Decision(7, False, 1e-7, float("inf"))]

@@ -18,7 +18,7 @@ from circuitcore.inputs.read import Inputs
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.progress import Progress
-from circuitcore.runs.exemplarfile import Exemplars
+from circuitcore.runs.images.exemplarfile import Exemplars
 
 MOST = 4  # images a unit
 BYTES = 1 << 28  # of activations at a time

@@ -19,7 +19,7 @@ from circuitcore.inputs.read import Inputs
 from circuitcore.network.forward import forward
 from circuitcore.network.graph import Network
 from circuitcore.network.layers.table import LAYERS
-from circuitcore.runs.exemplarfile import Exemplars
+from circuitcore.runs.images.exemplarfile import Exemplars
 
 CPU = torch.device("cpu")
 IMAGES = 2  # beside a unit

@@ -55,10 +55,10 @@ def drawn(found: Anatomy) -> str:
             node = at.nodes[layer.layer, unit.unit]
             x, y = place(node)
             shared = "" if unit.shared is None else f", in {unit.shared} of {found.others} others"
-            alone = unit.shared == 0 and found.others > 0
+            mark = ' class="own"' if unit.shared == 0 and found.others > 0 else ""
             lines.append(
                 f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{node.half * SCALE:.1f}"'
-                f"{' class=own' if alone else ''}><title>{name} {unit.unit}{shared}</title>"
+                f"{mark}><title>{name} {unit.unit}{shared}</title>"
                 "</circle>"
             )
     said = (

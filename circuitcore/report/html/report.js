@@ -470,6 +470,9 @@
     if (drawing) {
       const parsed = new DOMParser().parseFromString(drawing, "image/svg+xml").documentElement;
       if (parsed.nodeName === "svg") parts.push(heading("The circuit"), make("div", { class: "drawing" }, document.importNode(parsed, true)));
+      parts.push(make("p", { class: "quiet" }, "Units of each layer by their place and share of what flows, and the ribbons that carry most; red: in no other circuit."));
+    } else if (hasCurve(place) && data.seen[place]) {
+      parts.push(make("p", { class: "quiet" }, "Not drawn yet: circuitcore show RUN, then circuitcore report RUN."));
     }
     parts.push(...seen(place));
     if (data.similar[place].length) parts.push(heading("Most similar circuits"), similar(place));

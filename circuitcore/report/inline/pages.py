@@ -7,6 +7,7 @@ report links to them by relative addresses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from circuitcore.progress import Progress
 from circuitcore.records import Found, Sweep, TargetSweep
 from circuitcore.report.figure_style import clean
 from circuitcore.report.inline.data import categories_data, similar
-from circuitcore.report.inline.pictures import Album, album_of, pictures_of
+from circuitcore.report.inline.pictures import Album, album_of, drawings_of, pictures_of
 from circuitcore.report.templates import template
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.intact import sealed_page
@@ -86,7 +87,10 @@ def _data(
     """A page's data: the category, and those like it behind it, by name and with a picture."""
     record = found[place]
     others = [found[int(other)] for other, _ in alike]
-    data = categories_data([record], pictures_of(album, [record.index], SIDE, MOST))
+    unit = record.index
+    drawn = drawings_of(album.run, [unit])
+    pictures = replace(pictures_of(album, [unit], SIDE, MOST), drawings=drawn)
+    data = categories_data([record], pictures)
     beside = pictures_of(album, [other.index for other in others], SMALL, 0)
     own = [beside.own.get(other.index, -1) for other in others]
     data["own"] += [n if n < 0 else n + len(data["thumbs"]) for n in own]

@@ -21,9 +21,10 @@ from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.pixels import Preprocessing
 from circuitcore.inputs.read import IN_HAND, images_of
 from circuitcore.machine.room import cores
+from circuitcore.report.drawing.small import small_svg
 from circuitcore.runs.circuitfile import read_decisions
-from circuitcore.runs.decisions import Decision
 from circuitcore.runs.folder import RunFolder
+from circuitcore.runs.images.decisions import Decision
 from circuitcore.runs.tables import IMAGES, read_rows
 
 KIND = "image/webp"
@@ -135,6 +136,12 @@ def pictures_of(album: Album, units: Sequence[int], side: int, most: int) -> Pic
         seen={unit: each.seen(most, rows, number) for unit, each in decided.items() if any(each)},
         missing=missing,
     )
+
+
+def drawings_of(run: RunFolder, units: Sequence[int]) -> dict[int, str]:
+    """Small drawings of circuits by unit, of those that `show` has been asked for."""
+    found = {unit: small_svg(run, unit) for unit in units}
+    return {unit: svg for unit, svg in found.items() if svg is not None}
 
 
 class _Decided(NamedTuple):
