@@ -39,13 +39,15 @@ def sweep(wanted: Wanted = None, *, given: Given) -> None:
     call = given.call()
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
     from circuitcore.cli.terminal.verdict import conclude, of_sweep
 
     with progress(call["quiet"]) as shown:
-        document = circuitcore.sweep(categories=wanted or (), progress=shown, **call).document
-    emit(sweep_text(document, call["format"]))
-    conclude(of_sweep(document), document.run["folder"], call["quiet"], report_next=False)
+        run = circuitcore.sweep(categories=wanted or (), progress=shown, **call)
+    emit_sweep(run, call["format"])
+    if not call["quiet"]:
+        document = run.document
+        conclude(of_sweep(document), document.run["folder"], False, report_next=False)
 
 
 @takes(name for name in ALL if name != "target")
@@ -116,7 +118,7 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, sweep_text
+    from circuitcore.cli.tables import emit_sweep
     from circuitcore.cli.terminal.verdict import conclude, of_sweep
 
     form, out = given.format, given.flags.get("out")
@@ -125,9 +127,9 @@ def extract(run: RunPath, wanted: Wanted = None, *, given: Given) -> None:
     with progress(given.quiet) as shown:
         opened, changes = circuitcore.open_run(run), given.changes(run)
         found = opened.extract(categories=wanted or (), out=out, progress=shown, **changes)
-        document = found.document
-    emit(sweep_text(document, form))
-    conclude(of_sweep(document), found.folder, given.quiet, report_next=False)
+    emit_sweep(found, form)
+    if not given.quiet:
+        conclude(of_sweep(found.document), found.folder, False, report_next=False)
 
 
 @takes((*ENGINE_ONLY, *OUTPUT))
@@ -173,14 +175,14 @@ def overlap(run: RunPath, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit, rows_text
+    from circuitcore.cli.tables import emit, emit_rows, rows_text
 
     form = given.format
     with progress(given.quiet) as shown:
         opened = circuitcore.open_run(run)
         found = opened.overlap(progress=shown)
     if form == "table":
-        whole = sorted((r for r in found if not r["layer"]), key=lambda r: r["overlap"])
+        whole = sorted(found.of_layer(), key=lambda r: r["overlap"])
         some = whole if len(whole) <= 50 else [*whole[:10], *whole[-10:]]
         rows = [{k: r[k] for k in ("a", "b", "overlap", "chance")} for r in reversed(some)]
         emit(rows_text(rows, "table", left=2))
@@ -189,7 +191,7 @@ def overlap(run: RunPath, *, given: Given) -> None:
         if whole:
             emit(_against_noise(whole, opened.noise_ceiling))
     else:
-        emit(rows_text(found, form))
+        emit_rows(found, form)
 
 
 def _against_noise(whole: list[Any], ceiling: float | None) -> str:

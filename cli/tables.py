@@ -16,9 +16,11 @@ from circuitcore.cli.terminal.layout import plain as plain
 from circuitcore.cli.terminal.layout import table as table
 
 if TYPE_CHECKING:
+    from circuitcore.api.run import Run
     from circuitcore.records import Overlap, Sweep, TargetSweep
 
 UNDEFINED = "NA"
+PART = 10_000  # rows that are text at a time
 NAMED = 5  # categories that a line of the summary names
 
 
@@ -58,16 +60,23 @@ def number(value: float | None, digits: int = 3) -> str:
     return UNDEFINED if value is None else f"{value:.{digits}f}"
 
 
+def emit_sweep(run: Run, form: str) -> None:
+    """Print a run's document; as JSON lines a category at a time, so that none need be held."""
+    if form != "jsonl":
+        emit(sweep_text(run.document, form))
+        return
+    for record in run.each_record():
+        emit(record.model_dump_json(by_alias=True) + "\n")
+
+
 def sweep_text(document: Sweep | TargetSweep, form: str) -> str:
-    """The document of a sweep in one of the four formats."""
+    """The document of a sweep as JSON, CSV or a table."""
     from circuitcore.analysis.rows import rows_of
     from circuitcore.records import Sweep
 
     if form == "json":
         return document.to_json(indent=2) + "\n"
     records = document.categories if isinstance(document, Sweep) else document.targets
-    if form == "jsonl":
-        return "".join(c.model_dump_json(by_alias=True) + "\n" for c in records)
     if form == "csv":
         return as_csv(rows_of(records, document.run))
     return _sweep_table(document) if isinstance(document, Sweep) else _target_table(document)
@@ -209,6 +218,16 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
         shown = folder if here.startswith(os.pardir) else here
         lines.append(f"run folder {plain(shown)}")
     return lines
+
+
+def emit_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Print flat records as `rows_text` does; JSON lines and CSV a part at a time."""
+    if form not in ("jsonl", "csv") or not rows:
+        emit(rows_text(rows, form))
+        return
+    for start in range(0, len(rows), PART):
+        text = rows_text(rows[start : start + PART], form)
+        emit(text.partition("\n")[2] if start and form == "csv" else text)
 
 
 def rows_text(

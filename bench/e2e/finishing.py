@@ -29,7 +29,7 @@ LEAST, MOST = 0.02, 0.95
 PARTS = {
     "open": "open_run(folder)",
     "records": "open_run(folder).records()",
-    "finish": "finish(open_run(folder))",
+    "finish": "finish(open_run(folder), Silent())",
     "report again": "report(open_run(folder), Silent())",
 }
 CHILD = """

@@ -86,7 +86,7 @@ def extract(folder: Path, count: int) -> dict[str, Run]:
             took = time.perf_counter() - began
             print(f"{', '.join(group)}: {done + 1} of {len(missing)}, {took:.1f} s", flush=True)
     for run in runs.values():
-        finish(run)
+        finish(run, Silent())
     return {name: open_run(run.folder) for name, run in runs.items()}
 
 

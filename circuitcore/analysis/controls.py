@@ -11,6 +11,7 @@ logits of the unpruned network).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitcore.analysis.evaluation import cost_of, prepared_run
+from circuitcore.analysis.evaluation import cost_of, inputs_of, prepared_run
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import TargetControl, control_rows, controlled
@@ -28,11 +29,11 @@ from circuitcore.extraction.accuracy import ratio
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judges
 from circuitcore.inputs.read import InHand
-from circuitcore.machine.files import sealed, write_atomically
+from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy, Category, Found, Target
-from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.runs.circuitfile import StoredCircuit, read_circuit, read_unit_header
 
 CONTROLS = "controls.json"
 MASKS = 6  # of a category, the circuit among them
@@ -62,30 +63,60 @@ def controls(
 ) -> list[ControlRow] | list[TargetControl]:
     """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
 
-    Cost: a forward pass over extraction and held-out images for each of six masks a category.
+    Kept in ``controls.json`` category by category; those that are there, of the same two circuits,
+    are not made again.  Cost: a forward pass over extraction and held-out images for each of six
+    masks a category; two circuits' masks are held at a time.
     """
-    opened, prepared = prepared_run(run, progress, given, **engine)
-    stored = [read_circuit(path) for path in opened.units().values()]
-    stored = [s for s in stored if s.record.circuit is not None]
-    images = len(prepared.extraction) + len(prepared.heldout)
-    count = MASKS * len(stored)
-    cost = cost_of(prepared, count, images)
-    progress.note(f"{count} masks: passes over {images:,} images, {cost}")
-    progress.start("controls", len(stored))
+    opened, _, _ = inputs_of(run, given, **engine)
+    files = [opened.path(record.index) for record in opened.records() if record.circuit is not None]
+    kind = TargetControl if opened.of_targets else ControlRow
+    found: dict[str, list[Any]] = {_of(files, at): [] for at in range(len(files))}
+    for key, rows in _kept(run).items():
+        if key in found:
+            found[key] = [kind.model_validate(row) for row in rows]
+    missing = [at for at in range(len(files)) if not found[_of(files, at)]]
+    if missing:
+        opened, prepared = prepared_run(run, progress, given, **engine)
+        images = len(prepared.extraction) + len(prepared.heldout)
+        count = MASKS * len(missing)
+        cost = cost_of(prepared, count, images)
+        progress.note(f"{count} masks: passes over {images:,} images, {cost}")
+        progress.start("controls", len(missing))
+    for at in missing:
+        stored = read_circuit(files[at])
+        other = read_circuit(files[(at + 1) % len(files)]).kept if len(files) > 1 else None
+        found[_of(files, at)] = _rows(prepared, stored, other)
+        keep_controls(run, [row for rows in found.values() for row in rows], found)
+        progress.advance(1, stored.record.category)
+    return [row for rows in found.values() for row in rows]
+
+
+def _of(files: Sequence[Path], at: int) -> str:
+    """What the controls of one circuit are made of: its content, and the next one's."""
+    one, other = (read_unit_header(files[n % len(files)]).sha256 for n in (at, at + 1))
+    return f"{one} {other}"
+
+
+def _kept(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``controls.json`` by what they are made of; none of an earlier version's."""
+    try:
+        counts = read_sealed(run / CONTROLS)["of"]
+        rows = iter(control_rows(run / CONTROLS))
+        return {key: list(islice(rows, count)) for key, count in counts.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _rows(
+    prepared: Prepared, stored: StoredCircuit, other: Mapping[str, Tensor] | None
+) -> list[Any]:
+    """A circuit beside its controls; ``other``: another category's circuit, if there is one."""
     device = prepared.runner.machine.device
-    rows: list[Any] = []
-    for position, each in enumerate(stored):
-        unit = each.record.index
-        kept = {name: mask.to(device) for name, mask in each.kept.items()}
-        masks = {CIRCUIT: kept, **_masks(prepared, unit, kept)}
-        if len(stored) > 1:
-            other = stored[(position + 1) % len(stored)].kept
-            masks["other-category"] = {n: m.to(device) for n, m in other.items()}
-        rows += [
-            _row(prepared, each.record, control, mask, kept) for control, mask in masks.items()
-        ]
-        progress.advance(1, each.record.category)
-    return rows
+    kept = {name: mask.to(device) for name, mask in stored.kept.items()}
+    masks = {CIRCUIT: kept, **_masks(prepared, stored.record.index, kept)}
+    if other is not None:
+        masks["other-category"] = {n: m.to(device) for n, m in other.items()}
+    return [_row(prepared, stored.record, control, mask, kept) for control, mask in masks.items()]
 
 
 def _masks(prepared: Prepared, unit: int, kept: Mapping[str, Tensor]) -> dict[str, dict]:
@@ -147,9 +178,16 @@ def _category_row(
     )
 
 
-def keep_controls(run: Path, rows: Sequence[BaseModel]) -> None:
-    """Write ``controls.json`` into a run folder, where the next report finds it."""
-    document = {"rows": [row.model_dump(mode="json") for row in rows]}
+def keep_controls(
+    run: Path, rows: Sequence[BaseModel], of: Mapping[str, Sequence[BaseModel]] | None = None
+) -> None:
+    """Write ``controls.json`` into a run folder, where the next report finds it.
+
+    ``of``: the same ``rows`` by what they are made of, so that they are known again.
+    """
+    document: dict[str, Any] = {"rows": [row.model_dump(mode="json") for row in rows]}
+    if of is not None:
+        document["of"] = {key: len(each) for key, each in of.items()}
     write_atomically(run / CONTROLS, sealed(document))
 
 

@@ -28,9 +28,10 @@ from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import empty_activation, judge_of, judges
 from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.image_files import Images
-from circuitcore.inputs.read import IN_HAND, InHand, read_inputs
+from circuitcore.inputs.read import IN_HAND, InHand, Inputs, read_inputs
 from circuitcore.machine.device import machine
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
+from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.records import Accuracy, Category, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit, read_record
@@ -324,18 +325,33 @@ def prepared_run(
     a folder or in hand, split with the run's own counts.  Raises InputError
     where the model, or without ``images`` the images, are not those of the run.
     """
-    run = open_run(folder)
     given = given or InHand()
+    if images is None:
+        run, inputs, options = inputs_of(folder, given, **changes)
+        inputs.tell(progress)
+        return run, prepared_in(run, inputs, options, machine(options), progress)
+    run = open_run(folder)
     if isinstance(images, str):
         changes["images"], given = images, InHand(given.model)
-    elif images is not None:
+    else:
         changes["images"], given = IN_HAND, InHand(given.model, images)
     options = run.options(**changes)
     on = machine(options)
     inputs = read_inputs(options, given)
-    if images is None:
-        run = create_run(folder, inputs, options, on.device)
-    elif inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:
+    if inputs.model.sha256 != run.manifest["model"]["weights_sha256"]:
         raise InputError(f"{folder}: the model's weights are not those of the run (sha256 differs)")
     inputs.tell(progress)
-    return run, prepared_in(run, inputs, options, on, progress, own=images is None)
+    return run, prepared_in(run, inputs, options, on, progress, own=False)
+
+
+def inputs_of(
+    folder: Path, given: InHand | None = None, **changes: Any
+) -> tuple[RunFolder, Inputs, Options]:
+    """A run with its own inputs, read anew and held against it; no image is decoded.
+
+    Raises InputError where model or images are not those of the run.
+    """
+    run = open_run(folder)
+    options = run.options(**changes)
+    inputs = read_inputs(options, given or InHand())
+    return create_run(folder, inputs, options, machine(options).device), inputs, options

@@ -19,14 +19,16 @@ import pyarrow.compute as pc
 import torch
 
 from circuitcore.errors import InputError
-from circuitcore.kernels.overlap.operation import overlap_counts_mapped
+from circuitcore.kernels.overlap.operation import BLOCK_BYTES, overlap_blocks
 from circuitcore.progress import Progress, Silent
 from circuitcore.records import Found, Overlap
 from circuitcore.runs.circuitfile import checked_key, read_shapes, stored_mask
 from circuitcore.runs.folder import AGAIN, RunFolder
 from circuitcore.runs.tables import OF, read_table, write_table
+from circuitcore.runs.unfinished import Unfinished, forget
 
 FILE = "overlap.parquet"
+NOBODY = Silent()
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class LayerOverlap:
 
 
 def layer_overlaps(
-    run: RunFolder, records: Sequence[Found], progress: Progress | None = None
+    run: RunFolder, records: Sequence[Found], progress: Progress, kept: Unfinished | None
 ) -> tuple[list[str], dict[str, LayerOverlap]]:
     """Names of the circuits and pairwise counts by layer; masks are read once, in blocks.
 
-    On the device the run was made on, where it is there, else on the CPU.
+    On the device the run was made on, where it is there, else on the CPU.  ``kept``: where counts
+    of masks of more than one block are kept block by block, so that a kill loses one.
     """
     found = [record for record in records if record.circuit is not None]
     files = [run.path(record.index) for record in found]
@@ -69,37 +72,57 @@ def layer_overlaps(
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
-    shown = progress or Silent()
-    shown.start("reading circuits", len(files))
+    progress.start("reading circuits", len(files))
     for path, name in zip(files, names, strict=True):
         try:
             checked_key(path)  # what is mapped below is not checked again
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
-        shown.advance(1, name)
+        progress.advance(1, name)
     shapes = read_shapes(files[0])
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
+    masks = {name: [stored_mask(path, name) for path in files] for name in shapes}
+    total = sum(len(mask) for of_layer in masks.values() for mask in of_layer)
+    if total > BLOCK_BYTES:
+        progress.start("overlap of all pairs, MB of masks", total // 1_000_000)
+    else:
+        kept, progress = None, NOBODY
     layers = {}
-    shown.start("overlap by layer", len(shapes))
-    for name, shape in shapes.items():
-        shown.advance(0, name)
-        masks = [stored_mask(path, name) for path in files]
-        relevant = int(np.prod(shape, dtype=np.int64))
-        layers[name] = counted(masks, relevant, name == last, device=device, impl=impl)
-        shown.advance()
+    for number, (name, shape) in enumerate(shapes.items()):
+        sums = _intersections(masks[name], number, kept, progress, device, impl)
+        layers[name] = counted(sums, int(np.prod(shape, dtype=np.int64)), name == last)
     return names, layers
 
 
-def counted(
-    masks: Sequence[Any], relevant: int, last: bool, device: str = "cpu", impl: str = "auto"
-) -> LayerOverlap:
-    """Pairwise counts of one layer's packed ``masks``."""
-    intersection, kept = (
-        each.numpy() for each in overlap_counts_mapped(masks, device=device, impl=impl)
-    )
-    if last:
-        intersection = np.diag(np.diag(intersection))
-    return LayerOverlap(intersection, kept, relevant, last)
+def _intersections(
+    masks: Sequence[Any],
+    layer: int,
+    kept: Unfinished | None,
+    progress: Progress,
+    device: str,
+    impl: str,
+) -> np.ndarray:
+    """int64 [K, K] of one layer's packed masks, going on from what was ``kept`` of it."""
+    begin, total = 0, np.zeros((len(masks), len(masks)), np.int64)
+    if kept is not None:
+        begin, total = kept.found(layer) or (begin, total)
+    progress.advance(begin * len(masks) // 1_000_000)
+    at = begin
+    for end, counts in overlap_blocks(
+        masks, begin=begin, memory=BLOCK_BYTES, device=device, impl=impl
+    ):
+        total += counts.numpy()
+        if kept is not None:
+            kept.keep(layer, end, total)
+        progress.advance((end - at) * len(masks) // 1_000_000)
+        at = end
+    return total
+
+
+def counted(intersection: np.ndarray, relevant: int, last: bool) -> LayerOverlap:
+    """Pairwise counts of one layer from its masks' intersections, int64 [K, K]."""
+    kept = np.diag(intersection).copy()
+    return LayerOverlap(np.diag(kept) if last else intersection, kept, relevant, last)
 
 
 def device_of(run: RunFolder) -> str:
@@ -123,7 +146,7 @@ def jaccard(layers: Mapping[str, LayerOverlap]) -> tuple[np.ndarray, np.ndarray]
     return _ratio(both, either), chance
 
 
-def table(run: RunFolder, records: Sequence[Found], progress: Progress | None = None) -> pa.Table:
+def table(run: RunFolder, records: Sequence[Found], progress: Progress = NOBODY) -> pa.Table:
     """`pairs` as ``overlap.parquet`` holds them where that is of these circuits, else made anew."""
     if (run.folder / FILE).exists():
         with suppress(InputError):  # damaged: made anew
@@ -148,21 +171,26 @@ def matrix(pairs: pa.Table, layer: str = "") -> tuple[list[str], np.ndarray, np.
     return names, both[0], both[1]
 
 
-def pairs(run: RunFolder, records: Sequence[Found], progress: Progress | None = None) -> pa.Table:
+def pairs(run: RunFolder, records: Sequence[Found], progress: Progress = NOBODY) -> pa.Table:
     """`pairs_table`, written to the run folder."""
-    found = pairs_table(run, records, progress)
+    found = pairs_table(run, records, progress, Unfinished(run.folder, run.contents()))
     write_table(run.folder / FILE, found)
+    forget(run.folder)
     return found
 
 
 def pairs_table(
-    run: RunFolder, records: Sequence[Found], progress: Progress | None = None
+    run: RunFolder,
+    records: Sequence[Found],
+    progress: Progress = NOBODY,
+    kept: Unfinished | None = None,
 ) -> pa.Table:
     """One row a pair and layer (``layer`` empty: the whole network).
 
-    ``records``: those of the run.  Raises InputError where a circuit's file is damaged.
+    ``records``: those of the run; ``kept``: as `layer_overlaps` takes it.
+    Raises InputError where a circuit's file is damaged.
     """
-    names, layers = layer_overlaps(run, records, progress)
+    names, layers = layer_overlaps(run, records, progress, kept)
     first, second = np.triu_indices(len(names), k=1)
     tables = []
     # half a million pairs of a thousand circuits, in every layer: the names are held once

@@ -56,10 +56,13 @@ def category_scores(
     inputs = read_inputs(options, given)
     network = inputs.model.network.to(device)
     (category,) = select(inputs.categories, [wanted])
-    return _scores(network, inputs.scoring_images(category.index, device), category.index, options)
+    return scores_of(
+        network, inputs.scoring_images(category.index, device), category.index, options
+    )
 
 
-def _scores(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
+def scores_of(network: Network, images: Tensor, unit: int, options: Options) -> dict[str, Tensor]:
+    """`category_scores` of a network and normalised scoring images that are at hand."""
     found = scored_by(network, images, unit, options)
     if options.criterion == "ensemble":  # mean ranks: of a stage's layers together
         ranks = {}
@@ -93,7 +96,7 @@ def score(
     progress.start("scores", len(chosen))
     for category in chosen:
         images = inputs.scoring_images(category.index, device)
-        found = _scores(network, images, category.index, options)
+        found = scores_of(network, images, category.index, options)
         file = ""
         if out is not None:
             plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category.name)

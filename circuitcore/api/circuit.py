@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,15 @@ from circuitcore.errors import InputError, UsageError, nearest
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.trace import check_own_tensors, check_unmade
+from circuitcore.progress import Silent
 from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
 from circuitcore.runs.export import export
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.means import means_in, moved
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Masks(dict[str, Tensor]):
@@ -165,6 +169,21 @@ class Circuit:
             model = model_of(self._run.options(), self._given)
             file = None if out is None else Path(out)
             return export(self._run, self._unit, model, file)
+
+    def plot(self, *, top: int | None = None, image: str | int | None = None) -> Axes:
+        """The circuit, drawn layer by layer with what its units see: `jobs.showing.drawing`.
+
+        ``top``: units of a layer; ``image``: the number of an extraction image of the category, or
+        a file, that the circuit is shown.  Returns the axes of a figure of its own; units of the
+        axes are inches.  Raises InputError where the run's model or images are not there.
+        """
+        from circuitcore.jobs.showing import MOST_UNITS, drawing, opened_run
+
+        with undisturbed():
+            opened = opened_run(self._run.folder, Silent(), self._given)
+            most = MOST_UNITS if top is None else top
+            asked = None if image is None else str(image)
+            return drawing(opened, self._unit, top=most, image=asked)[2].axes[0]
 
     @property
     def _last(self) -> str:

@@ -15,14 +15,14 @@ from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
 from circuitcore.analysis.rows import flat, rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
-from circuitcore.api.table import Lesions, Overlaps, Table, records
+from circuitcore.api.table import ArrowRows, Lesions, Overlaps, Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
 from circuitcore.inputs.image_files import Images
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.state import undisturbed
 from circuitcore.progress import Progress, Told, progress_of
-from circuitcore.records import Category, Sweep, TargetSweep
+from circuitcore.records import Category, Found, Sweep, TargetSweep
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.folder import open_run as open_folder
 from circuitcore.runs.tables import curve_rows, read_rows
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from circuitcore.analysis.across.structure import Structure
+    from circuitcore.jobs.showing import Shown
 
 
 SHOWN = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_csa", "csa_ratio",
@@ -96,6 +97,10 @@ class Run(Mapping[str, Circuit]):
             found = self._run.records()
             return document(self._run, found, overlaps.table(self._run, found))
 
+    def each_record(self) -> Iterator[Found]:
+        """The document's categories (or targets) in unit order, each read when it is asked for."""
+        return self._run.each_record()
+
     def to_pandas(self) -> Any:
         """A data frame with a row a category: what the command prints as CSV."""
         return self.table().to_pandas()
@@ -134,23 +139,24 @@ class Run(Mapping[str, Circuit]):
         with undisturbed():
             told = progress_of(progress)
             pairs = overlaps.table(self._run, self._run.records(), told)
-        rows = pairs.to_pylist()
-        layers = dict.fromkeys(["", *(row["layer"] for row in rows)])
+        layers = dict.fromkeys(["", *pairs["layer"].unique().to_pylist()])
         found = {layer: overlaps.matrix(pairs, layer) for layer in layers}
         names = found[""][0]
-        return Overlaps(rows, names, {layer: (m, c) for layer, (_, m, c) in found.items()})
+        return Overlaps(
+            ArrowRows(pairs), names, {layer: (m, c) for layer, (_, m, c) in found.items()}
+        )
 
     def controls(self, *, progress: Progress | Told | None = None, **engine: Any) -> Table:
         """Control circuits beside every circuit (`analysis.controls`), kept for the report.
 
+        Those that are kept already, of the circuits that are there, are not made again.
         ``engine``: device, gpu, impl, memory, no_fallback.
         """
-        from circuitcore.analysis.controls import controls, keep_controls
+        from circuitcore.analysis.controls import controls
 
         with undisturbed():
             told = progress_of(progress)
             rows = controls(self.folder, told, self._given, **engine_of(engine))
-        keep_controls(self.folder, rows)
         return records(rows)
 
     def control_means(self) -> Table:
@@ -294,6 +300,25 @@ class Run(Mapping[str, Circuit]):
         """`Circuit.export` of one category.  Raises UsageError, InputError where there is none."""
         unit = self._run.unit_of(category)
         return Circuit(self._run, unit, self._given).export(out)
+
+    def show(
+        self, *, categories: Sequence[str | int] | str = (), out: str | Path | None = None,
+        top: int | None = None, image: str | int | None = None,
+        progress: Progress | Told | None = None,
+    ) -> list[Shown]:  # fmt: skip
+        """Draw circuits, of all categories by default: `jobs.showing.show`.
+
+        Each is given with its `Anatomy` (live and dead weights, units, what connects them), which
+        the next report shows, and the file of its picture.
+        """
+        from circuitcore.jobs.showing import MOST_UNITS, show
+
+        with undisturbed():
+            return show(
+                self.folder, wanted_of(categories), progress_of(progress), self._given,
+                out=None if out is None else Path(out), top=MOST_UNITS if top is None else top,
+                image=None if image is None else str(image),
+            )  # fmt: skip
 
     def report(self, *, progress: Progress | Told | None = None) -> Path:
         """Write the report anew: one self-contained HTML file, whose path is returned."""

@@ -12,10 +12,38 @@ from circuitcore.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
     import xarray
 
 NEEDS = "this needs {0}: pip install 'circuitcore[analysis]'"
 SHOWN = 30  # rows that a notebook shows
+BATCH = 10_000  # rows that are objects at a time while a long table is walked
+
+
+class ArrowRows(Sequence[Mapping[str, Any]]):
+    """Rows of an Arrow table, each made when it is asked for: half a million are few bytes."""
+
+    def __init__(self, table: pyarrow.Table) -> None:
+        self.table = table
+
+    @overload
+    def __getitem__(self, at: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, at: slice) -> ArrowRows: ...
+    def __getitem__(self, at: int | slice) -> Mapping[str, Any] | ArrowRows:
+        """A row, or some of them."""
+        if isinstance(at, slice):
+            return ArrowRows(self.table.take(list(range(len(self))[at])))
+        place = range(len(self))[at]
+        return dict(self.table.slice(place, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """All of them, in batches."""
+        for batch in self.table.to_batches(BATCH):
+            yield from batch.to_pylist()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
 
 
 class Table(Sequence[Mapping[str, Any]]):
@@ -29,7 +57,7 @@ class Table(Sequence[Mapping[str, Any]]):
         rows: Sequence[Mapping[str, Any]],
         nested: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self._rows = tuple(rows)
+        self._rows = rows if isinstance(rows, ArrowRows) else tuple(rows)
         self.nested = self._rows if nested is None else tuple(nested)
 
     @overload
@@ -39,6 +67,10 @@ class Table(Sequence[Mapping[str, Any]]):
     def __getitem__(self, at: int | slice) -> Mapping[str, Any] | Table:
         """A row, or a table of some."""
         return Table(self._rows[at], self.nested[at]) if isinstance(at, slice) else self._rows[at]
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """The rows in their order."""
+        return iter(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,6 +90,8 @@ class Table(Sequence[Mapping[str, Any]]):
             import pandas
         except ImportError:
             raise UsageError(NEEDS.format("pandas")) from None
+        if isinstance(self._rows, ArrowRows):
+            return self._rows.table.to_pandas()
         return pandas.DataFrame(list(self._rows))
 
     def __repr__(self) -> str:
@@ -83,12 +117,20 @@ class Overlaps(Table):
 
     def __init__(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: ArrowRows,
         names: Sequence[str],
         matrices: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ) -> None:
         super().__init__(rows)
         self.names, self._matrices = tuple(names), matrices
+
+    def of_layer(self, layer: str = "") -> Table:
+        """The pairs in one layer; "" is the whole network.  Raises UsageError if unknown."""
+        import pyarrow.compute as pc
+
+        self.matrix(layer)
+        table = self._rows.table  # type: ignore[union-attr]
+        return Table(ArrowRows(table.filter(pc.equal(table["layer"], layer))))
 
     def matrix(self, layer: str = "") -> np.ndarray:
         """Overlap float64 [K, K] of one layer, 1 on the diagonal.  Raises UsageError if unknown."""

@@ -158,23 +158,22 @@ def _quarantine(run: RunFolder, inputs: Inputs, progress: Progress) -> None:
     progress.note(f"{len(listed)} unreadable images left out, the next ones taken; see {path}")
 
 
-def finish(run: RunFolder, progress: Progress | None = None) -> None:
+def finish(run: RunFolder, progress: Progress) -> None:
     """Write what is derived from the unit files: curves, overlap, report.
 
     Every record is parsed once.
     """
-    shown = progress or Silent()
     from circuitcore.report.page import write_report  # matplotlib takes a second to import
 
     with span("stage", "report"):
-        shown.start("curves", 1)
+        progress.start("curves", 1)
         records = run.records()
         write_curves(run.folder, records, run.contents())
-        shown.advance()
-        found = pairs(run, records, shown)
-        shown.start("report", 1)
+        progress.advance()
+        found = pairs(run, records, progress)
+        progress.start("report", 1)
         write_report(run, document(run, records, found), found)
-        shown.advance()
+        progress.advance()
 
 
 def report(run: RunFolder, progress: Progress) -> Path:

@@ -65,17 +65,42 @@ def reproduce(
         raise disk_failed(folder, error) from error
     if on.device.type == "cuda":
         empty_caches()
+    found = _document(run, which, families, [c.index for c in chosen])
+    document.keep(run.folder, found)
+    return found
+
+
+def _document(
+    run: RunFolder, which: str, families: Sequence[Sequence[Options]], units: Sequence[int]
+) -> document.Reproduction:
+    """The document of what is done of these units."""
     files = [
         [
             (path, record)
-            for c in chosen
-            if (record := read(path := family_path(run, family, c.index))) is not None
+            for unit in units
+            if (record := read(path := family_path(run, family, unit))) is not None
         ]
         for family in families
     ]
-    found = document.reproduction(run, which, families, files)
-    document.keep(run.folder, found)
-    return found
+    return document.reproduction(run, which, families, files)
+
+
+def not_reproduced(run: RunFolder) -> str | None:
+    """What in ``reproduction.json`` is not what the families' files give; None where all is.
+
+    One of an earlier version, which does not say of which units it is, is not judged.
+    """
+    path = run.folder / document.FOLDER / document.FILE
+    if not path.exists() or not (found := document.kept(run.folder)).units:
+        return None
+    families = readings(found.which, run.options())
+    units = [u for u in found.units if read(family_path(run, families[0], u)) is not None]
+    if units != found.units:
+        return f"{path}: of {len(found.units)} categories, of which {len(units)} are there"
+    again = _document(run, found.which, families, units)
+    if again.model_dump(mode="json") == found.model_dump(mode="json"):
+        return None
+    return f"{path}: not what its families give; circuitcore reproduce {found.which} makes it anew"
 
 
 def family_path(run: RunFolder, family: Sequence[Options], unit: int) -> Path:

@@ -24,6 +24,7 @@ from circuitcore.extraction.judging import judges
 from circuitcore.extraction.opened import means_kept
 from circuitcore.inputs.read import InHand
 from circuitcore.jobs.job import finish
+from circuitcore.jobs.reproduce import not_reproduced
 from circuitcore.machine.device import machine
 from circuitcore.progress import Progress
 from circuitcore.records import Category, Found, Target
@@ -171,10 +172,12 @@ def _derived_problems(run: RunFolder, records: Sequence[Found]) -> Iterator[str]
             continue  # of what was there before: a sweep cut short; made anew when it is asked for
         if not _equal(found, make()):
             yield f"{path}: not what its circuits give; circuitcore verify --repair makes it anew"
+    if (said := not_reproduced(run)) is not None:
+        yield said
 
 
 def _equal(a: pa.Table, b: pa.Table) -> bool:
-    return bool(a.column_names == b.column_names and a.to_pylist() == b.to_pylist())
+    return bool(a.column_names == b.column_names and a.cast(b.schema).equals(b))
 
 
 def _recomputed(

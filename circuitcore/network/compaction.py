@@ -17,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitcore.kernels.survivors.operation import columns_read, rows_reading
-from circuitcore.network.forward import Override, forward
-from circuitcore.network.graph import Network, Step, needed_steps
-from circuitcore.network.layers.kinds import Reach
-from circuitcore.network.layers.table import LAYERS
+from circuitcore.network.compact.paths import paths, picked, reach_of
+from circuitcore.network.forward import Override
+from circuitcore.network.graph import Network, Step
 from circuitcore.network.pieces import Compacted, Piece
 
 
@@ -32,20 +30,9 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
     or the cached boundary values.  The weights that are left are not gathered yet: the result says
     what running it costs and what it reads.  Cost: one image, and one pass over the weights.
     """
-    network, result = override.normed(network), network.result
-    steps = [s for s in network.steps if s.name not in blank]
-    steps = needed_steps(steps, {result})
-    names = [s.name for s in steps]
-    fixed = dict(zip(names, forward(network, blank, names, override=override), strict=True))
-    fixed |= blank
-    weights = {s.name: override.weights.get(s.name, network.weights.get(s.name)) for s in steps}
-    reads = {n: w.flatten(2).ne(0).any(2) if w.dim() == 4 else w
-             for n, w in weights.items() if w is not None}  # fmt: skip
-    varies = {n: torch.ones(v.shape[1], dtype=torch.bool, device=v.device)
-              for n, v in blank.items()}  # fmt: skip
-    for step in steps:
-        varies[step.name] = _varies(step, reads, varies, fixed)
-    needed = _needed(steps, reads, varies, fixed, result)
+    found = paths(network, override, blank)
+    network, steps, fixed, result = found.network, found.steps, found.fixed, network.result
+    varies, needed = found.varies, found.needed
     if not bool(varies[result].any()):
         return Compacted(network, (), fixed[result][0])
     index = {n: torch.arange(v.shape[1], device=v.device) for n, v in blank.items()}
@@ -57,97 +44,6 @@ def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -
         index[step.name] = piece.index
         pieces.append(piece)
     return Compacted(network, tuple(pieces), None)
-
-
-def _groups(step: Step, matrix: Tensor) -> Tensor:
-    """A conv's [out, in / groups] read pattern as [groups, out / groups, in / groups]."""
-    return matrix.unflatten(0, (step.settings.get("groups", 1), -1))
-
-
-def _varies(
-    step: Step, reads: Mapping[str, Tensor], varies: Mapping[str, Tensor], fixed: Mapping
-) -> Tensor:
-    """Which output channels depend on the image."""
-    first = varies[step.inputs[0]]
-    if step.op in ("conv", "linear"):
-        if step.settings.get("groups", 1) == 1:
-            return rows_reading(reads[step.name], first)
-        pattern = _groups(step, reads[step.name])
-        return (pattern & first.view(pattern.shape[0], 1, -1)).any(2).flatten()
-    match _reach(step, fixed):
-        case "pairs":
-            found = first.clone()
-            for name in step.inputs[1:]:
-                found |= varies[name]
-            if LAYERS[step.op].absorbs:
-                for name in step.inputs:
-                    found &= varies[name] | fixed[name][0].flatten(1).ne(0).any(1)
-            return found
-        case "cat":
-            return torch.cat([varies[name] for name in step.inputs])
-        case "flatten":
-            return first.repeat_interleave(math.prod(fixed[step.inputs[0]].shape[2:]))
-        case "pick":
-            return first[_picked(step, fixed)]
-        case "whole":
-            some = torch.stack([varies[name].any() for name in step.inputs]).any()
-            return some.expand(fixed[step.name].shape[1])
-    return first
-
-
-def _reach(step: Step, fixed: Mapping[str, Tensor]) -> Reach:
-    """That of the layer; where channels of one input meet one of another, any of them."""
-    reach = LAYERS[step.op].reach
-    counts = {fixed[name].shape[1] for name in (*step.inputs, step.name)}
-    return "whole" if reach == "pairs" and len(counts) > 1 else reach
-
-
-def _picked(step: Step, fixed: Mapping[str, Tensor]) -> Tensor:
-    """Which channel of the input each channel of the output copies: the layer run on numbers."""
-    source = fixed[step.inputs[0]]
-    numbers = torch.arange(source.shape[1], device=source.device).view(1, -1, 1, 1)
-    return LAYERS[step.op].run(step, [numbers], ()).flatten()
-
-
-def _needed(
-    steps: list[Step],
-    reads: Mapping[str, Tensor],
-    varies: Mapping[str, Tensor],
-    fixed: Mapping[str, Tensor],
-    result: str,
-) -> dict[str, Tensor]:
-    """Which channels of each value something alive reads."""
-    needed = {name: torch.zeros_like(v) for name, v in varies.items()}
-    needed[result] = torch.ones_like(varies[result])
-    for step in reversed(steps):
-        wanted = needed[step.name] & varies[step.name]
-        if step.op in ("conv", "linear"):
-            if step.settings.get("groups", 1) == 1:
-                needed[step.inputs[0]] |= columns_read(reads[step.name], wanted)
-                continue
-            pattern = _groups(step, reads[step.name])
-            read = (pattern & wanted.view(pattern.shape[0], -1, 1)).any(1).flatten()
-            needed[step.inputs[0]] |= read
-            continue
-        match _reach(step, fixed):
-            case "cat":
-                parts = wanted.split([len(varies[name]) for name in step.inputs])
-                for name, part in zip(step.inputs, parts, strict=True):
-                    needed[name] |= part
-            case "flatten":
-                channels = fixed[step.inputs[0]].shape[1]
-                needed[step.inputs[0]] |= wanted.view(channels, -1).any(1)
-            case "pick":
-                needed[step.inputs[0]][_picked(step, fixed)[wanted]] = True
-            case "whole":
-                for name in step.inputs:
-                    needed[name] |= wanted.any()
-            case "own":
-                needed[step.inputs[0]] |= wanted
-            case "pairs":
-                for name in step.inputs:
-                    needed[name] |= wanted
-    return needed
 
 
 def _piece(
@@ -162,7 +58,7 @@ def _piece(
     if step.op in ("conv", "linear"):
         return _layer_piece(network, step, override, wanted, source, fixed)
     given = network.fixed.get(step.name, ())
-    match _reach(step, fixed):
+    match reach_of(step, fixed):
         case "flatten":
             each = math.prod(fixed[step.inputs[0]].shape[2:])
             spread = source[:, None] * each + torch.arange(each, device=source.device)
@@ -174,9 +70,9 @@ def _piece(
                 offset += fixed[name].shape[1]
             return Piece(step, torch.cat(parts))
         case "pick":
-            place, picked = _places(source, fixed[step.inputs[0]].shape[1]), _picked(step, fixed)
-            kept = (wanted & (place[picked] >= 0)).nonzero()[:, 0]
-            return Piece(step, kept, columns=(place[picked[kept]],))
+            place, chosen = _places(source, fixed[step.inputs[0]].shape[1]), picked(step, fixed)
+            kept = (wanted & (place[chosen] >= 0)).nonzero()[:, 0]
+            return Piece(step, kept, columns=(place[chosen[kept]],))
         case "pairs":
             present = torch.zeros_like(wanted)
             for name in step.inputs:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +104,13 @@ class RunFolder:
 
     def records(self) -> list[Found]:
         """The finished categories' (or targets') records, in unit order."""
+        return list(self.each_record())
+
+    def each_record(self) -> Iterator[Found]:
+        """`records`, read one after another."""
         try:
-            return [self._with_file(read_record(p)[1], p) for p in self.units().values()]
+            for path in self.units().values():
+                yield self._with_file(read_record(path)[1], path)
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
 

@@ -18,6 +18,7 @@ from circuitcore.errors import InputError
 from circuitcore.machine.files import read_sealed
 from circuitcore.progress import Progress, Silent
 from circuitcore.runs.circuitfile import checked_key
+from circuitcore.runs.exemplarfile import EXEMPLARS, read_tensors
 from circuitcore.runs.families import FOLDER, read_family
 from circuitcore.runs.means import MEANS, read_means
 from circuitcore.runs.tables import read_table
@@ -28,6 +29,7 @@ OWN = (  # of a run folder, as patterns; what a program of the user's leaves the
     "curves.parquet", "overlap.parquet", "controls.json", "resamples.json", "transfer/*.json",
     "lesions/*.json", "report.html", "structure.json", "means.safetensors",
     "reproduction/*.safetensors", "reproduction/*.json", "reproduction.html",
+    "unfinished/*.parquet", "exemplars.safetensors", "anatomy/*.json",
 )  # fmt: skip
 SEALED_PAGE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 
@@ -45,6 +47,8 @@ def damage(path: Path) -> str | None:
     try:
         if path.name == MEANS:
             read_means(path.parent)
+        elif path.name == EXEMPLARS:
+            read_tensors(path)
         elif path.parent.name == FOLDER and path.suffix == ".safetensors":
             read_family(path)
         elif path.suffix == ".safetensors":

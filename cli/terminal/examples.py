@@ -54,6 +54,13 @@ EXAMPLES: dict[str, Examples] = {
         ("circuitcore export runs/first Bag", "into the run folder"),
         ("circuitcore export runs/first Bag --out bag.safetensors", "into a file of that name"),
     ),
+    "show": (
+        ("circuitcore show runs/first Bag", "drawn, into the run folder"),
+        (
+            "circuitcore show runs/first Bag --top 5 --out bag.png",
+            "five units a layer, as a PNG of that name",
+        ),
+    ),
     "stability": (
         ("circuitcore stability runs/first --resamples 20", "do other images give these circuits?"),
         ("circuitcore stability Bag", "how many scoring images make a stable order?"),

@@ -3,7 +3,7 @@
 It picks the images, normalises, pads, and makes channels of the pixels of a block (`blocks`), which
 is what the library's convolution then reads at the rate of matrix units.  Convolving in the same
 kernel was counted and left: it normalises a byte anew for every tap that reads it, and takes 27
-instructions for each (CONTRIBUTING, "Measured facts").
+instructions for each (docs/facts.md).
 """
 
 from __future__ import annotations

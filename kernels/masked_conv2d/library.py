@@ -1,7 +1,7 @@
 """`masked_conv2d` on a GPU: the library's convolution on masked weights, and no waiting for it.
 
 A Triton convolution that masks as it loads was written and counted, and loses to this for every
-layer of AlexNet, VGG16, ResNet-50 and MobileNetV2 (CONTRIBUTING, "Measured facts").
+layer of AlexNet, VGG16, ResNet-50 and MobileNetV2 (docs/facts.md).
 """
 
 from __future__ import annotations

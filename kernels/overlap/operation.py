@@ -24,6 +24,8 @@ from circuitcore.kernels.overlap.gpu import (
 )
 from circuitcore.kernels.overlap.reference import overlap_reference
 
+BLOCK_BYTES = 1 << 28  # of masks held at a time: about two seconds of work on two cores
+
 
 def overlap_cost(masks: int, mask_bytes: int) -> tuple[int, int]:
     """(device-memory bytes, 32-bit word operations) of `overlap_counts`."""
@@ -56,29 +58,47 @@ class Row(Protocol):
 def overlap_counts_mapped(
     masks: Sequence[Row] | Sequence[np.ndarray] | np.ndarray,
     *,
-    memory: int = 1 << 28,
+    memory: int = BLOCK_BYTES,
     device: str = "cpu",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`overlap_counts` of masks left where they are: a mapped [K, B] array, or K files.
-
-    ``masks``: K equally long uint8 vectors.  They are read once, a block of columns at a time,
-    so that at most ``memory`` bytes of them are held (and sent to ``device``).  Blocks of rows
-    would read every file once per block of others instead.  Raises ValueError for masks of
-    unequal length or another dtype.
-    """
-    if len({len(row) for row in masks}) > 1 or any(row.dtype != np.uint8 for row in masks):
-        raise ValueError("masks must be uint8 and of one length")
+    """`overlap_counts` of masks left where they are: the sum of `overlap_blocks`."""
     total = torch.zeros(len(masks), len(masks), dtype=torch.int64)
-    for block in _column_blocks(masks, memory):
-        total += overlap_counts(torch.from_numpy(block).to(device), impl)[0].cpu()
+    for _, counts in overlap_blocks(masks, memory=memory, device=device, impl=impl):
+        total += counts
     return total, total.diagonal().clone()
 
 
-def _column_blocks(masks: Sequence[Any] | np.ndarray, memory: int) -> Iterator[np.ndarray]:
+def overlap_blocks(
+    masks: Sequence[Row] | Sequence[np.ndarray] | np.ndarray,
+    *,
+    begin: int = 0,
+    memory: int = BLOCK_BYTES,
+    device: str = "cpu",
+    impl: str = "auto",
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Intersections int64 [K, K] of one block of bytes after another, each with where it ends.
+
+    ``masks``: K equally long uint8 vectors, a mapped [K, B] array or K files; bytes before
+    ``begin`` are passed over.  They are read once, a block of columns at a time, so that at most
+    ``memory`` bytes of them are held (and sent to ``device``).  Blocks of rows would read every
+    file once per block of others instead.  Raises ValueError for masks of unequal length or
+    another dtype.
+    """
+    if len({len(row) for row in masks}) > 1 or any(row.dtype != np.uint8 for row in masks):
+        raise ValueError("masks must be uint8 and of one length")
+    end = begin
+    for block in _column_blocks(masks, memory, begin):
+        end += block.shape[1]
+        yield end, overlap_counts(torch.from_numpy(block).to(device), impl)[0].cpu()
+
+
+def _column_blocks(
+    masks: Sequence[Any] | np.ndarray, memory: int, begin: int = 0
+) -> Iterator[np.ndarray]:
     width = max(memory // max(len(masks), 1) // 64 * 64, 64)
     length = len(masks[0]) if len(masks) else 0
-    for start in range(0, length, width):
+    for start in range(begin, length, width):
         block = np.empty((len(masks), min(width, length - start)), np.uint8)
         for row, mask in zip(block, masks, strict=True):
             row[:] = mask[start : start + width]

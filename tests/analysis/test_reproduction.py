@@ -345,3 +345,20 @@ def test_a_file_of_no_circuit_is_read_again(tmp_path) -> None:
     assert kept.read(tmp_path / "a.safetensors") == record
     kept.write(tmp_path / "b.safetensors", record, {("fc", 1): {"x": torch.ones(3, 5, dtype=bool)}})
     assert families.mask_shapes(tmp_path / "b.safetensors") == {"fc/1/x": [3, 5]}
+
+
+def test_a_document_that_its_families_do_not_give_is_found(reproduced) -> None:
+    from circuitcore.analysis.reproduction import document as module
+
+    _, folder, _ = reproduced
+    call("verify", folder)
+    found = module.kept(folder)
+    assert len(found.units) == len(NAMES)
+    cell = found.cells[3].model_copy(update={"pruned": 0.123})
+    cells = [*found.cells[:3], cell, *found.cells[4:]]
+    module.keep(folder, found.model_copy(update={"cells": cells}))
+    assert "reproduction.json: not what its families give" in call("verify", folder, code=3).stdout
+    module.keep(folder, found.model_copy(update={"units": [*found.units, 7]}))
+    assert "of which 3 are there" in call("verify", folder, code=3).stdout
+    module.keep(folder, found)
+    call("verify", folder)

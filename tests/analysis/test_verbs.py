@@ -107,3 +107,33 @@ def test_stability_of_twice_as_many_images() -> None:
         (s, k) for s in ("fc", "conv") for k in (2, 4)
     }
     assert all(-1 <= r["spearman"] <= 1 for r in rows)
+
+
+def test_controls_go_on_where_they_were_killed_and_are_never_made_twice(
+    own_small, monkeypatch
+) -> None:
+    import circuitcore
+    from circuitcore.analysis import controls as module
+
+    (own_small.folder / module.CONTROLS).unlink(missing_ok=True)
+    run, judged, own = circuitcore.open_run(own_small.folder), [], module._row
+
+    def row(prepared, record, control, mask, kept):
+        judged.append((record.category, control))
+        if judged[-1] == ("Bag", "random") and judged.count(judged[-1]) == 1:
+            raise KeyboardInterrupt
+        return own(prepared, record, control, mask, kept)
+
+    monkeypatch.setattr(module, "_row", row)
+    with pytest.raises(KeyboardInterrupt):
+        run.controls()
+    assert {r["category"] for r in module.control_rows(run.folder / module.CONTROLS)} == {"Trouser"}
+    del judged[:]
+    judged += [("Bag", "random")]
+    rows = run.controls()
+    assert {name for name, _ in judged} == {"Bag"}
+    del judged[:]
+    assert list(run.controls()) == list(rows) and not judged
+    monkeypatch.undo()
+    (run.folder / module.CONTROLS).unlink()
+    assert list(run.controls()) == list(rows)

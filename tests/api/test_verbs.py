@@ -310,3 +310,43 @@ def test_torch_keeps_its_threads(tmp_path):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_records_are_read_one_after_another(run, small, monkeypatch):
+    from circuitcore.runs import folder
+
+    read, own = [], folder.read_record
+    monkeypatch.setattr(folder, "read_record", lambda path: read.append(path) or own(path))
+    each = run.each_record()
+    first = next(each)
+    assert len(read) == 1
+    found = [json.loads(r.model_dump_json(by_alias=True)) for r in (first, *each)]
+    assert found == small.document["categories"]
+
+
+def test_pairs_are_rows_when_they_are_asked_for(run, monkeypatch):
+    import pyarrow.parquet
+
+    from circuitcore.api import table
+    from circuitcore.cli import tables
+
+    rows = pyarrow.parquet.read_table(run.folder / "overlap.parquet").to_pylist()
+    found = run.overlap()
+    assert list(found) == rows and len(found) == len(rows)
+    assert found[0] == rows[0] and found[-1] == rows[-1] and list(found[1:3]) == rows[1:3]
+    with pytest.raises(IndexError):
+        found[len(rows)]
+    assert list(found.of_layer("features.3")) == [r for r in rows if r["layer"] == "features.3"]
+    with pytest.raises(cc.UsageError, match="no layer"):
+        found.of_layer("features.99")
+    assert found.to_pandas().to_dict("records") == rows
+    whole = {
+        form: call("overlap", run.folder, "--format", form).stdout for form in ("csv", "jsonl")
+    }
+    monkeypatch.setattr(table, "BATCH", 2)
+    monkeypatch.setattr(tables, "PART", 3)
+    assert list(found) == rows
+    for form, text in whole.items():
+        assert call("overlap", run.folder, "--format", form).stdout == text
+    assert [json.loads(line) for line in whole["jsonl"].splitlines()] == rows
+    assert len(whole["csv"].splitlines()) == 1 + len(rows)

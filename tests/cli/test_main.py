@@ -43,7 +43,8 @@ def swept(monkeypatch):
         options["categories"] = options.pop("category_file")
         asked.options, asked.wanted = Options(**options), list(categories)
         progress.note("something to know")
-        return SimpleNamespace(document=sweep(undefined=("Trouser",)))
+        found = sweep(undefined=("Trouser",))
+        return SimpleNamespace(document=found, each_record=lambda: iter(found.categories))
 
     monkeypatch.setattr(circuitcore, "sweep", answer, raising=False)
     return asked

@@ -395,6 +395,29 @@ def test_names_that_are_not_utf_8_are_refused_by_name(tmp_path):
         chosen(source)
 
 
+@pytest.mark.parametrize("column", ["path", "label", "split"])
+def test_an_index_whose_text_is_not_utf_8_is_refused(column, tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells = {name: pa.array([name, name]) for name in ("path", "label", "split")}
+    buffers = pa.array([b"\xe9 ", b"a"]).buffers()
+    cells[column] = pa.Array.from_buffers(pa.string(), 2, buffers)
+    parquet.write_table(pa.table(cells), tmp_path / "index.parquet")
+    with pytest.raises(InputError, match="index.parquet: cannot be read: .*utf-8"):
+        open_images(str(tmp_path / "index.parquet"), 2)
+
+
+def test_dates_beyond_the_calendar_are_no_labels(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    far = pa.array([2**62], pa.int64()).cast(pa.timestamp("us"))
+    parquet.write_table(pa.table({"path": ["a"], "label": far}), tmp_path / "index.parquet")
+    with pytest.raises(InputError, match="index.parquet"):
+        open_images(str(tmp_path / "index.parquet"), 2)
+
+
 def test_reading_in_threads_gives_the_same(tmp_path):
     found = pictures()
     source = open_images(str(as_tar(tmp_path, found)), 2)

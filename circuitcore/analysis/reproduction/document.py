@@ -40,7 +40,8 @@ class Reproduction(Record):
 
     ``on_imagenet``: these are the published network's categories; else figures are of another
     problem.  ``beside``: options of all readings that are not the preset's.  ``fpe``: of all
-    families a category; ``fpe_alone``: of all readings one by one, None where that is not known.
+    families a category; ``fpe_alone``: of all readings one by one, None where that is not known;
+    ``units``: of the categories, in the order they were asked for.
     """
 
     which: str
@@ -56,6 +57,7 @@ class Reproduction(Record):
     fpe: float
     fpe_alone: float | None
     folder: str
+    units: list[int] = []
 
     @property
     def by_distance(self) -> list[Cell]:
@@ -123,6 +125,7 @@ def reproduction(
         fpe=sum(cost.fpe + cost.fpe_floor for cost in costs),
         fpe_alone=_sum([cell.fpe for cell in cells]),
         folder=str(run.folder),
+        units=[record.index for _, record in files[0]],
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from circuitcore.analysis.overlap import LayerOverlap, counted, jaccard
 from circuitcore.analysis.reproduction.kept import FamilyRecord
+from circuitcore.kernels.overlap.operation import overlap_counts_mapped
 from circuitcore.records import Record
 from circuitcore.runs.families import mask_bits, mask_shapes
 
@@ -57,7 +58,7 @@ def sharing(
         stage, layer = key.split("/", 1)
         bits = [mask_bits(files[number][0], name) for number, _, name in masks]
         place = {(number, t): row for row, (number, t, _) in enumerate(masks)}
-        counts = counted(bits, sizes[key], layer == last)
+        counts = counted(overlap_counts_mapped(bits)[0].numpy(), sizes[key], layer == last)
         found[layer] = Sharing(counts, place, stages.index(stage))
     return found
 

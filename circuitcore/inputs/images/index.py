@@ -105,9 +105,10 @@ def _parquet(file: Path) -> Iterator[tuple[int, str, str, str]]:
         schema = pyarrow.parquet.read_schema(file)
         places = [p for p in _columns(schema.names, where) if p is not None]
         columns = pyarrow.parquet.read_table(file, columns=[schema.names[p] for p in places])
-    except (OSError, pa.ArrowException) as error:
+        cells = [columns.column(i).to_pylist() for i in range(len(places))]
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+        # names or texts that are no UTF-8, dates beyond the calendar
         raise InputError(f"{where}: cannot be read: {error}") from None
-    cells = [columns.column(i).to_pylist() for i in range(len(places))]
     for line, row in enumerate(zip(*cells, strict=True), 1):
         if not all(value is None or isinstance(value, str | int) for value in row):
             wrong = next(v for v in row if not isinstance(v, str | int) and v is not None)
