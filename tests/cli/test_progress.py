@@ -175,7 +175,7 @@ def test_a_terminal_has_a_bar_and_other_places_lines(monkeypatch):
 @pytest.mark.parametrize("verb", ["sweep", "plan", "score", "extract", "evaluate", "overlap",
                                   "controls", "report", "export", "stability", "structure", "area",
                                   "compare", "lesion", "reproduce", "ls", "doctor", "verify",
-                                  "kernels", "tune", "worker", "watch"])  # fmt: skip
+                                  "kernels", "tune", "worker", "watch", "show"])  # fmt: skip
 def test_every_verb_speaks_before_it_loads_torch(verb):
     """Importing torch alone takes seconds: by then the bar is there."""
     words = {"compare": ["a", "b"], "export": ["a", "Bag"], "reproduce": ["vss"], "ls": ["devices"],
