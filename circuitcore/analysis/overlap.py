@@ -25,7 +25,7 @@ from circuitcore.records import Found, Overlap
 from circuitcore.runs.circuitfile import checked_key, read_shapes, stored_mask
 from circuitcore.runs.folder import AGAIN, RunFolder
 from circuitcore.runs.tables import OF, read_table, write_table
-from circuitcore.runs.unfinished import Unfinished, forget
+from circuitcore.runs.working.unfinished import Unfinished, forget
 
 FILE = "overlap.parquet"
 NOBODY = Silent()

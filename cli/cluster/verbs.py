@@ -113,7 +113,7 @@ def watch(
 
     form, terminal = given.format, sys.stdout.isatty()
     with progress(given.quiet):
-        import circuitcore.runs.watching  # noqa: F401 - takes seconds, which are told
+        import circuitcore.runs.working.watching  # noqa: F401 - takes seconds, which are told
     show(run, form, once=once, every=every or (2.0 if terminal else 30.0), terminal=terminal)
 
 
