@@ -3,8 +3,8 @@
 ``RUN/claims/KEY`` holds the name of the worker that is at category KEY, and is made by whoever is
 first (O_EXCL).  It is good as long as that worker beats (`runs.working.presence`): one whose
 process on this machine has ended, or that was watched not to beat for `SILENT_SECONDS`, loses it to
-whoever renames the claim away first.  Claims are advice: without them, or with a wrong one, work is done
-twice, and a category's file is the same whoever writes it.
+whoever renames the claim away first.  Claims are advice: without them, or with a wrong one, work is
+done twice, and a category's file is the same whoever writes it.
 """
 
 from __future__ import annotations
