@@ -21,7 +21,6 @@ Wanted = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
              "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
-EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
 @takes(ALL)
@@ -219,23 +218,6 @@ def report(run: RunPath) -> None:
     emit(f"{path}\n")
 
 
-def export(
-    run: RunPath,
-    category: Annotated[str, typer.Argument(metavar="CATEGORY", help="name or number")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help=EXPORT_OUT)
-    ] = None,
-) -> None:
-    """The pruned network of one category as a state dict.
-
-    With the masks, for torch.nn.utils.prune.
-    """
-    import circuitcore
-    from circuitcore.cli.tables import emit
-
-    emit("".join(f"{path}\n" for path in circuitcore.open_run(run).export(category, out)))
-
-
 def emit_rows(rows: Table, form: str, left: int = 1, columns: tuple[str, ...] = ()) -> None:
     """Print rows in one of the four formats; ``columns``: of a table alone."""
     from circuitcore.cli.tables import emit, rows_text
@@ -301,4 +283,4 @@ def _exact_table(planned: CategoryPlan) -> str:
     return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
 
 
-VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report, export)
+VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report)
