@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitcore.cli.giving import export
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
+from circuitcore.cli.options import RunPath as RunPath
 
 if TYPE_CHECKING:
     from circuitcore.api.table import Table
@@ -18,7 +19,6 @@ Wanted = Annotated[
     list[str] | None,
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 EVALUATED = ("category", "images", "circuit_csa", "unpruned_csa", "csa_ratio", "csa_ratio_low",
              "csa_ratio_high", "circuit_hit", "circuit_false_alarms")  # fmt: skip
 
@@ -283,4 +283,4 @@ def _exact_table(planned: CategoryPlan) -> str:
     return f"{text}{planned.category}: {planned.fpe:.3f} FPE exactly, with --screen off\n"
 
 
-VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report)
+VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report, export)

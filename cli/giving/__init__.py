@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitcore.cli.method import RunPath
-from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, takes
+from circuitcore.cli.options import ENGINE_ONLY, OUTPUT, Given, RunPath, takes
 
 if TYPE_CHECKING:
     from circuitcore.analysis.giving.export import CompactFile, Exported
@@ -134,4 +133,4 @@ def _emit_other(row: dict[str, Any], form: str) -> None:
     emit(json.dumps(row, indent=2) + "\n" if form == "json" else rows_text([row], form))
 
 
-VERBS = (export, compact)
+VERBS = (compact,)  # `export` stands among those of the method
