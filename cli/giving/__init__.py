@@ -30,9 +30,9 @@ def export(
     *,
     given: Given,
 ) -> None:
-    """The pruned network of one category as a state dict, with masks and a card.
+    """One category's pruned network as a state dict, with a card.
 
-    Masks are for torch.nn.utils.prune. Every file is read back and held against the run's
+    With masks, for torch.nn.utils.prune. Every file is read back and held against the run's
     activations on its held-out images: all of them, or 256 where there are over 2,000. Prints the
     files' paths.
     """
@@ -68,10 +68,10 @@ def compact(
     *,
     given: Given,
 ) -> None:
-    """One category's circuit as a smaller dense network that plain torch runs.
+    """One category's circuit as a smaller network for plain torch.
 
-    A program for torch.export.load, which takes batches of any number of images of the run's size;
-    read back and held against the run as export does. Its speed is measured beside the unpruned
+    A dense program for torch.export.load, which takes any number of images of the run's size; read
+    back and held against the run as export does. Its speed is measured beside the unpruned
     network's, in up to half a minute.
     """
     import circuitcore
