@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=1000)
     given = parser.parse_args()
     run = open_run(made(given.folder, given.categories))
-    finish(run)
+    finish(run, Silent())
     began = time.perf_counter()
     page = report(run, Silent())
     print(f"report: {time.perf_counter() - began:.1f} s, {page.stat().st_size / 1e6:.2f} MB")
