@@ -171,8 +171,9 @@ class Circuit:
         Returns both paths, and the card's as ``.card`` (`analysis.giving.export`); without ``out``
         they are in the run folder.  Each file is read back and held against the run's activations
         on its held-out images.  ``onnx``: the compacted circuit too, for images of the run's size
-        (extra ``onnx``); ``engine``: device, gpu, impl, memory, no_fallback.  Raises InputError
-        where the run's model is not there, UsageError where the extra is not installed.
+        (extra ``onnx``); ``engine``: device (the CPU without), gpu, impl, memory, no_fallback.
+        Raises InputError where the run's model is not there, UsageError where the extra is not
+        installed.
         """
         from circuitcore.analysis.giving.export import export
 
@@ -205,9 +206,9 @@ class Circuit:
     ) -> CompactFile:  # fmt: skip
         """Write `compact` as a program that torch alone runs (``torch.export.load``), with a card.
 
-        ``timed``: measure it beside the unpruned network.  Returns paths and numbers
-        (`analysis.giving.export.CompactFile`); without ``out`` they are in the run folder.  Read
-        back and held against the run as `export` does.
+        ``timed``: measure it beside the unpruned network, on the CPU or the device given.  Returns
+        paths and numbers (`analysis.giving.export.CompactFile`); without ``out`` they are in the
+        run folder.  Read back and held against the run as `export` does.
         """
         from circuitcore.analysis.giving.export import compact
 

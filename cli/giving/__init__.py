@@ -33,8 +33,8 @@ def export(
     """One category's pruned network as a state dict, with a card.
 
     With masks, for torch.nn.utils.prune. Every file is read back and held against the run's
-    activations on its held-out images: all of them, or 256 where there are over 2,000. Prints the
-    files' paths.
+    activations on its held-out images: all of them, or 256 where there are over 2,000; on the CPU
+    unless --device is given. Prints the files' paths.
     """
     import circuitcore
     from circuitcore.cli.progress import progress
@@ -72,7 +72,7 @@ def compact(
 
     A dense program for torch.export.load, which takes any number of images of the run's size; read
     back and held against the run as export does. Its speed is measured beside the unpruned
-    network's, in up to half a minute.
+    network's, in up to half a minute, on the CPU unless --device is given.
     """
     import circuitcore
     from circuitcore.cli.progress import progress

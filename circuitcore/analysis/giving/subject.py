@@ -63,9 +63,12 @@ class Subject:
 def subject_of(run: RunFolder, unit: int, given: InHand, **engine: Any) -> Subject:
     """A circuit and its network, read.
 
-    ``engine``: options of how to compute.  Raises InputError where the category is not done, has no
-    circuit, or the weights of the model are not the run's.
+    ``engine``: options of how to compute, on the CPU unless they name a device: nobody expects
+    files to be written by a GPU.  Raises InputError where the category is not done, has no circuit,
+    or the weights of the model are not the run's.
     """
+    if not {"device", "gpu"} & engine.keys():
+        engine = {"impl": "auto", **engine, "device": "cpu"}
     stored = read_circuit(run.circuit_path(unit))
     if stored.record.circuit is None:
         why = stored.record.undefined or "it is not defined"
