@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from circuitcore.cli import profiled
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
@@ -261,24 +261,7 @@ def bench(context: typer.Context) -> None:
         raise InputError(f"pytest ended with {code}: see its lines above")
 
 
-def profile(context: typer.Context) -> None:
-    """A sweep under Nsight Systems, with the arguments of sweep."""
-    from circuitcore.errors import DeviceError
-
-    nsys = shutil.which("nsys")
-    if nsys is None:
-        raise DeviceError(
-            "profile needs nsys, NVIDIA's Nsight Systems, which is not on PATH: install it "
-            "(it comes with the CUDA toolkit) or run circuitcore sweep without it"
-        )
-    arguments = [nsys, "profile", "--trace=cuda,nvtx,osrt", "--output=circuitcore-profile",
-                 "--force-overwrite=true", sys.executable, "-P", "-m", "circuitcore.cli.main",
-                 "sweep", *context.args]  # fmt: skip
-    raise SystemExit(subprocess.run(arguments, check=False).returncode)
-
-
 bench.passes_on = True  # type: ignore[attr-defined]
-profile.passes_on = True  # type: ignore[attr-defined]
 
 
-VERBS = (ls, doctor, verify, kernels, tune, bench, profile, *CLUSTER)
+VERBS = (ls, doctor, verify, kernels, tune, bench, *profiled.VERBS, *CLUSTER)

@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
 from circuitcore.kernels.masked_linear.reference import centred
+from circuitcore.kernels.spans import span, work
 from circuitcore.network.ablation import carried
 from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.layers.table import apply_step
@@ -125,18 +126,23 @@ def forward(
             told_apart = fused[step.name] in spread
         elif step.op in ("conv", "linear"):
             relu = None if record is not None else only_relu(plan, step, outputs)
-            out, told_apart = _weighted(
-                network, step, inputs[0], told_apart, override, masks, relu is not None, impl
-            )
+            with span("layer", step.name):
+                out, told_apart = _weighted(
+                    network, step, inputs[0], told_apart, override, masks, relu is not None, impl
+                )
+                executed = out.numel() * _fan_in(network, step)
+                work(executed, inputs[0], network.weights[step.name], out)
             if tally is not None:
-                tally.multiply_adds += out.numel() * _fan_in(network, step)
+                tally.multiply_adds += executed
             if record is not None:
                 record[step.name] = (inputs[0], out)
             if relu is not None:
                 fused[relu] = step.name
             alive[step.name] = out
         else:
-            alive[step.name] = _plain(network, step, inputs, told_apart, spread)
+            with span("layer", step.name):
+                alive[step.name] = _plain(network, step, inputs, told_apart, spread)
+                work(0, *inputs, alive[step.name])
         if told_apart:
             spread.add(step.name)
         for name in set(step.inputs):

@@ -6,7 +6,7 @@ import pytest
 
 from circuitcore.errors import InputError, PartialError
 from circuitcore.jobs.job import sweep
-from circuitcore.machine import spans
+from circuitcore.kernels import spans
 from circuitcore.options import Options
 from circuitcore.progress import Silent
 
