@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitcore.cli import profiled
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
+from circuitcore.cli.speed import profiled
 from circuitcore.errors import UsageError
 
 FAILED = 3

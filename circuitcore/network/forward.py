@@ -112,7 +112,7 @@ def forward(
     receives (input, pre-activation) of every conv and linear layer run.  Steps that the outputs do
     not need, or that lie behind given values, are not run; values are dropped after their last use.
     """
-    override = override or Override()
+    override, tally = override or Override(), tally or Tally()
     network = override.normed(network)
     plan, readers = _needed_steps(network, values, outputs)
     alive: dict[str, Tensor] = dict(values)
@@ -132,8 +132,7 @@ def forward(
                 )
                 executed = out.numel() * _fan_in(network, step)
                 work(executed, inputs[0], network.weights[step.name], out)
-            if tally is not None:
-                tally.multiply_adds += executed
+            tally.multiply_adds += executed
             if record is not None:
                 record[step.name] = (inputs[0], out)
             if relu is not None:
@@ -142,7 +141,6 @@ def forward(
         else:
             with span("layer", step.name):
                 alive[step.name] = _plain(network, step, inputs, told_apart, spread)
-                work(0, *inputs, alive[step.name])
         if told_apart:
             spread.add(step.name)
         for name in set(step.inputs):
@@ -195,13 +193,16 @@ def _plain(
     network: Network, step: Step, inputs: list[Tensor], told_apart: bool, spread: set[str]
 ) -> Tensor:
     if not told_apart:
-        return apply_step(network, step, inputs)
+        out = apply_step(network, step, inputs)
+        work(0, *inputs, out)
+        return out
     count = next(v.shape[0] for v, i in zip(inputs, step.inputs, strict=True) if i in spread)
     flat = [
         v.flatten(0, 1) if i in spread else v.expand(count, *v.shape).flatten(0, 1)
         for v, i in zip(inputs, step.inputs, strict=True)
     ]
     out = apply_step(network, step, flat)
+    work(0, *inputs, out)
     return out.unflatten(0, (count, -1))
 
 

@@ -19,6 +19,7 @@ from circuitcore.kernels.spans import CAPTURE, CAPTURED, MULTIPLY_ADDS
 STRUCTURE = ("run", "category", "stage")
 A_CATEGORY = "a category"  # what all of them are called
 HOST = "(host, no operation)"
+ROUNDED = 2e-9  # seconds by which profilers round what touches apart, or into one another
 Path = tuple[str, ...]
 
 
@@ -139,11 +140,11 @@ class _Thread:
         self.frames: list[Frame | None] = []  # and which one was innermost then
 
     def run(self, ranges: list[Range], marks: list[Mark]) -> None:
-        """Attribute them all: in order, the longer first where two begin together."""
+        """Attribute them all, in order: the longer first where two begin together."""
         events: list[Range | Mark] = [*ranges, *marks]
         for each in sorted(events, key=_order):
             at = each.at if isinstance(each, Mark) else each.start
-            while self.open and self.open[-1].range.end <= at and not self._touches(each):
+            while self.open and self._over(each, at):
                 self._close()
             if isinstance(each, Mark):
                 self._mark(each)
@@ -152,9 +153,10 @@ class _Thread:
         while self.open:
             self._close()
 
-    def _touches(self, each: Range | Mark) -> bool:
-        """A mark at the very end of a range is inside it."""
-        return isinstance(each, Mark) and self.open[-1].range.end == each.at
+    def _over(self, each: Range | Mark, at: float) -> bool:
+        """Whether the innermost range has ended; a mark at the very end of one is inside it."""
+        end = self.open[-1].range.end
+        return end < at - ROUNDED if isinstance(each, Mark) else end <= at + ROUNDED
 
     def _open(self, new: Range) -> None:
         over = self.open[-1] if self.open else None
@@ -241,9 +243,9 @@ class _Thread:
 
 
 def _order(each: Range | Mark) -> tuple[float, int, float]:
-    if isinstance(each, Mark):
-        return each.at, 1, 0.0
-    return each.start, 0, -each.end
+    if isinstance(each, Mark):  # what a range does is told at its end
+        return each.at, 0, 0.0
+    return each.start, 1, -each.end
 
 
 def _clipped(each: Range, end: float) -> Range:
@@ -300,7 +302,7 @@ class _Device:
 
     def _frame(self, thread: int | None, at: float) -> Frame | None:
         line = None if thread is None else self.lines.get(thread)
-        return line and line.at(at)
+        return None if line is None else line.at(at)
 
     def _layer(self, each: Activity, frame: Frame) -> Layer | None:
         """The run of a layer that a kernel belongs to.

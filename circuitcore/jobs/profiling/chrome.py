@@ -47,14 +47,15 @@ def _held(path: Path) -> dict[str, Any]:
 
 def _trace(events: list[dict[str, Any]]) -> Trace:
     trace = Trace()
+    zero = min((event["ts"] for event in events), default=0)  # digits are lost far from it
     asked = {
-        event["args"]["correlation"]: (int(event["tid"]), event["ts"] / 1e6)
+        event["args"]["correlation"]: (int(event["tid"]), (event["ts"] - zero) / 1e6)
         for event in events
         if event.get("cat") in ASKED and "correlation" in event.get("args", {})
     }
     for event in events:
-        start, name = event["ts"] / 1e6, event["name"]
-        end = start + event.get("dur", 0) / 1e6
+        start, name = (event["ts"] - zero) / 1e6, event["name"]
+        end = (event["ts"] - zero + event.get("dur", 0)) / 1e6
         if event.get("cat") in ON_DEVICE:
             thread, at = asked.get(event.get("args", {}).get("correlation"), (None, 0.0))
             trace.activities.append(Activity(start, end, name, thread, at))

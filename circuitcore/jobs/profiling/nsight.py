@@ -52,7 +52,15 @@ class _Reader:
         self.file = file
         named = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         self.tables = {row[0] for row in named}
+        self.zero = 0  # nanoseconds, where seconds count from: digits are lost far from it
+        if "NVTX_EVENTS" in self.tables:
+            (first,) = file.execute("SELECT MIN(start) FROM NVTX_EVENTS").fetchone()
+            self.zero = first or 0
         self.strings = dict(file.execute("SELECT id, value FROM StringIds").fetchall())
+
+    def at(self, nanoseconds: int) -> float:
+        """A moment in seconds."""
+        return (nanoseconds - self.zero) / SECOND
 
     def rows(self, table: str, where: str = "1") -> Iterator[dict[str, Any]]:
         """The rows of a table that may be missing, in the order of their start."""
@@ -94,19 +102,19 @@ class _Reader:
             thread, place = row["globalTid"], (row["globalTid"] & PROCESS, row["domainId"])
             kind = kinds.get((*place, row["category"]))
             number = next((row[n] for n in NUMBERS if row.get(n) is not None), None)
-            start = row["start"] / SECOND
+            start = self.at(row["start"])
             if kind == WORK and number is not None:
                 trace.marks.append(Mark(start, thread, self.said(row), number))
             elif kind in COLOURS:
-                end = (last if row["end"] is None else row["end"]) / SECOND
+                end = self.at(last if row["end"] is None else row["end"])
                 trace.ranges.append(Range(start, end, thread, kind, self.said(row), number))
 
     def _activity(self, kind: str, row: dict[str, Any], call: dict[str, Any] | None) -> Activity:
         name = f"[{kind.lower()}]"
         if kind == "KERNEL":
             name = self.strings.get(row["shortName"]) or self.strings.get(row["demangledName"], "?")
-        thread, at = (None, 0.0) if call is None else (call["globalTid"], call["start"] / SECOND)
-        start, end = row["start"] / SECOND, row["end"] / SECOND
+        thread, at = (None, 0.0) if call is None else (call["globalTid"], self.at(call["start"]))
+        start, end = self.at(row["start"]), self.at(row["end"])
         return Activity(start, end, name, thread, at, row.get("graphNodeId"))
 
     def _captured(self, trace: Trace) -> None:
@@ -115,7 +123,7 @@ class _Reader:
         for row in self.rows("CUDA_GRAPH_NODE_EVENTS"):
             node, before = row["graphNodeId"], row["originalGraphNodeId"]
             if before is None:
-                trace.captured.setdefault(node, (row["globalTid"], row["start"] / SECOND))
+                trace.captured.setdefault(node, (row["globalTid"], self.at(row["start"])))
             else:
                 original[node] = before
         for node in original:

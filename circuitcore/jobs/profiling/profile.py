@@ -99,9 +99,9 @@ def profiled(wanted: Wanted, profiler: str, kept: Path | None, progress: Progres
         raise UsageError(f"--workers {options.workers}: a profile is of one process: --workers 1")
     profiler = chosen_profiler(profiler)
     with tempfile.TemporaryDirectory(prefix="circuitcore-profile-") as scratch, undisturbed():
-        here, alone = Path(scratch), ()
+        here, alone = Path(scratch), list[str]()
         if options.out is None:
-            options, alone = replace(options, out=here / "run"), ("--out", str(here / "run"))
+            options, alone = replace(options, out=here / "run"), ["--out", str(here / "run")]
         on, inputs = machine(options), read_inputs(options)
         told = Told(
             command=wanted.command,

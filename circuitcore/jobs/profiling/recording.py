@@ -19,10 +19,11 @@ from circuitcore.errors import DeviceError, InputError
 from circuitcore.jobs.profiling.chrome import PREFIX, TOLD
 from circuitcore.kernels.spans import shown_to
 
+STDERR = 2  # what is asked for alone goes to stdout
 SQLITE, REPORT = ".sqlite", ".nsys-rep"
 CAPTURED_RANGE = "sweep@circuitcore"  # of `jobs.job.sweep`
 NO_NSYS = (
-    "Nsight Systems is not on PATH: install it (it comes with the CUDA toolkit), or take "
+    "nsys, Nsight Systems, is not on PATH: install it (it comes with the CUDA toolkit), or take "
     "--profiler torch"
 )
 
@@ -112,7 +113,7 @@ def under_nsys(arguments: Sequence[str], report: Path) -> int:
         sys.executable, "-P", "-m", "circuitcore.cli.main", "sweep", *arguments,
     ]  # fmt: skip
     # the table of circuits is not what was asked for
-    return subprocess.run(command, check=False, stdout=sys.stderr).returncode
+    return subprocess.run(command, check=False, stdout=STDERR).returncode
 
 
 def exported(report: Path) -> Path:
@@ -121,7 +122,7 @@ def exported(report: Path) -> Path:
         raise InputError(f"{report}: nsys left no report there: see its lines above")
     path = report.with_suffix(SQLITE)
     command = [nsys(), "export", "--type=sqlite", f"--output={path}", "--force-overwrite=true"]
-    done = subprocess.run([*command, str(report)], check=False, stdout=sys.stderr)
+    done = subprocess.run([*command, str(report)], check=False, stdout=STDERR)
     if done.returncode or not path.is_file():
         raise InputError(f"{report}: nsys export ended with {done.returncode}: see its lines above")
     return path

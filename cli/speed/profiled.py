@@ -49,24 +49,30 @@ def profile(
     Each with its place below the device's roofline, and what plan had said. The sweep goes to a
     temporary folder unless its own --out names one.
     """  # fmt: skip
-    from circuitcore.cli.tables import emit
-
     _one_of("--format", form, FORMATS)
     _one_of("--profiler", profiler, PROFILERS)
-    if read is not None:
-        if context.args or out is not None:
-            raise UsageError("--read shows a trace that is there: no sweep, no --out with it")
+    arguments = list(context.args)
+    if read is None:
+        _check_out(out, profiler)
+        _profiled(arguments, out, profiler, form)
+    elif arguments or out is not None:
+        raise UsageError("--read shows a trace that is there: no sweep, no --out with it")
+    else:
+        from circuitcore.cli.tables import emit
         from circuitcore.jobs.profiling.profile import read_profile
 
         emit(_text(read_profile(read), form))
-        return
-    asked = _sweep_asked(list(context.args))
+
+
+def _profiled(typed: list[str], out: Path | None, profiler: str, form: str) -> None:
+    """Profile a sweep and print where its time went; then end as the sweep did."""
+    asked = _sweep_asked(typed)
     if asked is None:  # --help, say
         return
-    _check_out(out, profiler)
     categories, given, arguments = asked
     options = given.options()
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit
     from circuitcore.jobs.profiling import profile as profiling
 
     wanted = profiling.Wanted(options, categories, arguments)
@@ -135,8 +141,8 @@ def profile_text(found: Profile) -> str:
         rows = [[row.path[-1], f"{row.calls:,}", _seconds(row.seconds)] for row in found.beside]
         parts += ["", *_table(["on other threads, beside", "calls", "s"], rows)]
     parts += ["", *_levels(found.levels)]
-    for title, rows in (("layer", found.layers), ("kernel", found.kernels)):
-        parts += ["", *_works(title, rows, found)]
+    for title, each in (("layer", found.layers), ("kernel", found.kernels)):
+        parts += ["", *_works(title, each, found)]
     if found.gaps:
         parts += ["", *_gaps(found)]
     lines = []
