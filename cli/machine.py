@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +11,7 @@ import typer
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
-from circuitcore.cli.speed import profiled
+from circuitcore.cli.speed import benched, profiled
 from circuitcore.errors import UsageError
 
 FAILED = 3
@@ -241,27 +239,4 @@ def tune(*, given: Given) -> None:
     emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))
 
 
-def bench(context: typer.Context) -> None:
-    """The benchmark suite, with pytest's own arguments.
-
-    Needs the source tree.
-    """
-    import circuitcore
-    from circuitcore.errors import InputError
-
-    root = Path(circuitcore.__file__).resolve().parent.parent
-    if not (root / "bench").is_dir() or not (root / "pyproject.toml").is_file():
-        raise InputError(
-            "the benchmarks are not part of the installed package: clone the source, "
-            "then pip install -e '.[bench]' and run circuitcore bench there"
-        )
-    command = [sys.executable, "-P", "-m", "pytest", "bench", "-m", "bench", *context.args]
-    code = subprocess.run(command, cwd=root, check=False).returncode
-    if code:
-        raise InputError(f"pytest ended with {code}: see its lines above")
-
-
-bench.passes_on = True  # type: ignore[attr-defined]
-
-
-VERBS = (ls, doctor, verify, kernels, tune, bench, *profiled.VERBS, *CLUSTER)
+VERBS = (ls, doctor, verify, kernels, tune, *benched.VERBS, *profiled.VERBS, *CLUSTER)
