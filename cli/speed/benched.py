@@ -151,10 +151,11 @@ def comparison_text(found: Comparison) -> str:
     for row in found.rows:
         own = row.name.removeprefix("test_").replace("_", " ")
         own = own if row.by == SECONDS else f"{own} / {row.by}"
-        noise = "not kept" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
-        rows.append([_short(own, 34), f"{row.a:.3g}", f"{row.b:.3g}", f"{row.ratio:.2f}", noise,
-                     row.verdict])  # fmt: skip
-    headings = ["benchmark", "A", "B", "B / A", "95 %", "B is"]
+        noise = "unknown" if row.low is None else f"{row.low:.2f}-{row.high:.2f}"
+        beside = "" if row.beside is None else f"{row.beside:.2f}"
+        cells = [_short(own, 29), f"{row.a:.3g}", f"{row.b:.3g}", f"{row.ratio:.2f}"]
+        rows.append([*cells, noise, beside, row.verdict])
+    headings = ["benchmark", "A", "B", "B / A", "95 %", "beside", "B is"]
     lines += ["", *table(headings, rows).splitlines()] * bool(rows)
     lines += ["", ", ".join(f"{count} {said}" for said, count in counts(found).items())]
     lines += [f"not compared, {name}: {why}" for name, why in found.differing.items()]

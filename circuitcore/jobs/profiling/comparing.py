@@ -1,7 +1,9 @@
 """Two benchmark runs held against each other: medians, with the noise of their own rounds.
 
 On one device seconds are compared; between devices what is measured side by side, a row's seconds
-over those of each contender it ran with.
+over those of each contender it ran with.  From one run to the next a machine may be slower all
+round, and no noise within a run tells: so on one device too a row with contenders is faster or
+slower only if it is so beside them as well.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Compared(BaseModel):
     """One row of both runs: how many times the seconds of A, or A's ratio, B takes.
 
     ``by``: ``seconds``, or the contender whose seconds both are divided by; ``low``, ``high``: 95 %
-    of ``ratio`` over rounds drawn again, None where a run keeps medians alone.
+    of ``ratio`` over rounds drawn again, None where a run keeps medians alone; ``beside``: of
+    seconds, how many times those of the contenders B takes (their geometric mean).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +42,7 @@ class Compared(BaseModel):
     low: float | None
     high: float | None
     verdict: str
+    beside: float | None = None
 
 
 class Comparison(BaseModel):
@@ -55,8 +59,8 @@ class Comparison(BaseModel):
     only_b: list[str]
 
     def slower(self, over: float) -> list[Compared]:
-        """Rows that are slower by more than a factor, beyond their noise."""
-        return [row for row in self.rows if row.ratio > over and (row.low or 0.0) > 1.0]
+        """Rows judged slower whose ratio is more than a factor."""
+        return [row for row in self.rows if row.ratio > over and row.verdict == SLOWER]
 
 
 def compared(a: Sequence[Row], b: Sequence[Row], within: float = WITHIN) -> Comparison:
@@ -108,16 +112,27 @@ def _shared(a: Row, b: Row) -> list[str]:
 
 def _compared(a: Row, b: Row, within: float) -> list[Compared]:
     one, other = a.times[a.ours], b.times[b.ours]
-    if a.device == b.device:
-        return [_judged(a.name, SECONDS, (one, None), (other, None), within)]
-    return [
-        _judged(a.name, name, (one, a.times[name]), (other, b.times[name]), within)
-        for name in _shared(a, b)
-    ]
+    shared = _shared(a, b)
+    if a.device != b.device:
+        return [
+            _judged(a.name, name, (one, a.times[name]), (other, b.times[name]), within)
+            for name in shared
+        ]
+    seconds = _judged(a.name, SECONDS, (one,), (other,), within)
+    if not shared:
+        return [seconds]
+    # those that ran once have no noise; a few are left out rather than all judgement
+    noisy = [n for n in shared if min(a.times[n].count, b.times[n].count) > 1] or shared
+    beside_a, beside_b = (tuple(row.times[n] for n in noisy) for row in (a, b))
+    relative = _judged(a.name, SECONDS, (one, *beside_a), (other, *beside_b), within)
+    found = {"beside": seconds.ratio / relative.ratio}
+    if seconds.verdict != relative.verdict:
+        found["verdict"] = UNSURE  # type: ignore[assignment]
+    return [seconds.model_copy(update=found)]
 
 
-Fraction = tuple[Times, Times | None]
-"""Seconds, or seconds over those of a contender."""
+Fraction = tuple[Times, ...]
+"""Seconds, over the geometric mean of those of contenders where there are any."""
 
 
 def _judged(name: str, by: str, a: Fraction, b: Fraction, within: float) -> Compared:
@@ -144,17 +159,21 @@ def verdict(ratio: float, low: float | None, high: float | None, within: float) 
 
 
 def _middle(fraction: Fraction) -> float:
-    over, under = fraction
-    return over.median if under is None else over.median / under.median
+    over, *under = fraction
+    mean = np.mean([math.log(each.median) for each in under]) if under else 0.0
+    return over.median / math.exp(mean)
 
 
 def _interval(a: Fraction, b: Fraction) -> tuple[float, float] | None:
     """The middle 95 % of B over A, rounds of each drawn again; None where one has no noise."""
-    draws = [_drawn(times, seed) for seed, times in enumerate((*b, *a)) if times is not None]
-    if any(each is None for each in draws):
-        return None
+    draws = [_drawn(times, seed) for seed, times in enumerate((*b, *a))]
     logs = [np.log(each) for each in draws if each is not None]
-    found = logs[0] - logs[1] if len(logs) == 2 else (logs[0] - logs[1]) - (logs[2] - logs[3])
+    if len(logs) < len(draws):
+        return None
+    (over_b, *under_b), (over_a, *under_a) = logs[: len(b)], logs[len(b) :]
+    found = over_b - over_a
+    if under_a:
+        found = found - np.mean(under_b, axis=0) + np.mean(under_a, axis=0)
     tail = (1 - COVERED) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return math.exp(low), math.exp(high)
