@@ -144,7 +144,13 @@ def comparison_text(found: Comparison) -> str:
     from circuitcore.cli.tables import table
     from circuitcore.jobs.profiling.comparing import SECONDS, counts
 
-    lines = [f"A: {found.device_a}; B: {found.device_b}"]
+    lines = [
+        f"{which}: {', '.join([device, *commits])}"
+        for which, device, commits in (
+            ("A", found.device_a, found.commits_a),
+            ("B", found.device_b, found.commits_b),
+        )
+    ]
     if found.device_a != found.device_b:
         lines.append("other devices: what is compared is a row's seconds over a contender's")
     rows = []

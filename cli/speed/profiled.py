@@ -219,7 +219,7 @@ def _work(row: WorkRow, wall: float) -> list[str]:
         for rate in (row.multiply_adds_per_second, row.bytes_per_second)
     ]
     part = "" if row.roofline is None else f"{row.roofline:.0%}"
-    cells = [_cut(name, 26), f"{row.calls:,}", _seconds(row.seconds), f"{row.seconds / wall:.1%}"]
+    cells = [_cut(name, 24), f"{row.calls:,}", _seconds(row.seconds), f"{row.seconds / wall:.1%}"]
     return [*cells, *rates, part, row.bound or ""]
 
 

@@ -85,19 +85,26 @@ def _old(each: Mapping[str, Any]) -> Row:
     return Row(each["name"], each["device"], each["ours"], times, note=each["note"])
 
 
+def _commit(held: Mapping[str, Any]) -> str | None:
+    """The commit a run was of, where pytest-benchmark knew it."""
+    found = held.get("commit_info", {})
+    return found.get("id") and f"{found['id'][:12]}{'+' if found.get('dirty') else ''}"
+
+
 def _row(each: Mapping[str, Any], held: Mapping[str, Any]) -> Row:
     race, stats = each.get("extra_info", {}).get(RACE), each["stats"]
     if race is not None:
         times = {name: Times.of(rounds) for name, rounds in race["rounds"].items()}
         about = {k: v for k, v in race.items() if k not in ("rounds", "quantiles", "ours", "note")}
+        about.setdefault("commit", _commit(held))
         return Row(each["name"], race["device"], race["ours"], times, about, race["note"])
     rounds = stats.get("data") or ()
     quartiles = None if rounds else (stats["q1"], stats["q3"])
     own = Times(stats["median"], tuple(rounds), quartiles, stats["rounds"])
     machine = held.get("machine_info", {})
     device = machine.get("cpu", {}).get("brand_raw") or machine.get("machine") or "unknown device"
-    commit = held.get("commit_info", {}).get("id")
-    return Row(each["name"], device, each["name"], {each["name"]: own}, {"commit": commit})
+    about = {"commit": _commit(held)}
+    return Row(each["name"], device, each["name"], {each["name"]: own}, about)
 
 
 def keep_rows(source: Path, kept: Path) -> Path:
@@ -112,6 +119,9 @@ def keep_rows(source: Path, kept: Path) -> Path:
     if kept.is_dir() or not kept.suffix:
         kept = kept / baseline_name(rows[0].device)
     held = json.loads(source.read_text(encoding="utf-8"))
+    for each in held["benchmarks"]:  # rows of other runs may come to stand beside them
+        if RACE in each.get("extra_info", {}):
+            each["extra_info"][RACE].setdefault("commit", _commit(held))
     if kept.is_file() and isinstance(before := json.loads(kept.read_text(encoding="utf-8")), dict):
         new = {(row.name, row.device) for row in rows}
         old = zip(before["benchmarks"], read_rows(kept), strict=True)

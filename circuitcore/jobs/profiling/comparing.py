@@ -52,6 +52,8 @@ class Comparison(BaseModel):
 
     device_a: str
     device_b: str
+    commits_a: list[str]
+    commits_b: list[str]
     within: float
     rows: list[Compared]
     differing: dict[str, str]
@@ -81,6 +83,8 @@ def compared(a: Sequence[Row], b: Sequence[Row], within: float = WITHIN) -> Comp
     return Comparison(
         device_a=_device(a),
         device_b=_device(b),
+        commits_a=_commits(a),
+        commits_b=_commits(b),
         within=within,
         rows=rows,
         differing=differing,
@@ -91,6 +95,10 @@ def compared(a: Sequence[Row], b: Sequence[Row], within: float = WITHIN) -> Comp
 
 def _device(rows: Sequence[Row]) -> str:
     return " and ".join(dict.fromkeys(row.device for row in rows)) or "nothing"
+
+
+def _commits(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.about["commit"] for row in rows if row.about.get("commit")))
 
 
 def _differs(a: Row, b: Row) -> str:
