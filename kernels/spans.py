@@ -33,7 +33,7 @@ _domain: Any = nvtx.get_domain("circuitcore")
 
 
 class _Nothing:
-    """No range.  Built-in methods that take anything and give nothing cost half of nullcontext's."""
+    """No range.  A built-in method that takes anything and gives nothing costs little."""
 
     __slots__ = ()
     __enter__ = __exit__ = "".format

@@ -103,10 +103,11 @@ def profiled(wanted: Wanted, profiler: str, kept: Path | None, progress: Progres
         if options.out is None:
             options, alone = replace(options, out=here / "run"), ["--out", str(here / "run")]
         on, inputs = machine(options), read_inputs(options)
+        peaks = peaks_of(on)
         told = Told(
             command=wanted.command,
             predicted=predicted(inputs, options, on, wanted.categories),
-            peaks=peaks_of(on),
+            peaks=peaks,
             notes=[COMPILED] * must_compile(on),
         )
         if profiler == NSYS:
@@ -114,11 +115,12 @@ def profiled(wanted: Wanted, profiler: str, kept: Path | None, progress: Progres
             code = under_nsys([*alone, *wanted.arguments], report)
             return Profiled(_document(read_nsight(exported(report)), NSYS, told), code or None)
         path, failed = kept or here / "trace.json", None
-        with recording(path, told.model_dump_json(), on.device.type == "cuda"):
+        with recording(path, lambda: told.model_dump_json(), on.device.type == "cuda"):
             try:
                 sweep(options, wanted.categories, progress)
             except PartialError as error:
                 failed = error
+            told.peaks = peaks_of(on).or_better(peaks)
         return Profiled(_document(read_chrome(path), TORCH, told), failed)
 
 

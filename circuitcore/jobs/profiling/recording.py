@@ -60,23 +60,22 @@ class TorchDomain:
 
 
 @contextlib.contextmanager
-def recording(path: Path, told: str, gpu: bool) -> Iterator[None]:
+def recording(path: Path, told: Callable[[], str], gpu: bool) -> Iterator[None]:
     """Torch's profiler watches meanwhile, all threads of this process; its trace goes to ``path``.
 
-    ``told``: JSON that is kept in the trace; ``gpu``: what runs there is recorded too.  The trace
-    is written, gzipped where ``path`` ends in ``.gz``, whatever ends the block.
+    ``told``: gives JSON that is kept in the trace, asked at the end; ``gpu``: what runs there is
+    recorded too.  The trace is written when the block ends without an exception, gzipped where
+    ``path`` ends in ``.gz``.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its lines on stderr are about itself
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] * gpu
     profiler = torch.profiler.profile(activities=kinds, **_every_thread())
     with profiler, shown_to(TorchDomain()):
-        profiler.add_metadata_json(TOLD, told)
-        try:
-            yield
-        finally:
-            if gpu:
-                torch.cuda.synchronize()
+        yield
+        if gpu:
+            torch.cuda.synchronize()
+        profiler.add_metadata_json(TOLD, told())
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     profiler.export_chrome_trace(str(plain))
     if plain != path:
