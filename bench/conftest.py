@@ -2,7 +2,8 @@
 
 Contenders run interleaved, round by round, each from cold caches, so that drifting clocks and
 warm memory favour none; quantiles are reported, not means.  On a GPU time is taken with events.
-``pytest bench`` runs everything here; ``--benchmark-json`` keeps the rows.
+``pytest bench`` runs everything here; ``--benchmark-json`` writes the rows, ``--keep`` keeps them
+as a baseline, ``circuitcore bench compare`` holds two runs against each other.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import gc
 import os
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # table.py is no test
 
-from table import Row, markdown, save  # noqa: E402
+from table import markdown  # noqa: E402
+
+from circuitcore.jobs.profiling.benchmarks import RACE, Row, Times, keep_rows
+from circuitcore.jobs.profiling.peaks import Peaks, peaks_of
+from circuitcore.machine.device import DTYPES, Machine
 
 ROWS: list[Row] = []
+ABOUT = ("dtype", "shape", "fpe", "multiply_adds", "bytes")  # keys of a note that a row is about
 COLD_BYTES = 256 << 20  # larger than any last-level cache
 HERE = Path(__file__).parent
 
@@ -34,10 +42,14 @@ HERE = Path(__file__).parent
 def pytest_configure(config):
     if config.option.markexpr == "not bench and not slow":  # plain `pytest`; here they are meant
         config.option.markexpr = ""
+    if config.getoption("--keep") and not config.getoption("benchmark_json", None):
+        path = Path(tempfile.mkdtemp(prefix="bench-")) / "run.json"
+        config.option.benchmark_json = str(path)  # written when the session ends
 
 
 def pytest_addoption(parser):
-    parser.addoption("--keep", metavar="FILE", help="keep the races' medians in this JSON file")
+    kept = "keep the rows in this JSON file, or in a folder in the file of this device"
+    parser.addoption("--keep", metavar="FILE", help=kept)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -45,7 +57,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if ROWS:
         terminalreporter.write_line("\n" + markdown(ROWS) + "\n")
         if config.getoption("--keep"):
-            save(ROWS, Path(config.getoption("--keep")))
+            written = Path(config.getoption("benchmark_json"))
+            kept = keep_rows(written, Path(config.getoption("--keep")))
+            terminalreporter.write_line(f"kept in {kept}")
 
 
 def pytest_collection_modifyitems(items):
@@ -92,8 +106,9 @@ def race(benchmark, device, capsys) -> Callable[..., Race]:
 
     ``contenders``: name -> function without arguments.  ``scale``: name -> factor, for one that
     is run on a stated part of the work; ``once`` names those that run in the first round only.
-    The row of ``ours`` is what pytest-benchmark records; the others and ``note`` go into its
-    extra_info.
+    The row of ``ours`` is what pytest-benchmark records; the rounds of all of them, the device and
+    ``note`` go into its extra_info.  Of a note ``dtype``, ``shape``, ``fpe``, and
+    ``multiply_adds`` and ``bytes``, for the part of the roofline that ours reaches, are told apart.
     """
 
     def run(
@@ -120,16 +135,15 @@ def race(benchmark, device, capsys) -> Callable[..., Race]:
         finally:
             gc.enable()
         result = Race(seconds)
-        recorded = iter(seconds[ours])
-        benchmark.extra_info.update(note or {})
-        benchmark.extra_info["device"] = _device_name(device)
-        benchmark.extra_info["seconds"] = {n: result.median(n) for n in contenders}
-        benchmark.extra_info["ratio"] = {n: result.ratio(n, ours) for n in contenders if n != ours}
-        _record(benchmark, recorded, rounds)
-        told = {name: str(value) for name, value in (note or {}).items()}
-        taken = {name: len(times) for name, times in seconds.items()}
-        medians = {name: result.median(name) for name in contenders}
-        ROWS.append(Row(benchmark.name, _device_name(device), ours, medians, taken, told))
+        times = {name: Times.of(each) for name, each in seconds.items()}
+        about = _about(note or {}, times[ours].median, device)
+        told = {name: str(value) for name, value in (note or {}).items() if name not in ABOUT}
+        benchmark.extra_info[RACE] = {
+            **about, "ours": ours, "rounds": seconds, "note": told,
+            "quantiles": {name: each.quantiles() for name, each in times.items()},
+        }  # fmt: skip
+        _record(benchmark, iter(seconds[ours]), rounds)
+        ROWS.append(Row(benchmark.name, about["device"], ours, times, about, told))
         with capsys.disabled():
             print(f"\n{benchmark.name} on {_device_name(device)}")
             print(result.table(ours))
@@ -138,6 +152,33 @@ def race(benchmark, device, capsys) -> Callable[..., Race]:
         return result
 
     return run
+
+
+def _about(note: Mapping[str, Any], seconds: float, device: torch.device) -> dict[str, Any]:
+    """What a row is of, and the part of the roofline that ours reaches where its work is known."""
+    about = {key: note[key] for key in ABOUT if key in note}
+    about |= {"device": _device_name(device), "driver": _driver(device)}
+    if "multiply_adds" in note or "bytes" in note:
+        peaks = _peaks(device, note.get("dtype", "float32"))
+        least, bound = peaks.least(note.get("multiply_adds", 0), note.get("bytes", 0))
+        about |= {"roofline": least / seconds, "bound": bound, "peaks": peaks.model_dump()}
+    return about
+
+
+@cache
+def _peaks(device: torch.device, dtype: str) -> Peaks:
+    return peaks_of(Machine(device, DTYPES[dtype], 0))
+
+
+def _driver(device: torch.device) -> str:
+    """torch, and what it drives a GPU with."""
+    if device.type != "cuda":
+        return f"torch {torch.__version__}"
+    toolkit = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    version = Path("/proc/driver/nvidia/version")
+    words = version.read_text().split() if version.is_file() else []
+    number = next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
+    return f"torch {torch.__version__}, {toolkit}, driver {number}"
 
 
 def _record(benchmark: Any, recorded: Any, rounds: int) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +10,7 @@ import typer
 from circuitcore.cli.cluster.verbs import VERBS as CLUSTER
 from circuitcore.cli.method import RunPath
 from circuitcore.cli.options import OUTPUT, Given, takes
+from circuitcore.cli.speed import benched, profiled
 from circuitcore.errors import InputError, UsageError, nearest
 
 FAILED = 3
@@ -205,44 +203,4 @@ def tune(*, given: Given) -> None:
     emit(rows_text([*rows, {"layer": "written to", "path": str(table_path())}], given.format))
 
 
-def bench(context: typer.Context) -> None:
-    """The benchmark suite, with pytest's own arguments.
-
-    Needs the source tree.
-    """
-    import circuitcore
-    from circuitcore.errors import InputError
-
-    root = Path(circuitcore.__file__).resolve().parent.parent
-    if not (root / "bench").is_dir() or not (root / "pyproject.toml").is_file():
-        raise InputError(
-            "the benchmarks are not part of the installed package: clone the source, "
-            "then pip install -e '.[bench]' and run circuitcore bench there"
-        )
-    command = [sys.executable, "-P", "-m", "pytest", "bench", "-m", "bench", *context.args]
-    code = subprocess.run(command, cwd=root, check=False).returncode
-    if code:
-        raise InputError(f"pytest ended with {code}: see its lines above")
-
-
-def profile(context: typer.Context) -> None:
-    """A sweep under Nsight Systems, with the arguments of sweep."""
-    from circuitcore.errors import DeviceError
-
-    nsys = shutil.which("nsys")
-    if nsys is None:
-        raise DeviceError(
-            "profile needs nsys, NVIDIA's Nsight Systems, which is not on PATH: install it "
-            "(it comes with the CUDA toolkit) or run circuitcore sweep without it"
-        )
-    arguments = [nsys, "profile", "--trace=cuda,nvtx,osrt", "--output=circuitcore-profile",
-                 "--force-overwrite=true", sys.executable, "-P", "-m", "circuitcore.cli.main",
-                 "sweep", *context.args]  # fmt: skip
-    raise SystemExit(subprocess.run(arguments, check=False).returncode)
-
-
-bench.passes_on = True  # type: ignore[attr-defined]
-profile.passes_on = True  # type: ignore[attr-defined]
-
-
-VERBS = (ls, doctor, verify, kernels, tune, bench, profile, *CLUSTER)
+VERBS = (ls, doctor, verify, kernels, tune, *benched.VERBS, *profiled.VERBS, *CLUSTER)

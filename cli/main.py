@@ -90,7 +90,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
-PASSES_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+PASSES_ON = {
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "allow_interspersed_args": False,  # what follows the first word is not the verb's own
+}
 for verb in (
     *method.VERBS,
     *giving.VERBS,

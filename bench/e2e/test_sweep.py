@@ -48,6 +48,14 @@ def counted(prepared: Prepared, stage: str, multiply_adds: Mapping[str, int]) ->
     return "; ".join([*parts, dense]) + ", thousand million"
 
 
+def about(prepared: Prepared, multiply_adds: Mapping[str, int]) -> dict[str, object]:
+    """What the row is of, and ours in forward-pass equivalents."""
+    once = prepared.runner.sizes.multiply_adds * len(prepared.extraction)
+    shape = f"{len(prepared.extraction)} images of {prepared.extraction.pixels.shape[1:]}"
+    done = multiply_adds.get(OURS, 0)
+    return {"dtype": "float32", "shape": shape, "fpe": done / once, "multiply_adds": done}
+
+
 def race_stage(
     race: Callable[..., object],
     prepared: Prepared,
@@ -86,6 +94,7 @@ def race_stage(
             )
             found[name], executed[name] = Curve.of(swept.record), tally.multiply_adds
             note["multiply-adds"] = counted(own, stage, executed)
+            note.update(about(own, executed))
 
         return run
 
@@ -186,6 +195,7 @@ def test_category(race, alexnet_prepared, images_per_category, benchmark, capsys
             found[name] = {stage.stage: Curve.of(stage) for stage in record.stages}
             executed[name] = record.cost.multiply_adds
             note["multiply-adds"] = counted(own, "both", executed)
+            note.update(about(own, executed))
 
         return run
 

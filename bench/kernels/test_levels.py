@@ -58,6 +58,8 @@ def test_levels_of_57_million_weights(race: Any, device: torch.device, peak_memo
         rounds=3,
         once=(lex,),
         note={
+            "dtype": "float32",
+            "shape": f"{total} weights, {LEVELS} levels",
             "weights": total,
             "exactly zero": sum(assign_levels(layers, counts).zero) / total,
             "peak memory above the start": f"{extra / 2**20:.0f} MiB, of which bytes out "

@@ -62,7 +62,8 @@ def test_masked_conv2d(race, device, name, per_level):
 
     contenders = {"auto (this)": call("auto (this)", "auto")}
     contenders["mask multiply, then convolution"] = mask_multiply
-    race(contenders, ours="auto (this)", rounds=5)
+    note = {"dtype": "float32", "shape": f"{list(x.shape)} by {list(weight.shape)}, {ts} levels"}
+    race(contenders, ours="auto (this)", rounds=5, note=note)
     want = found["mask multiply, then convolution"]
     for label, got in found.items():
         assert ((got - want).abs() <= 1e-5 * want.abs().max()).all(), label

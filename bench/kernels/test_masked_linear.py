@@ -84,6 +84,13 @@ def zero_in_place(x, layers, ts):
     return torch.stack(out)
 
 
+def stage_bytes(x: torch.Tensor, layers: list, levels: int) -> int:
+    """Inputs, weights and level bytes once; each layer's result at every level."""
+    results = sum(len(weight) for weight, *_ in layers) * x.shape[-2] * levels
+    weights = sum(weight.numel() for weight, *_ in layers)
+    return (x.numel() + weights + results) * x.element_size() + weights
+
+
 def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
@@ -120,6 +127,10 @@ def test_fully_connected_stage(race, device, images, dtype):
         rounds=3,
         once=("mask multiply, then GEMM", "zero in place, then GEMM") if images > 256 else (),
         note={
+            "dtype": dtype,
+            "shape": f"{images} images x {SIZES}, {len(ts)} levels",
+            "multiply_adds": executed,
+            "bytes": stage_bytes(x, layers, len(ts)),
             "multiply-adds": f"{executed / 1e9:.1f} of {dense / 1e9:.1f} thousand million",
             "target, 1,000 images": f"{OVER_MULTIPLY} x over mask multiply, {OVER_ZERO} x over zero"
             if dtype == "float32"
@@ -154,7 +165,14 @@ def test_one_layer(race, device, layer, images):
 
         return run
 
-    race({name: call(name) for name in impls}, ours="auto (this)", rounds=3)
+    product = weight.numel() * images * len(ts)
+    note = {
+        "dtype": "float32",
+        "shape": f"{images} x {list(weight.shape)}, {len(ts)} levels",
+        "multiply_adds": product,
+        "bytes": stage_bytes(x, [layers[layer == "fc7"]], len(ts)),
+    }
+    race({name: call(name) for name in impls}, ours="auto (this)", rounds=3, note=note)
     want = found["library on masked weights"]
     for name in impls:
         assert ((found[name] - want).abs() <= 1e-5 * want.abs().max()).all(), name

@@ -54,6 +54,7 @@ def test_overlap_of_64_masks(race, device):
         rounds=3,
         scale={naive: pairs / 8, "booleans as float32, one product": BYTES / part},
         once=(naive, "booleans as float32, one product"),
+        note={"dtype": "uint8", "shape": f"{MASKS} masks of {BYTES} bytes"},
     )
     assert torch.equal(overlap_counts(packed)[0][0, :8], found["pairs"])
     assert torch.equal(overlap_counts(packed[:, :part])[0], found["product"])

@@ -73,6 +73,8 @@ def test_kernel_granularity(layer: str, race: Any, device: torch.device, peak_me
         {"fused (this)": fused, "one map per kernel": naive},
         ours="fused (this)",
         note={
+            "dtype": "float32",
+            "shape": f"{layer}, {share:.0%} of g not 0",
             "peak memory above the start, fused": f"{ours_bytes / 2**20:.1f} MiB",
             "peak memory above the start, maps": f"{theirs_bytes / 2**20:.1f} MiB",
             "peak memory ratio": f"{theirs_bytes / max(ours_bytes, 2**20):.0f}, of at least 1 MiB "

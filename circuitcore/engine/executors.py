@@ -35,8 +35,8 @@ from circuitcore.kernels.masked_linear.operation import (
     masked_chain_plan,
 )
 from circuitcore.kernels.masked_linear.reference import Layer
+from circuitcore.kernels.spans import span
 from circuitcore.machine.arrivals import awaits, unwaited
-from circuitcore.machine.spans import span
 from circuitcore.network.compaction import compact
 from circuitcore.network.forward import (
     Masks,
@@ -158,6 +158,7 @@ class ChainExecutor(Executor):
     ) -> Tensor:
         chain, centres = self.chain(self.exact(precise)), chain_centres(self.network(precise))
         count = self.tally.add
+        names = [name for name, _ in self.runner.network.fc_chain() or ()]
 
         def run(values: dict[str, Tensor]) -> Tensor:
             (x,) = values.values()
@@ -165,7 +166,7 @@ class ChainExecutor(Executor):
             with span("kernel", "masked_chain", len(x)):
                 return masked_chain(
                     x, chain, levels, impl=impl, check=check, survey=survey, source=self.source,
-                    count=count, centres=centres,
+                    count=count, centres=centres, names=names,
                 )  # fmt: skip
 
         return self._chunks(images, precise, len(levels), run)
@@ -224,8 +225,9 @@ class CompactExecutor(Executor):
 
     def _level(self, t: int, images: np.ndarray, precise: bool) -> Tensor:
         if self.ready is None or self.ready[0] != (t, precise):
-            _, override = self._override(t, precise)
-            self.ready = (t, precise), self.survivors(t, precise).gathered(override)
+            with span("kernel", "compaction"):
+                _, override = self._override(t, precise)
+                self.ready = (t, precise), self.survivors(t, precise).gathered(override)
         found = self.ready[1]
         with span("level", self.assigned.stage, t):
             return self._chunks(images, precise, 1, lambda v: found.run(v, self.tally)[None])

@@ -20,9 +20,9 @@ from circuitcore.inputs.categories import check_assignment
 from circuitcore.inputs.decoding import PIXELS, Decoding, Unreadable, refuse_unreadable
 from circuitcore.inputs.pixels import to_input
 from circuitcore.inputs.read import Inputs
+from circuitcore.kernels.spans import span
 from circuitcore.machine.device import Machine
 from circuitcore.machine.scratch import Scratch
-from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress
 from circuitcore.scoring.captured import CapturedRanking, can_be_captured
@@ -130,10 +130,13 @@ def _prepare(
         progress.note(CPU_NOTE)
     progress.start("decoding, unpruned network", len(every))
     with Decoding(inputs.source, every, preprocessing, scratch) as decoding:
-        found = runner(decoding.pixels)
+        with span("stage", "shapes and memory"):
+            found = runner(decoding.pixels)
         if (check := inputs.model.check) is not None:
             one = decoding.pixels[:1]  # decoded already: its size is everyone's
-            _checked(inputs.model.name, check, to_input(one, preprocessing, torch.device("cpu")))
+            with span("stage", "model check"):
+                image = to_input(one, preprocessing, torch.device("cpu"))
+                _checked(inputs.model.name, check, image)
         with span("stage", "unpruned extraction"):
             extraction = unpruned(found, decoding, 0, extraction_files, scratch, progress)
         with span("stage", "unpruned heldout"):

@@ -23,6 +23,7 @@ from circuitcore.inputs.pixels import Normaliser, to_device
 from circuitcore.kernels.first_conv.operation import first_conv
 from circuitcore.kernels.levels.layer import MAX_LEVELS
 from circuitcore.kernels.masked_weights.operation import masked_weights
+from circuitcore.kernels.spans import CAPTURED, span, work
 from circuitcore.machine.arrivals import arrived, waiting_each_time
 from circuitcore.machine.capture import captured
 from circuitcore.machine.chunks import smaller
@@ -211,7 +212,7 @@ class Replay:
             write()
             (self.at if place else self.counters).zero_()
             for size in sizes:
-                self._graph(size).replay()
+                self._replay(size)
             self._count(tally, sum(sizes))
         rows = self.found[: len(writes) * sum(sizes)].view(-1, sum(sizes))
         return arrived(rows[:, : len(images)])
@@ -232,7 +233,7 @@ class Replay:
             for place, write in enumerate(writes):
                 write()
                 (self.at if place else self.counters).zero_()
-                self._graph(size).replay()
+                self._replay(size)
                 self._count(tally, size)
             rows = self.found[: len(writes) * size].view(-1, size)
             out[:, start : start + len(part)] = rows[:, : len(part)].cpu()
@@ -249,6 +250,12 @@ class Replay:
     def batches(self, count: int) -> list[int]:
         """Batches of ``count`` images: whole ones, and one just large enough for the rest."""
         return batches(count, self.batch)
+
+    def _replay(self, size: int) -> None:
+        graph = self._graph(size)
+        with span("layer", CAPTURED, size):
+            graph.replay()
+            work(size * self.multiply_adds)
 
     def _graph(self, size: int) -> Any:
         """The captured pass over the next ``size`` images; captured when it is first asked for."""

@@ -25,7 +25,7 @@ from circuitcore.extraction.accuracy import SLACK, choose_level
 from circuitcore.extraction.circuit import Extracted, cost_of, once
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.stage import Scored, scored, stage_executors
-from circuitcore.machine.spans import span
+from circuitcore.kernels.spans import span
 from circuitcore.network.forward import Tally
 from circuitcore.records import (
     Agreement,
@@ -123,11 +123,13 @@ def extract_target(
     stages = swept_stages(prepared, executors, unpruned, kept, stored)
     kept = {layer: kept[layer] for layer in prepared.runner.network.layers()}
     swept = tally.multiply_adds
-    activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
+    with span("stage", "held-out"):
+        activation = activations(prepared.runner, prepared.heldout, unit, kept, tally)
     value = stages[-1].levels[stages[-1].chosen].value
     found = agreement_on(prepared, unit, value, activation)
     cost = cost_of(prepared, began, swept - before, 0, tally.multiply_adds - swept)
-    floor, cost = _floor(prepared, unit, kept, unpruned, value, cost)
+    with span("stage", "random masks"):
+        floor, cost = _floor(prepared, unit, kept, unpruned, value, cost)
     circuit = _circuit(stages, kept, found)
     record = Target(**about, stages=stages, circuit=circuit, cost=cost, random_masks=floor)
     return Extracted(record, kept, activation)

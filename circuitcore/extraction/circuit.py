@@ -42,6 +42,7 @@ from circuitcore.extraction.stage import (
     stage_executors,
     sweep_stage,
 )
+from circuitcore.kernels.spans import span
 from circuitcore.machine.arrivals import unwaited
 from circuitcore.network.forward import Tally
 from circuitcore.network.graph import Network
@@ -111,9 +112,10 @@ def swept_circuit(
     """
     began = time.perf_counter()
     options = prepared.options
-    judge, heldout_judge = judges(prepared, unit)
-    unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
-    empty = empty_circuit(prepared, unit, judge, heldout_judge)
+    with span("stage", "judging"):
+        judge, heldout_judge = judges(prepared, unit)
+        unpruned = unpruned_baseline(judge, heldout_judge, options.bias)
+        empty = empty_circuit(prepared, unit, judge, heldout_judge)
     reference = reference_of(unpruned, empty.extraction, options)
     about = {"category": name, "index": unit, "unpruned": unpruned, "empty": empty}
     if reference.why is not None:
@@ -129,7 +131,10 @@ def swept_circuit(
     fitted = swept[-1].chosen.alone()
     swept_at = tally.multiply_adds
     whole = early_whole(prepared.runner.network, swept)
-    activation = heldout_activation(prepared, unit, kept, heldout_judge, fitted.bias, tally, whole)
+    with span("stage", "held-out"):
+        activation = heldout_activation(
+            prepared, unit, kept, heldout_judge, fitted.bias, tally, whole
+        )
     certifying = sum(each.certifying for each in swept)
     sweeping, testing = swept_at - before - certifying, tally.multiply_adds - swept_at
     cost = cost_of(prepared, began, sweeping, certifying, testing)
@@ -153,7 +158,8 @@ def _finished(
     """
     began, fitted = time.perf_counter(), swept[-1].chosen.alone()
     unit, unpruned, empty = found["index"], found["unpruned"], found["empty"]
-    heldout, faithful = _tested(prepared, unit, judge, activation, fitted, unpruned, empty)
+    with span("stage", "test"):
+        heldout, faithful = _tested(prepared, unit, judge, activation, fitted, unpruned, empty)
     seconds = cost.seconds + time.perf_counter() - began
     record = Category(
         **found,
@@ -234,7 +240,8 @@ def _floor(
 ) -> tuple[RandomMasks | None, Cost]:  # fmt: skip
     """The random masks a circuit is held against, and the cost with theirs beside it."""
     began, tally = time.perf_counter(), Tally()
-    found = random_masks(prepared, unit, kept, judge, fitted, tally, whole)
+    with span("stage", "random masks"):
+        found = random_masks(prepared, unit, kept, judge, fitted, tally, whole)
     beside = {
         "fpe_floor": tally.multiply_adds / once(prepared),
         "floor_seconds": time.perf_counter() - began,

@@ -20,7 +20,7 @@ from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import SLACK, Judge, choose_level, worth
 from circuitcore.extraction.judging import Reference, every_level
 from circuitcore.extraction.screening import Judged, Rule, Screening
-from circuitcore.machine.spans import span
+from circuitcore.kernels.spans import span
 from circuitcore.network.forward import Tally
 from circuitcore.options import Options
 from circuitcore.records import Level, Stage
@@ -67,7 +67,7 @@ class Scored:
 
 def scored(prepared: Prepared, unit: int, *, share: bool = False) -> Scored:
     """Score one category.  ``share``: for several readings that differ in how levels are judged."""
-    with prepared.runner.products(precise=True):
+    with prepared.runner.products(precise=True), span("stage", "scoring"):
         images, options = prepared.scoring_images(unit), prepared.options
         found = scored_by(prepared.runner.network, images, unit, options)
     return Scored(found, Tally(), {} if share else None)
@@ -80,15 +80,16 @@ def ranked(prepared: Prepared, unit: int) -> Scored:
     """
     network, ranking = prepared.runner.network, prepared.ranking
     if ranking is not None:
-        with prepared.runner.products(precise=True):
+        with prepared.runner.products(precise=True), span("stage", "scoring and levels"):
             found = ranking.ranked(prepared.scoring_images(unit), unit)
         if found is not None:
             return Scored({}, Tally(), assigned=found)
     work = scored(prepared, unit)
-    assigned = {
-        stage: stage_levels(network, stage, work.found, unit, prepared.options)
-        for stage in network.stages
-    }
+    with span("stage", "levels"):
+        assigned = {
+            stage: stage_levels(network, stage, work.found, unit, prepared.options)
+            for stage in network.stages
+        }
     return replace(work, assigned=assigned)
 
 
@@ -115,8 +116,9 @@ def stage_executor(
         if key in work.made:
             return work.made[key]
     assigned = work.assigned.get(stage)
-    assigned = assigned or stage_levels(network, stage, work.found, unit, options)
-    runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
+    with span("stage", "levels"):  # and what of them the executor surveys once
+        assigned = assigned or stage_levels(network, stage, work.found, unit, options)
+        runs = executor(prepared.runner, prepared.extraction, unit, assigned, fixed, work.tally)
     if work.made is not None:
         work.made[key] = remembering(runs, len(prepared.extraction))
     return runs

@@ -13,8 +13,8 @@ import torch
 from circuitcore.errors import InputError
 from circuitcore.inputs.image_files import ImageFile, Images, choose_files
 from circuitcore.inputs.pixels import Preprocessing
+from circuitcore.kernels.spans import span
 from circuitcore.machine.scratch import Scratch
-from circuitcore.machine.spans import span
 
 PIXELS = "pixels"  # name of the array of decoded images
 DECODE_AHEAD = 192  # images: three chunks of a forward pass

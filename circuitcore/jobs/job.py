@@ -27,11 +27,11 @@ from circuitcore.jobs.claims import Claims, own_order
 from circuitcore.jobs.overlapped import committed_behind, scored_ahead
 from circuitcore.jobs.visible import wait_for_run
 from circuitcore.jobs.workers import end_with_parent, spread
+from circuitcore.kernels.spans import span
 from circuitcore.machine.device import Machine, empty_caches, machine
 from circuitcore.machine.files import sealed, sweep_orphans, write_atomically
 from circuitcore.machine.meter import Meter, return_freed_memory
 from circuitcore.machine.scratch import inherited
-from circuitcore.machine.spans import span
 from circuitcore.options import Options
 from circuitcore.progress import Progress, Silent, follow
 from circuitcore.runs.circuitfile import read_record, write_circuit
@@ -74,8 +74,9 @@ def sweep(
     new = not folder.exists()
     try:
         with span("run", "sweep"):
-            recover(folder, progress)
-            run = create_run(folder, inputs, options, on.device)
+            with span("stage", "run folder"):
+                recover(folder, progress)
+                run = create_run(folder, inputs, options, on.device)
             follow(progress, folder)
             if others := run.other_versions():
                 progress.note(others)
@@ -84,8 +85,10 @@ def sweep(
             inputs.tell(progress)
             if inputs.left_out:
                 _quarantine(run, inputs, progress)
-            _try_scoring_images(run, inputs, options, chosen)
-            predict(run, inputs, options, on, chosen)
+            with span("stage", "scoring images"):
+                _try_scoring_images(run, inputs, options, chosen)
+            with span("stage", "plan"):
+                predict(run, inputs, options, on, chosen)
             if options.workers > 1:
                 spread(run, inputs, options, on, chosen, progress)
             else:
@@ -163,9 +166,9 @@ def finish(run: RunFolder, progress: Progress) -> None:
 
     Every record is parsed once.
     """
-    from circuitcore.report.page import write_report  # matplotlib takes a second to import
-
     with span("stage", "report"):
+        from circuitcore.report.page import write_report  # matplotlib takes a second to import
+
         progress.start("curves", 1)
         records = run.records()
         write_curves(run.folder, records, run.contents())

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from circuitcore.kernels.spans import CAPTURE, span
+
 Result = TypeVar("Result")
 
 # a capture begins by waiting for the device, which no other may be capturing on meanwhile
@@ -30,6 +32,7 @@ def captured(
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # other threads go on with their own work, and ask for memory, meanwhile
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
+        with span("stage", CAPTURE), recording:
             found = run()
     return graph, found

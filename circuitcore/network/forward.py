@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitcore.kernels.masked_conv2d.operation import masked_conv2d
 from circuitcore.kernels.masked_linear.operation import masked_linear
 from circuitcore.kernels.masked_linear.reference import centred
+from circuitcore.kernels.spans import span, work
 from circuitcore.network.ablation import carried
 from circuitcore.network.graph import Network, Step, needed_steps
 from circuitcore.network.layers.table import apply_step
@@ -111,7 +112,7 @@ def forward(
     receives (input, pre-activation) of every conv and linear layer run.  Steps that the outputs do
     not need, or that lie behind given values, are not run; values are dropped after their last use.
     """
-    override = override or Override()
+    override, tally = override or Override(), tally or Tally()
     network = override.normed(network)
     plan, readers = _needed_steps(network, values, outputs)
     alive: dict[str, Tensor] = dict(values)
@@ -125,18 +126,21 @@ def forward(
             told_apart = fused[step.name] in spread
         elif step.op in ("conv", "linear"):
             relu = None if record is not None else only_relu(plan, step, outputs)
-            out, told_apart = _weighted(
-                network, step, inputs[0], told_apart, override, masks, relu is not None, impl
-            )
-            if tally is not None:
-                tally.multiply_adds += out.numel() * _fan_in(network, step)
+            with span("layer", step.name):
+                out, told_apart = _weighted(
+                    network, step, inputs[0], told_apart, override, masks, relu is not None, impl
+                )
+                executed = out.numel() * _fan_in(network, step)
+                work(executed, inputs[0], network.weights[step.name], out)
+            tally.multiply_adds += executed
             if record is not None:
                 record[step.name] = (inputs[0], out)
             if relu is not None:
                 fused[relu] = step.name
             alive[step.name] = out
         else:
-            alive[step.name] = _plain(network, step, inputs, told_apart, spread)
+            with span("layer", step.name):
+                alive[step.name] = _plain(network, step, inputs, told_apart, spread)
         if told_apart:
             spread.add(step.name)
         for name in set(step.inputs):
@@ -189,13 +193,16 @@ def _plain(
     network: Network, step: Step, inputs: list[Tensor], told_apart: bool, spread: set[str]
 ) -> Tensor:
     if not told_apart:
-        return apply_step(network, step, inputs)
+        out = apply_step(network, step, inputs)
+        work(0, *inputs, out)
+        return out
     count = next(v.shape[0] for v, i in zip(inputs, step.inputs, strict=True) if i in spread)
     flat = [
         v.flatten(0, 1) if i in spread else v.expand(count, *v.shape).flatten(0, 1)
         for v, i in zip(inputs, step.inputs, strict=True)
     ]
     out = apply_step(network, step, flat)
+    work(0, *inputs, out)
     return out.unflatten(0, (count, -1))
 
 

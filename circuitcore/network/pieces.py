@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuitcore.kernels.spans import span, work
 from circuitcore.network.forward import Override, Tally
 from circuitcore.network.graph import Network, Step
 from circuitcore.network.layers.table import LAYERS
@@ -113,17 +114,21 @@ def run_pieces(
     pieces: Sequence[Piece], values: Mapping[str, Tensor], tally: Tally | None = None
 ) -> Tensor:
     """What the last of some pieces gives, [N], each run on what the ones before it gave."""
-    alive = dict(values)
+    alive, tally = dict(values), tally or Tally()
     last_use = {n: k for k, piece in enumerate(pieces) for n in piece.step.inputs}
     readers = Counter(name for piece in pieces for name in piece.step.inputs)
     fresh = {p.step.name for p in pieces if p.step.op in ("conv", "linear", "batchnorm")}
     for k, piece in enumerate(pieces):
         inputs = [alive[name] for name in piece.step.inputs]
         name = piece.step.inputs[0]
-        if piece.step.op == "relu" and readers[name] == 1 and name in fresh:
-            alive[piece.step.name] = inputs[0].relu_()
-        else:
-            alive[piece.step.name] = _run_piece(piece, inputs, tally or Tally())
+        with span("layer", piece.step.name):
+            before = tally.multiply_adds
+            if piece.step.op == "relu" and readers[name] == 1 and name in fresh:
+                out = inputs[0].relu_()
+            else:
+                out = _run_piece(piece, inputs, tally)
+            work(tally.multiply_adds - before, *inputs, piece.weight, out)
+        alive[piece.step.name] = out
         for name in set(piece.step.inputs):
             if last_use[name] == k:
                 del alive[name]

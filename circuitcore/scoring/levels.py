@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitcore.kernels.levels.layer import normalised, raw_scores
 from circuitcore.kernels.levels.operation import assign_levels, assign_unit_levels
+from circuitcore.kernels.spans import span
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.scoring.ensemble import ensemble
@@ -72,9 +73,10 @@ def stage_levels(
     targets = list(prune or (round(part * relevant) for part in options.grid(stage)))
     if all(s.per_unit == 1 for s in scores):
         try:
-            assigned = assign_levels(
-                [s.layer for s in scores], targets, ties=options.ties, impl=options.impl
-            )
+            with span("kernel", "assign_levels"):
+                assigned = assign_levels(
+                    [s.layer for s in scores], targets, ties=options.ties, impl=options.impl
+                )
         except ValueError:
             for name, each in zip(names, scores, strict=True):
                 if not bool(torch.isfinite(raw_scores(each.layer)).all()):

@@ -29,6 +29,7 @@ from circuitcore.kernels.masked.check import all_finite
 from circuitcore.kernels.masked_linear import cpu_passes as cpu
 from circuitcore.kernels.masked_linear.cpu_sparse import Sparse, to_tiles
 from circuitcore.kernels.masked_linear.reference import centred
+from circuitcore.kernels.spans import span, work
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]
 
@@ -164,22 +165,25 @@ def run_chain(
     plan: ChainPlan,
     count: Callable[[int], None] | None = None,
     centres: Sequence[torch.Tensor] | None = None,
+    names: Sequence[str] = (),
 ) -> dict[int, torch.Tensor]:
     """Execute a plan: level -> ``[N, O]``.
 
     ``x`` is finite.  A level at which a hidden unit is not is left out: a compacted matrix would
     multiply it with pruned weights.  ``count`` is told the multiply-adds executed, taken from the
-    operands and not from the plan; ``centres`` [I]: taken off each layer's inputs.
+    operands and not from the plan; ``centres`` [I]: taken off each layer's inputs;
+    ``names``: what a profiler is told the layers are called.
     """
     use_torch_threads()
     runner = _Runner(x, layers, plan, centres)
     out = {}
     h: torch.Tensor | None = None
     for step in plan.steps:
-        if step.layer == 0:
-            h = runner.first(step)
-        elif h is not None:
-            h = runner.later(step, h)
+        if step.layer == 0 or h is not None:
+            before, name = runner.executed, names[step.layer] if names else f"layer {step.layer}"
+            with span("layer", name, step.level):
+                h = runner.later(step, h) if step.layer and h is not None else runner.first(step)
+                work(runner.executed - before, runner.moved(step))
         if h is not None and step.layer < len(layers) - 1 and not all_finite(h):
             h = None
         if h is not None and step.layer == len(layers) - 1:
@@ -221,6 +225,12 @@ class _Runner:
             self.place = rank[plan.source[changes]]
             self.summed = np.zeros((shape[0], shape[1] + 1), np.float32)
             self.sparser = 255
+
+    def moved(self, step: Step) -> int:
+        """Bytes a step reads and writes once: weights, each with its place if sparse, in, out."""
+        dense = step.path in ("dense", "summed")
+        weights = step.rows * step.columns if dense else 2 * step.nonzeros
+        return (weights + self.batch * (step.columns + step.rows)) * self.x.element_size()
 
     def _largest(self) -> int:
         return max((s.rows * s.columns for s in self._steps("dense")), default=0)

@@ -33,6 +33,7 @@ from circuitcore.kernels.masked_linear.reference import (
     masked_chain_reference,
     masked_linear_reference,
 )
+from circuitcore.kernels.spans import span, work
 
 if TYPE_CHECKING:
     from circuitcore.kernels.masked_linear.cpu import Survey
@@ -76,6 +77,7 @@ def masked_chain(
     source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
     centres: Sequence[torch.Tensor] | None = None,
+    names: Sequence[str] = (),
 ) -> torch.Tensor:
     """Run a chain of masked Linear layers at every level: ``[T, N, O]``, or ``[T, N]`` for O = 1.
 
@@ -86,8 +88,9 @@ def masked_chain(
     act(bias).
     ``survey``: `chain_survey` of the same layers, which spares repeated calls a pass over the level
     bytes.  ``count`` is told the multiply-adds executed.  ``centres``: ``[I]`` a layer, taken off
-    its inputs (of copies the same), in float32 or wider.  ``check``: as in `masked_linear`; a NaN
-    that leaks stays one to the end of the chain, so that its output is all there is to look at.
+    its inputs (of copies the same), in float32 or wider.  ``names``: what a profiler is told the
+    layers are called.  ``check``: as in `masked_linear`; a NaN that leaks stays one to the end of
+    the chain, so that its output is all there is to look at.
     """
     width = x.shape[-1] if source is None else len(source)
     for weight, level, bias, _ in layers:
@@ -96,7 +99,7 @@ def masked_chain(
         width = weight.shape[0]
     chosen = choose(impl, x, cpu=_cpu_path(x), operation="masked_linear")
     if chosen == "numba":
-        out = _chain_cpu(x, layers, ts, survey, source, count, centres)
+        out = _chain_cpu(x, layers, ts, survey, source, count, centres, names)
         return out[..., 0] if out.shape[-1] == 1 else out
     if source is not None:
         x = x[:, source]
@@ -106,8 +109,10 @@ def masked_chain(
         return masked_chain_reference(x, layers, ts, centres=centres)
     out = x
     for k, (weight, level, bias, relu) in enumerate(layers):
-        out = out if centres is None else centred(out, centres[k])
-        out = masked_linear(out, weight, level, ts, bias, relu=relu, impl=impl, check=False)
+        before = out if centres is None else centred(out, centres[k])
+        with span("layer", names[k] if names else f"layer {k}"):
+            out = masked_linear(before, weight, level, ts, bias, relu=relu, impl=impl, check=False)
+            work(len(ts) * len(x) * weight.numel(), before, weight, level, out)
     if check and has_nan(out):
         return masked_chain_reference(x, layers, ts, centres=centres)
     return out[..., 0] if out.dim() == 3 and out.shape[-1] == 1 else out
@@ -295,6 +300,7 @@ def _chain_cpu(
     source: torch.Tensor | None = None,
     count: Callable[[int], None] | None = None,
     centres: Sequence[torch.Tensor] | None = None,
+    names: Sequence[str] = (),
 ) -> torch.Tensor:
     from circuitcore.kernels.masked_linear.cpu import plan_chain, run_chain, survey_chain
 
@@ -309,7 +315,7 @@ def _chain_cpu(
     if source is not None and survey is None:
         survey = survey_chain(layers, source.numpy())
     plan = plan_chain(layers, ts, x.shape[0], survey=survey)
-    done = run_chain(x, layers, plan, count, centres)
+    done = run_chain(x, layers, plan, count, centres, names)
     out = x.new_empty(len(ts), x.shape[0], layers[-1][0].shape[0])
     for k, t in enumerate(ts):
         out[k] = done[t] if t in done else reference([t])[0]

@@ -136,7 +136,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, verb):
 
 def test_profile_without_nsys(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert run(["profile", "--threshold", "0.8"]) == 5
+    assert run(["profile", "--profiler", "nsys", "--threshold", "0.8"]) == 5
     assert "nsys" in capsys.readouterr().err
 
 

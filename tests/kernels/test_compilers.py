@@ -20,6 +20,9 @@ def forget():
     compilers.warn_of.cache_clear()
 
 
+needs_triton = pytest.mark.skipif(not compilers.HAS_TRITON, reason="Triton exists on Linux only")
+
+
 @pytest.fixture(params=["compiler", "CC", "headers"])
 def lacks(request, monkeypatch, tmp_path):
     """Takes one of the things away; what a message must name."""
@@ -37,6 +40,7 @@ def lacks(request, monkeypatch, tmp_path):
     forget()
 
 
+@needs_triton
 def test_a_gpu_runs_torch_with_one_warning(lacks):
     with pytest.warns(UserWarning, match=lacks) as said:
         assert choose_on("auto", CUDA) == choose_on("auto", CUDA) == "torch"
@@ -46,18 +50,21 @@ def test_a_gpu_runs_torch_with_one_warning(lacks):
         assert choose_on("auto", torch.device("cpu"), cpu="numba") == "numba"
 
 
+@needs_triton
 def test_triton_forced_says_what_is_missing(lacks, monkeypatch):
     monkeypatch.setattr("circuitcore.machine.device.pick", lambda options: CUDA)
     with pytest.raises(DeviceError, match=f"--impl triton on cuda:0.*{lacks}"):
         machine(Options(impl="triton"))
 
 
+@needs_triton
 def test_doctor_says_it(lacks):
     lines = call("doctor").stdout.splitlines()
     (line,) = [line for line in lines if " triton: " in line]
     assert line.startswith("warning") and lacks in line and "plain torch" in line
 
 
+@needs_triton
 def test_nothing_is_missing_where_all_is_there(monkeypatch):
     forget()
     monkeypatch.setenv("TRITON_INTERPRET", "1")

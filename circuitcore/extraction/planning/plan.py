@@ -135,7 +135,7 @@ def plan(
         multiply_adds=round(estimate),
         memory_bytes=max(memory.values()),
         disk_bytes=len(chosen) * -(-network.relevant() // 8) + cached,
-        seconds=speed and _seconds(speed, work, counts, network.relevant()),
+        seconds=speed and sum(_seconds(speed, work, counts, network.relevant()).values()),
         steps=[work.shared, *_once(inputs, work.once, pixels.nbytes), *steps],
         exact=plans,
         target=there and _predicted(inputs, options, machine, there, counts, pixels.shape),
@@ -191,12 +191,34 @@ def _predicted(
     return said
 
 
-def _seconds(speed: Speed, work: Expected, counts: Counts, weights: int) -> float:
-    """Seconds that decoding, the unpruned network and the categories are expected to take."""
+IMAGES, CONV, FC, REST = "images", "convolutions", "fc layers", "weights and host"
+
+
+def _seconds(speed: Speed, work: Expected, counts: Counts, weights: int) -> dict[str, float]:
+    """Seconds that decoding and the unpruned network are expected to take (`IMAGES`), and of all
+    categories convolutions with scoring (`CONV`), fc layers (`FC`), and the rest (`REST`).
+    """
     image = speed.decode + speed.conv * work.conv + speed.fc * work.fc
-    category = HOST + speed.weight * weights + speed.fc * work.expected["fc"]
-    category += speed.conv * (work.expected["conv"] + work.scoring.multiply_adds)
-    return (counts.extraction + counts.heldout) * image + counts.categories * category
+    each = {
+        CONV: speed.conv * (work.expected["conv"] + work.scoring.multiply_adds),
+        FC: speed.fc * work.expected["fc"],
+        REST: HOST + speed.weight * weights,
+    }
+    images = (counts.extraction + counts.heldout) * image
+    return {IMAGES: images, **{part: counts.categories * s for part, s in each.items()}}
+
+
+def seconds_by_part(
+    inputs: Inputs, options: Options, machine: Machine, wanted: Sequence[str | int]
+) -> dict[str, float]:
+    """The seconds of `plan` with its probe, part by part; measures the machine for two seconds."""
+    files = inputs.split("extraction")
+    pixels = inputs.source.pixels(files[0].path, inputs.model.preprocessing)
+    work = expected(inputs, options, machine, pixels)
+    chosen = select(inputs.categories, wanted)
+    counts = Counts(len(files), len(inputs.split("heldout")), len(chosen))
+    speed = measured(inputs, files, pixels, machine)
+    return _seconds(speed, work, counts, inputs.model.network.relevant())
 
 
 def _exact_plans(

@@ -1,0 +1,1 @@
+"""Verbs about speed: profiles of sweeps, and benchmarks that are compared."""
