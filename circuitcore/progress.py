@@ -76,8 +76,8 @@ class Pace:
         return max((self.total - self.done) / self.rate - since, 0.0)
 
     def said(self) -> str:
-        """``4.2/min, 1:05 left, ends 14:32``; "" where the rate is not known."""
-        if self.rate is None:
+        """``4.2/min, 1:05 left, ends 14:32``; "" where the rate is not known, or of one unit."""
+        if self.rate is None or self.total == 1:
             return ""
         if self.left is None or self.done >= self.total:
             return rate_in_words(self.rate)

@@ -71,7 +71,7 @@ def ls(
 
             rows = [dict(row) for row in circuitcore.categories(**given.call())]
         else:
-            from circuitcore.runs.watching import list_runs
+            from circuitcore.runs.working.watching import list_runs
 
             rows = list_runs(root or Path("runs"))
     emit(rows_text(rows, form, left=3))

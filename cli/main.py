@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from circuitcore import __version__
-from circuitcore.cli import machine, method, reproduced, science
+from circuitcore.cli import giving, machine, method, reproduced, science
 from circuitcore.cli.drawn.verbs import VERBS as DRAWN
 from circuitcore.cli.terminal.examples import EXAMPLES
 from circuitcore.errors import BUG, INTERRUPTED, nearest, said_of
@@ -91,7 +91,14 @@ app = typer.Typer(
 )
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 PASSES_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
-for verb in (*method.VERBS, *DRAWN, *science.VERBS, *reproduced.VERBS, *machine.VERBS):
+for verb in (
+    *method.VERBS,
+    *giving.VERBS,
+    *DRAWN,
+    *science.VERBS,
+    *reproduced.VERBS,
+    *machine.VERBS,
+):
     others = PASSES_ON if getattr(verb, "passes_on", False) else {}
     app.command(name=verb.__name__, cls=Sections, context_settings={**HELP, **others})(verb)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitcore.cli.giving import export
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
+from circuitcore.cli.options import RunPath as RunPath
 
 if TYPE_CHECKING:
     from circuitcore.api.table import Table
@@ -17,7 +18,6 @@ Wanted = Annotated[
     list[str] | None,
     typer.Argument(metavar="CATEGORY", help="names or numbers of output units; none: all"),
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 EVALUATED = {
     "category": "category", "images": "images", "circuit_csa": "CSA", "unpruned_csa": "unpruned",
     "csa_ratio": "ratio", "csa_ratio_low": "from", "csa_ratio_high": "to", "circuit_hit": "hit",
@@ -27,7 +27,6 @@ SCORED = {
     "category": "category", "layer": "layer", "relevant_weights": "weights", "zero": "zero",
     "min": "min", "max": "max", "mean": "mean",
 }  # fmt: skip
-EXPORT_OUT = "the file to write  [CATEGORY.safetensors in the run folder]"
 
 
 @takes(ALL)
@@ -247,26 +246,6 @@ def report(
     with progress(False) as shown:
         path = circuitcore.open_run(run).report(pages=pages, progress=shown)
     emit(f"{path}\n")
-
-
-def export(
-    run: RunPath,
-    category: Annotated[str, typer.Argument(metavar="CATEGORY", help="name or number")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help=EXPORT_OUT)
-    ] = None,
-) -> None:
-    """The pruned network of one category as a state dict.
-
-    With the masks, for torch.nn.utils.prune.
-    """
-    import circuitcore
-    from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit
-
-    with progress(False):
-        paths = circuitcore.open_run(run).export(category, out)
-    emit("".join(f"{path}\n" for path in paths))
 
 
 def emit_rows(

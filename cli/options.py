@@ -11,7 +11,8 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -91,6 +92,7 @@ OUTPUT = ("format", "quiet")
 ENGINE_ONLY = ("device", "gpu", "impl", "memory", "no_fallback")
 RECHOOSE = ("stop", "threshold", "fc_threshold", "conv_threshold", "reference", *ENGINE_ONLY)
 NOT_FIELDS = ("preset", "config", "print_config")
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,6 @@ class Given:
         Prints them and exits 0 where --print-config was given; raises UsageError for what does
         not fit.
         """
-        from pathlib import Path
-
         from circuitcore.cli.config import as_toml, resolve
         from circuitcore.options.values import parse_levels
 

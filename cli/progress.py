@@ -141,7 +141,7 @@ def _run_line(folder: Path) -> str:
     """What `watch` says of a run in one line.  Raises InputError, OSError."""
     from circuitcore.cli.cluster.watching import line
     from circuitcore.runs.folder import open_run
-    from circuitcore.runs.watching import watched
+    from circuitcore.runs.working.watching import watched
 
     return line(watched(open_run(folder)))
 

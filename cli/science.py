@@ -46,7 +46,7 @@ def stability(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
-    from circuitcore.runs.nearby import meant
+    from circuitcore.runs.paths import meant
 
     run, *names = wanted or [""]
     if run and (Path(run) / "manifest.json").exists():

@@ -25,7 +25,7 @@ from circuitcore.records import Found, Overlap
 from circuitcore.runs.circuitfile import checked_key, read_shapes, stored_mask
 from circuitcore.runs.folder import AGAIN, RunFolder
 from circuitcore.runs.tables import OF, read_table, write_table
-from circuitcore.runs.unfinished import Unfinished, forget
+from circuitcore.runs.working.unfinished import Unfinished, forget
 
 FILE = "overlap.parquet"
 NOBODY = Silent()
@@ -72,20 +72,20 @@ def layer_overlaps(
     impl = run.options().impl if device != "cpu" else "auto"
     if not files:
         return [], {}
-    progress.start("reading circuits", len(files))
-    for path, name in zip(files, names, strict=True):
+    sizes = [path.stat().st_size if path.exists() else 0 for path in files]  # else refused below
+    ends = np.cumsum(sizes) // 1_000_000
+    progress.start("overlap of all pairs, MB read", 2 * int(ends[-1]))  # to check, then to count
+    for path, name, count in zip(files, names, np.diff(ends, prepend=0), strict=True):
         try:
             checked_key(path)  # what is mapped below is not checked again
         except InputError as error:
             raise InputError(f"{error}; {AGAIN}") from None
-        progress.advance(1, name)
+        progress.advance(int(count), name)
     shapes = read_shapes(files[0])
     last = run.manifest["model"]["last"]  # a direction's is no layer that is pruned
     masks = {name: [stored_mask(path, name) for path in files] for name in shapes}
     total = sum(len(mask) for of_layer in masks.values() for mask in of_layer)
-    if total > BLOCK_BYTES:
-        progress.start("overlap of all pairs, MB of masks", total // 1_000_000)
-    else:
+    if total <= BLOCK_BYTES:
         kept, progress = None, NOBODY
     layers = {}
     for number, (name, shape) in enumerate(shapes.items()):

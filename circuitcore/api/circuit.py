@@ -13,19 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from circuitcore.api.engine import engine_of
 from circuitcore.errors import InputError, UsageError, nearest
-from circuitcore.inputs.read import InHand, model_of
+from circuitcore.inputs.read import InHand
 from circuitcore.machine.state import undisturbed
 from circuitcore.network.trace import check_own_tensors, check_unmade
-from circuitcore.progress import Silent
+from circuitcore.progress import Progress, Silent, Told, progress_of
 from circuitcore.records import Category, Found, Target
 from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
-from circuitcore.runs.export import export
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.means import means_in, moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from circuitcore.analysis.giving.export import CompactFile, Exported
+    from circuitcore.network.compact_module import CompactCircuit
 
 
 class Masks(dict[str, Tensor]):
@@ -159,16 +162,61 @@ class Circuit:
                     if own is not None and bias is not None:
                         own.copy_(bias)
 
-    def export(self, out: str | Path | None = None) -> tuple[Path, Path]:
+    def export(
+        self, out: str | Path | None = None, *, onnx: bool = False,
+        progress: Progress | Told | None = None, **engine: Any,
+    ) -> Exported:  # fmt: skip
         """Write the pruned network's state dict, and beside it masks for ``torch.nn.utils.prune``.
 
-        Returns both paths (`runs.export.export`); without ``out`` they are in the run folder.
-        Raises InputError where the run's model is not there.
+        Returns both paths, and the card's as ``.card`` (`analysis.giving.export`); without ``out``
+        they are in the run folder.  Each file is read back and held against the run's activations
+        on its held-out images.  ``onnx``: the compacted circuit too, for images of the run's size
+        (extra ``onnx``); ``engine``: device (the CPU without), gpu, impl, memory, no_fallback.
+        Raises InputError where the run's model is not there, UsageError where the extra is not
+        installed.
         """
+        from circuitcore.analysis.giving.export import export
+
         with undisturbed():
-            model = model_of(self._run.options(), self._given)
-            file = None if out is None else Path(out)
-            return export(self._run, self._unit, model, file)
+            file, told = None if out is None else Path(out), progress_of(progress)
+            return export(
+                self._run, self._unit, self._given, file, told, onnx=onnx, **engine_of(engine)
+            )
+
+    def compact(self, size: tuple[int, int] | None = None) -> CompactCircuit:
+        """The circuit as a smaller dense network, a module of torch.
+
+        Images [N, C, H, W], preprocessed as the network's, to float32 [N]: the target's activation
+        plus the circuit's bias.  ``size``: H and W of images, those of the run without; it takes no
+        others.  On the CPU, in eval mode; what is left of the weights are its parameters.  Raises
+        InputError where the run's model is not there, or the size of its images cannot be known.
+        """
+        from circuitcore.analysis.giving.sample import image_shape
+        from circuitcore.analysis.giving.subject import compact_module, subject_of
+
+        with undisturbed():
+            subject = subject_of(self._run, self._unit, self._given)
+            channels = subject.network.channels
+            shape = image_shape(subject) if size is None else (channels, *size)
+            return compact_module(subject, shape)
+
+    def write_compact(
+        self, out: str | Path | None = None, *, timed: bool = True,
+        progress: Progress | Told | None = None, **engine: Any,
+    ) -> CompactFile:  # fmt: skip
+        """Write `compact` as a program that torch alone runs (``torch.export.load``), with a card.
+
+        ``timed``: measure it beside the unpruned network, on the CPU or the device given.  Returns
+        paths and numbers (`analysis.giving.export.CompactFile`); without ``out`` they are in the
+        run folder.  Read back and held against the run as `export` does.
+        """
+        from circuitcore.analysis.giving.export import compact
+
+        with undisturbed():
+            file, told = None if out is None else Path(out), progress_of(progress)
+            return compact(
+                self._run, self._unit, self._given, file, told, timed=timed, **engine_of(engine)
+            )
 
     def plot(self, *, top: int | None = None, image: str | int | None = None) -> Axes:
         """The circuit, drawn layer by layer with what its units see: `jobs.showing.drawing`.

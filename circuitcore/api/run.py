@@ -15,6 +15,7 @@ from circuitcore.analysis.resampling.kept import WHOLE, mean_ceilings
 from circuitcore.analysis.rows import flat, rows_of
 from circuitcore.analysis.summary import document
 from circuitcore.api.circuit import Circuit
+from circuitcore.api.engine import engine_of
 from circuitcore.api.table import ArrowRows, Lesions, Overlaps, Table, records
 from circuitcore.errors import UsageError
 from circuitcore.inputs.datasets import Datasets
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from circuitcore.analysis.across.structure import Structure
+    from circuitcore.analysis.giving.export import CompactFile, Exported
     from circuitcore.jobs.showing import Shown
 
 
@@ -38,7 +40,6 @@ SHOWN = ("category", "pruned", "kept_weights", "heldout_csa", "unpruned_heldout_
          "csa_ratio_low", "csa_ratio_high")  # fmt: skip
 TARGET_SHOWN = ("target", "pruned", "kept_weights", "extraction", "heldout", "heldout_low",
                 "heldout_high", "random_heldout")  # fmt: skip
-ENGINE = ("device", "gpu", "impl", "memory", "no_fallback")
 
 
 class Run(Mapping[str, Circuit]):
@@ -296,10 +297,19 @@ class Run(Mapping[str, Circuit]):
             found = extract(self.folder, changes, place, told, wanted, self._given)
         return Run(found, self._given)
 
-    def export(self, category: str | int, out: str | Path | None = None) -> tuple[Path, Path]:
+    def export(
+        self, category: str | int, out: str | Path | None = None, **options: Any
+    ) -> Exported:
         """`Circuit.export` of one category.  Raises UsageError, InputError where there is none."""
         unit = self._run.unit_of(category)
-        return Circuit(self._run, unit, self._given).export(out)
+        return Circuit(self._run, unit, self._given).export(out, **options)
+
+    def write_compact(
+        self, category: str | int, out: str | Path | None = None, **options: Any
+    ) -> CompactFile:
+        """`Circuit.write_compact` of one category.  Raises as `export` does."""
+        unit = self._run.unit_of(category)
+        return Circuit(self._run, unit, self._given).write_compact(out, **options)
 
     def show(
         self, *, categories: Sequence[str | int] | str = (), out: str | Path | None = None,
@@ -405,14 +415,6 @@ def wanted_of(categories: Any) -> list[str | int]:
         return []
     some = [categories] if isinstance(categories, str | Integral) else categories
     return [int(each) if isinstance(each, Integral) else str(each) for each in some]
-
-
-def engine_of(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of how to compute, the only ones that do not change what a run is."""
-    if other := sorted(set(engine) - set(ENGINE)):
-        known = ", ".join(ENGINE)
-        raise UsageError(f"{other[0]}: only {known} can differ from the run's own options here")
-    return dict(engine)
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -23,6 +23,7 @@ from circuitcore.network.forward import (
     target_row,
 )
 from circuitcore.network.graph import Network
+from circuitcore.network.pieces import Compacted
 from circuitcore.network.repeats import Repeats
 
 KEPT = 255  # the byte of a weight kept at every level
@@ -47,6 +48,23 @@ def circuit_override(
             biases[name] = network.means.bias(name, weights[name], rows_of(network, name, unit))
     override = Override(weights, biases, target.fixed)
     return (network, override) if repeats is None else repeats.once(network, override)
+
+
+def compacted(
+    network: Network,
+    unit: int,
+    kept: Kept,
+    values: Mapping[str, Tensor],
+    repeats: Repeats | None = None,
+) -> Compacted:
+    """A circuit without what it does not need, ready to run on a CPU.
+
+    ``values``: of one image, of any content, what runs will start from (`compact`); ``repeats`` of
+    the network are counted once.  Cost: one image, and a pass over the weights.
+    """
+    network, kept = shrunk(network, unit, kept)
+    network, override = circuit_override(network, unit, kept, repeats)
+    return compact(network, override, values).gathered(override)
 
 
 Pass = Callable[[np.ndarray], Tensor]
@@ -92,16 +110,14 @@ def circuit_pass(
     left = {name for name, is_whole in zip(early, whole_ones, strict=True) if is_whole}
     kept = {name: mask for name, mask in kept.items() if name not in left}
     features = bool(split.features) and all(whole_ones)
-    network, kept = shrunk(whole, unit, kept)
-    network, override = circuit_override(network, unit, kept, runner.sizes.repeats)
-    found = compact(network, override, blank(split, network, features)).gathered(override)
+    found = compacted(whole, unit, kept, blank(split, whole, features), runner.sizes.repeats)
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> Tensor:
         return runner.run_chunks(
             split,
             images,
-            network,
+            whole,
             features,
             1,
             lambda values: found.run(values, tally)[None],

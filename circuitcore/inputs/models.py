@@ -41,6 +41,7 @@ class Model:
     check: Callable[[Tensor], object] | None = None  # of one in hand, on one image's input
     difference: float | None = None  # of logits to the module's own on a probe image, over spread
     notes: tuple[str, ...] = ()  # what the user should know of how it was loaded
+    module: nn.Module | None = None  # that in hand, as it was given
 
     def __repr__(self) -> str:
         weights = self.network.relevant()
@@ -106,6 +107,7 @@ def _in_hand(
         identity(network, preprocessing),
         check,
         difference,
+        module=module,
     )
 
 

@@ -1,10 +1,10 @@
 """Which category a worker takes next, so that two at once seldom do the same one.
 
 ``RUN/claims/KEY`` holds the name of the worker that is at category KEY, and is made by whoever is
-first (O_EXCL).  It is good as long as that worker beats (`runs.presence`): one whose process on
-this machine has ended, or that was watched not to beat for `SILENT_SECONDS`, loses it to whoever
-renames the claim away first.  Claims are advice: without them, or with a wrong one, work is done
-twice, and a category's file is the same whoever writes it.
+first (O_EXCL).  It is good as long as that worker beats (`runs.working.presence`): one whose
+process on this machine has ended, or that was watched not to beat for `SILENT_SECONDS`, loses it to
+whoever renames the claim away first.  Claims are advice: without them, or with a wrong one, work is
+done twice, and a category's file is the same whoever writes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from circuitcore.inputs.categories import Category
 from circuitcore.machine.files import owner_gone, read_sealed, temporary_for
 from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.presence import CLAIMS, SILENT_SECONDS, WORKERS, Silences, remove
+from circuitcore.runs.working.presence import CLAIMS, SILENT_SECONDS, WORKERS, Silences, remove
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 5  # at a folder that another worker deletes, being empty, the moment it is made

@@ -46,8 +46,8 @@ from circuitcore.runs.folder import (
     unit_key,
 )
 from circuitcore.runs.intact import files_of, is_run, set_aside_damaged
-from circuitcore.runs.presence import Presence, sweep_gone
 from circuitcore.runs.tables import write_curves
+from circuitcore.runs.working.presence import Presence, sweep_gone
 
 DEFAULT_FOLDER = Path("runs")
 

@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ NO_SUCH_CALL = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even through a power cut."""
+    write_tried(path, content, None)
+
+
+def write_tried(path: Path, content: bytes, tried: Callable[[bytes], object] | None) -> None:
+    """`write_atomically` once ``tried`` took what is read back; where it raises nothing is there.
+
+    What was there before stays then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
     try:
@@ -37,6 +46,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if tried is not None:
+            tried(temporary.read_bytes())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):  # what went wrong first is what is told

@@ -27,30 +27,52 @@ def float32_products(precision: str, alone: bool = False) -> Iterator[None]:
     ``alone``: no other thread that asks for the same runs meanwhile, as is needed where threads
     want different ones.
     """
-    torch_has: Any = torch.backends  # its types do not name these settings
-    gpu = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
-    own = *gpu, torch_has.mkldnn.matmul, torch_has.mkldnn.conv
     holder = object()
-
-    def put(values: list[str]) -> None:
-        for each, value in zip(own, values, strict=True):
-            each.fp32_precision = value
-
-    def stated() -> list[str]:
-        return [_held[-1][1] if each in gpu else "ieee" for each in own]
-
     with _changing if alone else nullcontext():
         with _setting:
             if not _held:
-                _callers[:] = [each.fp32_precision for each in own]
+                _callers[:] = [each.fp32_precision for each in _settings()]
             _held.append((holder, precision))
-            put(stated())
+            _put(_stated())
         try:
             yield
         finally:
             with _setting:
                 _held.remove((holder, precision))
-                put(stated() if _held else _callers)
+                _put(_stated())
+
+
+@contextmanager
+def older_settings_read() -> Iterator[None]:
+    """The caller's own settings of float32, for what reads the older ones, as torch's tracer does.
+
+    Nothing is to be computed meanwhile.
+    """
+    with _changing:
+        with _setting:
+            _put(_callers)
+        try:
+            yield
+        finally:
+            with _setting:
+                _put(_stated())
+
+
+def _settings() -> tuple[Any, ...]:
+    """Those of a GPU, three, then those of a CPU."""
+    torch_has: Any = torch.backends  # its types do not name these settings
+    gpu = torch_has.cuda.matmul, torch_has.cudnn.conv, torch_has.cudnn.rnn
+    return *gpu, torch_has.mkldnn.matmul, torch_has.mkldnn.conv
+
+
+def _put(values: list[str]) -> None:
+    for each, value in zip(_settings(), values, strict=bool(values)):
+        each.fp32_precision = value
+
+
+def _stated() -> list[str]:
+    """What those who hold the settings want, or the caller's own where nobody does."""
+    return [*[_held[-1][1]] * 3, "ieee", "ieee"] if _held else _callers
 
 
 @contextmanager

@@ -106,21 +106,28 @@ class Compacted:
         count = next(iter(values.values())).shape[0]
         if self.constant is not None:
             return self.constant.expand(count)
-        alive = dict(values)
-        last_use = {n: k for k, piece in enumerate(self.pieces) for n in piece.step.inputs}
-        readers = Counter(name for piece in self.pieces for name in piece.step.inputs)
-        fresh = {p.step.name for p in self.pieces if p.step.op in ("conv", "linear", "batchnorm")}
-        for k, piece in enumerate(self.pieces):
-            inputs = [alive[name] for name in piece.step.inputs]
-            name = piece.step.inputs[0]
-            if piece.step.op == "relu" and readers[name] == 1 and name in fresh:
-                alive[piece.step.name] = inputs[0].relu_()
-            else:
-                alive[piece.step.name] = _run_piece(piece, inputs, tally or Tally())
-            for name in set(piece.step.inputs):
-                if last_use[name] == k:
-                    del alive[name]
-        return alive[self.pieces[-1].step.name][:, 0]
+        return run_pieces(self.pieces, values, tally)
+
+
+def run_pieces(
+    pieces: Sequence[Piece], values: Mapping[str, Tensor], tally: Tally | None = None
+) -> Tensor:
+    """What the last of some pieces gives, [N], each run on what the ones before it gave."""
+    alive = dict(values)
+    last_use = {n: k for k, piece in enumerate(pieces) for n in piece.step.inputs}
+    readers = Counter(name for piece in pieces for name in piece.step.inputs)
+    fresh = {p.step.name for p in pieces if p.step.op in ("conv", "linear", "batchnorm")}
+    for k, piece in enumerate(pieces):
+        inputs = [alive[name] for name in piece.step.inputs]
+        name = piece.step.inputs[0]
+        if piece.step.op == "relu" and readers[name] == 1 and name in fresh:
+            alive[piece.step.name] = inputs[0].relu_()
+        else:
+            alive[piece.step.name] = _run_piece(piece, inputs, tally or Tally())
+        for name in set(piece.step.inputs):
+            if last_use[name] == k:
+                del alive[name]
+    return alive[pieces[-1].step.name][:, 0]
 
 
 def _surviving(weight: Tensor, piece: Piece) -> Tensor:

@@ -37,11 +37,10 @@ from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
 from circuitcore.runs.circuitfile import checked_key, read_record, read_unit_header
-from circuitcore.runs.keys import canonical as canonical
-from circuitcore.runs.keys import unit_file
-from circuitcore.runs.keys import unit_key as unit_key
 from circuitcore.runs.means import MEANS
-from circuitcore.runs.nearby import MANIFEST, meant
+from circuitcore.runs.paths import MANIFEST, meant, unit_file
+from circuitcore.runs.paths import canonical as canonical
+from circuitcore.runs.paths import unit_key as unit_key
 from circuitcore.runs.tables import IMAGES, write_images
 
 NUMERICS = 3  # raised when the same inputs would give other numbers

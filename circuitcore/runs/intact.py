@@ -24,11 +24,14 @@ from circuitcore.runs.means import MEANS, read_means
 from circuitcore.runs.tables import read_table
 
 QUARANTINE = "quarantine"
+GIVEN = "export"  # where circuits are that are given away, with a card each
+CARD = ".card.json"
+CARD_FORMAT = "circuitcore.card/1"
 OWN = (  # of a run folder, as patterns; what a program of the user's leaves there is not
     "manifest.json", "images.parquet", "plan.json", "units/??/*.safetensors", "failed/*.json",
     "curves.parquet", "overlap.parquet", "controls.json", "resamples.json", "transfer/*.json",
     "lesions/*.json", "report.html", "structure.json", "means.safetensors",
-    "reproduction/*.safetensors", "reproduction/*.json", "reproduction.html",
+    "reproduction/*.safetensors", "reproduction/*.json", "reproduction.html", "export/*",
     "unfinished/*.parquet", "exemplars.safetensors", "anatomy/*.json", "pages/*.html",
 )  # fmt: skip
 SEALED_PAGE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
@@ -45,6 +48,8 @@ def damage(path: Path) -> str | None:
     Files that are no run's own are not judged.  Cost: the whole file is read.
     """
     try:
+        if path.parent.name == GIVEN:
+            return _given_damage(path)
         if path.name == MEANS:
             read_means(path.parent)
         elif path.name == EXEMPLARS:
@@ -64,6 +69,26 @@ def damage(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         return f"damaged: {said}"
+    return None
+
+
+def _given_damage(path: Path) -> str | None:
+    """What is wrong with a file of a circuit that is given away; what no card tells of is not ours.
+
+    A card is sealed, and has the sha256 of the files that it tells of.
+    """
+    if path.name.endswith(CARD):
+        read_sealed(path)
+        return None
+    for card in path.parent.glob(f"*{CARD}"):
+        try:
+            told = read_sealed(card)
+            digest = told["files"][path.name]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged itself, or of other files
+            continue
+        if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            return None
+        return f"damaged: its content does not match the sha256 in {card.name}"
     return None
 
 

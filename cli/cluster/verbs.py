@@ -30,10 +30,11 @@ def worker(
     index, count = (0, 1) if shard is None else parse_shard(shard)
     from circuitcore.cli.progress import progress
     from circuitcore.cli.tables import emit
-    from circuitcore.jobs.job import worker as work
-    from circuitcore.jobs.visible import wait_for_run
 
     with progress(given.quiet) as shown:
+        from circuitcore.jobs.job import worker as work  # takes seconds, which are told
+        from circuitcore.jobs.visible import wait_for_run
+
         wait_for_run(run, shown)
         changes = given.changes(run)
         done = work(run, index, count, shown, wanted or (), others=shard is None, **changes)
@@ -112,7 +113,7 @@ def watch(
 
     form, terminal = given.format, sys.stdout.isatty()
     with progress(given.quiet):
-        import circuitcore.runs.watching  # noqa: F401 - takes seconds, which are told
+        import circuitcore.runs.working.watching  # noqa: F401 - takes seconds, which are told
     show(run, form, once=once, every=every or (2.0 if terminal else 30.0), terminal=terminal)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcore.cli.tables import as_csv, counted, emit, plain, size, table
 
 if TYPE_CHECKING:
-    from circuitcore.runs.watching import Watched
+    from circuitcore.runs.working.watching import Watched
 
 NAME, HOST = 16, 12  # characters of a category's and of a machine's name that are shown
 
@@ -22,7 +22,7 @@ def show(run: Path, form: str, *, once: bool, every: float, terminal: bool) -> N
     Raises InputError where ``run`` is no run folder.
     """
     from circuitcore.runs.folder import open_run
-    from circuitcore.runs.watching import watched
+    from circuitcore.runs.working.watching import watched
 
     opened = open_run(run)
     seen, lines = False, 0
@@ -51,7 +51,7 @@ def shown(now: Watched, form: str, *, whole: bool) -> str:
 
 def document(now: Watched) -> dict[str, Any]:
     """A run at one instant for programs: seconds, bytes, categories a second."""
-    from circuitcore.runs.watching import rate_of
+    from circuitcore.runs.working.watching import rate_of
 
     left = now.seconds_left
     return {
@@ -97,7 +97,7 @@ def _devices(now: Watched) -> str:
 
 
 def _table(now: Watched) -> str:
-    from circuitcore.runs.watching import rate_of
+    from circuitcore.runs.working.watching import rate_of
 
     rows = [
         [

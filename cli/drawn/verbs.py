@@ -69,7 +69,7 @@ def _rows(found: Anatomy) -> list[dict[str, object]]:
 
 def _text(found: Anatomy) -> str:
     """A table of its layers below a line on the whole."""
-    from circuitcore.cli.tables import plain, table
+    from circuitcore.cli.terminal.layout import folded, plain, table
 
     rows = [
         [each.layer, f"{each.nominal:,}", f"{each.live:,}", f"{each.nominal - each.live:,}",
@@ -79,9 +79,9 @@ def _text(found: Anatomy) -> str:
     dead = found.nominal - found.live
     said = (
         f"{plain(found.category)}: {found.nominal:,} weights kept, {found.live:,} live, {dead:,} "
-        "on no path from the image to the target\n"
+        "on no path from the image to the target"
     )
-    return said + table(["layer", "kept", "live", "dead", "units live", "of"], rows)
+    return f"{folded(said)}\n" + table(["layer", "kept", "live", "dead", "units live", "of"], rows)
 
 
 VERBS = (show,)

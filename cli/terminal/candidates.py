@@ -224,7 +224,7 @@ def _manifest(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
 
 def _of_a_run(folder: Path, manifest: dict[str, Any], done: bool) -> Iterator[tuple[str, str]]:
     """Names, of two alike the folders; ``done``: of finished categories alone."""
-    from circuitcore.runs.keys import unit_file
+    from circuitcore.runs.paths import unit_file
 
     listed = manifest["categories"]
     names = [each.get("name", "") for each in listed]

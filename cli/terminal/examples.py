@@ -54,6 +54,13 @@ EXAMPLES: dict[str, Examples] = {
         ("circuitcore export runs/first Bag", "into the run folder"),
         ("circuitcore export runs/first Bag --out bag.safetensors", "into a file of that name"),
     ),
+    "compact": (
+        ("circuitcore compact runs/first Bag", "as a .pt2 for plain torch, its speed measured"),
+        (
+            "circuitcore compact runs/first Bag --no-timing -o bag.pt2",
+            "into a file of that name, unmeasured",
+        ),
+    ),
     "show": (
         ("circuitcore show runs/first Bag", "drawn, into the run folder"),
         (

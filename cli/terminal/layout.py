@@ -43,14 +43,15 @@ def colours(stream: TextIO) -> bool:
     return controls(stream) and not os.environ.get("NO_COLOR")
 
 
-def room() -> int | None:
-    """Columns of the terminal that stdout is; None where it is none, so that nothing is cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def room(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that a stream (stdout) is; None where it is none: nothing is cut."""
+    stream = stream or sys.stdout
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
-def folded(line: str, indent: int = 2) -> str:
-    """A sentence over as many lines as a terminal needs, one where stdout is none."""
-    width = room()
+def folded(line: str, indent: int = 2, stream: TextIO | None = None) -> str:
+    """A sentence over as many lines as a terminal needs, one where the stream is none."""
+    width = room(stream)
     if width is None or len(line) <= width:
         return line
     return textwrap.fill(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)

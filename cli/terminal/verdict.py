@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitcore.cli.terminal.layout import plain
+from circuitcore.cli.terminal.layout import folded, plain
 from circuitcore.machine.process import say
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def conclude(
     asked = [verb for verb, file in QUESTIONS if not (folder / file).exists()]
     verb = "report" if report_next else asked[0] if asked else ""
     then = f"circuitcore {verb} {where}" if verb else f"circuitcore export {where} CATEGORY"
+    said = folded(said, stream=sys.stderr)
     say(f"{said}\nreport: {plain(near(folder / page))}   next: {then}")
 
 

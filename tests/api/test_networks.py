@@ -110,6 +110,9 @@ def test_the_pruned_module_gives_the_activation_of_the_run(arch, ablate, images,
     fresh.load_state_dict(load_file(file))
     with torch.no_grad():
         torch.testing.assert_close(fresh(pixels)[:, 1], said, rtol=1e-4, atol=1e-4)
+        # and as the smaller network that is left, which is what the engine ran
+        left = circuit.compact()(pixels) - circuit.bias
+        torch.testing.assert_close(left, own, rtol=1e-5, atol=1e-4)
 
 
 def test_a_transform_is_split_where_that_is_exact_and_run_whole_where_not(images):

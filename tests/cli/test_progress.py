@@ -1,5 +1,7 @@
 """Rate, time left and expected end; what is drawn of them; compiling is told."""
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -10,6 +12,25 @@ from circuitcore.cli import progress
 from circuitcore.cli.progress import COMPILING, LOADING, Lines, drawn
 from circuitcore.cli.terminal.layout import cells
 from circuitcore.progress import Pace, clock, end_of, rate_in_words
+
+FIRST = """
+import importlib.abc, os, sys
+from circuitcore.cli import main, progress
+
+def spoke(quiet):
+    print("spoke", flush=True)
+    os._exit(0)
+
+class Heavy(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("torch", "numba", "scipy", "pyarrow"):
+            print(f"loads {name}", flush=True)
+            os._exit(1)
+
+progress.progress = spoke
+sys.meta_path.insert(0, Heavy())
+main.main(sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -149,3 +170,20 @@ def test_a_terminal_has_a_bar_and_other_places_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(progress.progress(False), progress.Lines)
     assert isinstance(progress.progress(True), progress.Quiet)
+
+
+@pytest.mark.parametrize("verb", ["sweep", "plan", "score", "extract", "evaluate", "overlap",
+                                  "controls", "report", "export", "stability", "structure", "area",
+                                  "compare", "lesion", "reproduce", "ls", "doctor", "verify",
+                                  "kernels", "tune", "worker", "watch", "show"])  # fmt: skip
+def test_every_verb_speaks_before_it_loads_torch(verb):
+    """Importing torch alone takes seconds: by then the bar is there."""
+    words = {"compare": ["a", "b"], "export": ["a", "Bag"], "reproduce": ["vss"], "ls": ["devices"],
+             "extract": ["a", "--threshold", "0.8"]}  # fmt: skip
+    alone = ("sweep", "plan", "score", "doctor", "kernels", "tune")
+    arguments = words.get(verb, [] if verb in alone else ["a"])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FIRST, verb, *arguments], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[:1] == ["spoke"], done.stderr[-2000:]

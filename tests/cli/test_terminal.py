@@ -88,6 +88,7 @@ VERBS = {
     "area": ["area", "runs/first", "-q"],
     "compare": ["compare", "runs/first", "runs/lower", "-q"],
     "lesion": ["lesion", "runs/first", "-q"],
+    "show": ["show", "runs/first", LONG[0], "-q"],
     "categories": ["ls", "categories", "WHAT"],
     "models": ["ls", "models", "-q"],
     "devices": ["ls", "devices"],
@@ -95,9 +96,18 @@ VERBS = {
     "doctor": ["doctor", "-q"],
     "watch": ["watch", "runs/first", "--once"],
 }
-SENTENCES = ("doctor", "watch", "structure")  # what they begin with
-NAMELESS = {"plan", "exact plan", "structure", "models", "devices", "runs", "doctor", "watch"}
-OF_LS = ("--images", "--categories")  # what `ls` takes of WHAT
+SENTENCES = ("doctor", "watch", "structure", "show")  # what they begin with
+NAMELESS = {
+    "plan",
+    "exact plan",
+    "show",
+    "structure",
+    "models",
+    "devices",
+    "runs",
+    "doctor",
+    "watch",
+}
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -110,6 +120,8 @@ def test_no_line_is_longer_than_80_columns_and_no_row_wraps(name, place, monkeyp
     words = [w for each in VERBS[name] for w in (given if each == "WHAT" else [each])]
     shown, whole = said(*words, screen=True), said(*words, screen=False)
     long = [line for line in shown.splitlines() if cells(line) > 80]
+    if name == "show":  # ends in a path, to be copied
+        assert long.pop().endswith(".svg")
     assert not long and shown.count("\n") >= 1
     if name not in SENTENCES:
         rows = [text.split("\n\n")[0].partition("\ncolumns left out")[0] for text in (shown, whole)]

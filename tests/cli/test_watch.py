@@ -13,10 +13,10 @@ from command import call
 from circuitcore.cli.cluster import watching
 from circuitcore.cli.progress import Lines
 from circuitcore.machine.files import owner_name, sealed
-from circuitcore.runs import presence
 from circuitcore.runs.folder import open_run
-from circuitcore.runs.presence import Presence, Working, place_quickly
-from circuitcore.runs.watching import watched
+from circuitcore.runs.working import presence
+from circuitcore.runs.working.presence import Presence, Working, place_quickly
+from circuitcore.runs.working.watching import watched
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from command import call
 from soak import Watched
 
 from circuitcore.runs.folder import open_run
-from circuitcore.runs.presence import workers
+from circuitcore.runs.working.presence import workers
 
 FEW = (
     "--scoring-images", "1", "--extraction-images", "3", "--heldout-images", "3",
@@ -24,7 +24,7 @@ FEW = (
 WORKER = """
 import sys
 from circuitcore.jobs import claims
-from circuitcore.runs import presence
+from circuitcore.runs.working import presence
 presence.BEAT_SECONDS, claims.SILENT_SECONDS, claims.POLL_SECONDS = 0.2, 4, 0.2
 {code}
 from circuitcore.cli.main import run

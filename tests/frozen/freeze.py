@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import os
+import platform
 import re
 import struct
 import subprocess
@@ -75,10 +76,24 @@ def report_text(page):
 
 
 def machine():
-    """What rounding depends on: where this is equal, so are masks, bit by bit."""
+    """What rounding depends on: where this is equal, so are masks, bit by bit.
+
+    With the same instructions torch's products are summed in another order by another vendor's
+    processor.
+    """
     import torch
 
-    return f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    return f"{vendor()} {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+def vendor():
+    """Who made the processor, as the kernel says; its architecture where it says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    return named[0] if named else platform.machine()
 
 
 def freeze(folder):

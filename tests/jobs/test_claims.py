@@ -20,9 +20,9 @@ from circuitcore.jobs import job
 from circuitcore.jobs.claims import Claims
 from circuitcore.machine.files import owner_name, sealed
 from circuitcore.progress import Silent
-from circuitcore.runs import presence
 from circuitcore.runs.folder import open_run
-from circuitcore.runs.presence import Presence, beating, workers
+from circuitcore.runs.working import presence
+from circuitcore.runs.working.presence import Presence, beating, workers
 
 SMALL = (
     "--scoring-images", "1", "--extraction-images", "3", "--heldout-images", "3",

@@ -8,7 +8,7 @@ from circuitcore.progress import Silent
 from circuitcore.runs.circuitfile import StoredMask
 from circuitcore.runs.folder import open_run
 from circuitcore.runs.intact import damaged
-from circuitcore.runs.unfinished import FOLDER, Unfinished
+from circuitcore.runs.working.unfinished import FOLDER, Unfinished
 
 BLOCK = 20_000  # bytes of masks: the bundled circuits are of seven times as many each
 

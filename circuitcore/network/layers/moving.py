@@ -32,7 +32,7 @@ def _shuffled(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> 
 
 def _reshaped(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
     shape = [number(each, values) for each in step.settings["shape"]]
-    return values[0].reshape(len(values[0]), *shape)
+    return values[0].reshape(values[0].shape[0], *shape)
 
 
 def _reshaped_places(step: Step, values: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:

@@ -1,13 +1,35 @@
-"""Which run may have been meant by a path that is none."""
+"""Where runs and their unit files are, and which run a path that is none may have meant.
+
+A unit file is named by a hash of all that changes its numbers.  Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 HOME = Path("runs")  # where sweeps go that are given no folder
 NAMED = 3  # runs that a message names
+
+
+def canonical(value: Any) -> bytes:
+    """JSON text that is equal for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def unit_key(config: dict[str, Any], unit: int) -> str:
+    """sha256 naming the file of output unit ``unit`` under a configuration."""
+    return hashlib.sha256(canonical({**config, "unit": unit})).hexdigest()
+
+
+def unit_file(config: dict[str, Any], unit: int) -> str:
+    """Where in a run folder the file of output unit ``unit`` is."""
+    key = unit_key(config, unit)
+    return f"units/{key[:2]}/{key}.safetensors"
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from circuitcore.errors import InputError
 from circuitcore.runs.folder import MANIFEST, RunFolder, open_run
-from circuitcore.runs.presence import Working, beating, workers
+from circuitcore.runs.working.presence import Working, beating, workers
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Circuits given away: files that plain torch or another runtime loads, each tried and told of."""
