@@ -23,7 +23,7 @@ FILES = "JSON of pytest-benchmark, or a baseline's name; B alone: against its de
 
 
 def bench(context: typer.Context) -> None:
-    """The benchmark suite with pytest's arguments; or bench compare [A] B.
+    """The benchmark suite (pytest's arguments), or compare [A] B.
 
     Needs the source tree. compare --help says how two runs are held against each other.
     """
