@@ -16,11 +16,13 @@ from served_modules import SIDE, WIDTH
 from torch import nn
 
 from circuitcore.engine.passes import compacted
+from circuitcore.errors import InputError
 from circuitcore.network.compact_module import CompactCircuit, exported
 from circuitcore.network.repeats import repeats_of
 from circuitcore.network.trace import trace
 
 BIAS, UNIT = -0.75, 1
+NO_ONNX = {"adaptive_maxpool"}  # torch's exporter knows it for windows of one size alone
 
 
 class Block(nn.Module):
@@ -191,7 +193,12 @@ def test_onnx_of_every_layer(op):
     def check(body, seed):
         images, module = circuit_through(body, seed)
         module, images = module.float(), images.float()
-        run = onnx_in(onnx_bytes(module))
+        try:
+            content = onnx_bytes(module)
+        except InputError as error:
+            assert op in NO_ONNX and "cannot be written as ONNX: No ONNX function" in str(error)
+            return
+        run = onnx_in(content)
         with torch.no_grad():
             for count in (1, 5):
                 torch.testing.assert_close(

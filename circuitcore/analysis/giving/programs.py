@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,8 +62,7 @@ def onnx_bytes(module: CompactCircuit) -> bytes:
             )
             content: bytes = found.model_proto.SerializeToString()
         except Exception as error:  # of torch's exporter, of many kinds
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"this circuit cannot be written as ONNX: {said[0]}") from error
+            raise InputError(f"this circuit cannot be written as ONNX: {_first(error)}") from error
     if len(content) > MOST_BYTES:
         raise InputError("this circuit cannot be written as ONNX: it is over 2 GB")
     return content
@@ -98,6 +98,14 @@ def program_of(module: CompactCircuit) -> torch.export.ExportedProgram:
             f"this circuit cannot be written as a program of torch: {said[0]}; "
             "`Circuit.compact` gives it as a module"
         ) from error
+
+
+def _first(error: BaseException) -> str:
+    """The first line of what an exporter's error is at bottom, without its colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager
