@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from circuitcore.analysis.giving.export import CompactFile, Exported
-    from circuitcore.network.compact_module import CompactCircuit
+    from circuitcore.network.compact.module import CompactCircuit
 
 
 class Masks(dict[str, Tensor]):

@@ -37,7 +37,8 @@ from circuitcore.kernels.masked_linear.operation import (
 from circuitcore.kernels.masked_linear.reference import Layer
 from circuitcore.kernels.spans import span
 from circuitcore.machine.arrivals import awaits, unwaited
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
+from circuitcore.network.compact.pieces import Compacted
 from circuitcore.network.forward import (
     Masks,
     Override,
@@ -47,7 +48,6 @@ from circuitcore.network.forward import (
     target_row,
 )
 from circuitcore.network.graph import Network
-from circuitcore.network.pieces import Compacted
 from circuitcore.network.repeats import Repeats
 from circuitcore.network.sizes import multiply_adds
 from circuitcore.scoring.levels import StageLevels

@@ -13,7 +13,8 @@ from circuitcore.engine.runner import Runner
 from circuitcore.engine.splits import Split
 from circuitcore.kernels.masked_linear.operation import compacted_chain
 from circuitcore.kernels.masked_linear.reference import Layer
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
+from circuitcore.network.compact.pieces import Compacted
 from circuitcore.network.forward import (
     Override,
     Tally,
@@ -23,7 +24,6 @@ from circuitcore.network.forward import (
     target_row,
 )
 from circuitcore.network.graph import Network
-from circuitcore.network.pieces import Compacted
 from circuitcore.network.repeats import Repeats
 
 KEPT = 255  # the byte of a weight kept at every level

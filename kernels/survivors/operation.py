@@ -3,7 +3,7 @@
     rows_reading(W, live)[o] = any_i (W[o, i] != 0 and live[i])
     columns_read(W, live)[i] = any_o (W[o, i] != 0 and live[o])
 
-Compaction (`circuitcore.network.compaction`) asks this of every layer at every level.  On a CPU a
+Compaction (`network.compact.compaction`) asks this of every layer at every level.  On a CPU a
 row is read until its first hit and the columns until all are hit, so that most of a large matrix is
 never read; otherwise torch compares all of it.
 """

@@ -181,7 +181,7 @@ def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same_circuit(
         return call
 
     monkeypatch.setattr(execute, "masked_chain", failing(chain))
-    monkeypatch.setattr("circuitcore.network.pieces.F.linear", failing(linear))
+    monkeypatch.setattr("circuitcore.network.compact.pieces.F.linear", failing(linear))
     found = extract_circuit(short, 1, "Trouser")
     assert all("out of memory with" in line and "going on with" in line for line in said)
     assert "out of memory with 200 images at once; going on with 100" in said

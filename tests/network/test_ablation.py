@@ -17,7 +17,7 @@ from torch import nn
 from circuitcore.engine.passes import circuit_override
 from circuitcore.extraction.judging import empty_activation
 from circuitcore.network.ablation import Sums, means_of
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
 from circuitcore.network.forward import Masks, forward, mean_outputs, target_row
 from circuitcore.network.trace import trace
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from circuitcore.engine.passes import compacted
 from circuitcore.errors import InputError
-from circuitcore.network.compact_module import CompactCircuit, exported
+from circuitcore.network.compact.module import CompactCircuit, exported
 from circuitcore.network.repeats import repeats_of
 from circuitcore.network.trace import trace
 

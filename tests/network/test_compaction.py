@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
 from circuitcore.network.forward import Override, Tally, forward
 from circuitcore.network.trace import trace
 

@@ -13,7 +13,7 @@ from served_layers import SERVED
 from served_modules import SIDE, WIDTH
 from torch import nn
 
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
 from circuitcore.network.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.network.layers.table import LAYERS
 from circuitcore.network.trace import trace

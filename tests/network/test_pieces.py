@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from circuitcore.network.pieces import fold_norm
+from circuitcore.network.compact.pieces import fold_norm
 
 EPS = 1e-5
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from circuitcore.engine.passes import circuit_override
 from circuitcore.errors import UsageError
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
 from circuitcore.network.forward import forward
 from circuitcore.network.stages import check_units
 from circuitcore.network.target import channels, cut, is_map, step_called, unit_layer

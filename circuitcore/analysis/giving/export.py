@@ -48,7 +48,7 @@ from circuitcore.inputs.read import InHand
 from circuitcore.inputs.targets import aimed
 from circuitcore.machine.device import machine
 from circuitcore.machine.files import sealed, write_atomically, write_tried
-from circuitcore.network.compact_module import CompactCircuit
+from circuitcore.network.compact.module import CompactCircuit
 from circuitcore.network.forward import forward
 from circuitcore.network.trace import trace
 from circuitcore.progress import Progress

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuitcore.errors import InputError, UsageError
 from circuitcore.machine.state import older_settings_read
-from circuitcore.network.compact_module import CompactCircuit, exported
+from circuitcore.network.compact.module import CompactCircuit, exported
 
 NEEDS = "ONNX needs {0}: pip install 'circuitcore[onnx]'"
 IMAGES, ACTIVATION = "images", "activation"  # input and output of the ONNX graph

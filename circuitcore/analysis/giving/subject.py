@@ -20,7 +20,7 @@ from circuitcore.inputs.models import Model
 from circuitcore.inputs.read import InHand, model_of
 from circuitcore.inputs.targets import aimed
 from circuitcore.network.ablation import means_of
-from circuitcore.network.compact_module import CompactCircuit
+from circuitcore.network.compact.module import CompactCircuit
 from circuitcore.network.graph import Network
 from circuitcore.network.repeats import repeats_of
 from circuitcore.options import Options

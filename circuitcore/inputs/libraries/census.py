@@ -23,7 +23,7 @@ from circuitcore.inputs.libraries import of_timm, of_torchvision
 from circuitcore.inputs.libraries.empty import Undrawn, Valueless, check_structure
 from circuitcore.inputs.libraries.families import FAMILIES
 from circuitcore.inputs.models import BOUND, check_trace
-from circuitcore.network.compaction import compact
+from circuitcore.network.compact.compaction import compact
 from circuitcore.network.forward import Masks, Override, Tally, forward, target_row
 from circuitcore.network.graph import Network
 from circuitcore.network.trace import trace

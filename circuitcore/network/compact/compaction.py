@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitcore.network.compact.paths import paths, picked, reach_of
+from circuitcore.network.compact.pieces import Compacted, Piece
 from circuitcore.network.forward import Override
 from circuitcore.network.graph import Network, Step
-from circuitcore.network.pieces import Compacted, Piece
 
 
 def compact(network: Network, override: Override, blank: Mapping[str, Tensor]) -> Compacted:

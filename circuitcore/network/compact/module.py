@@ -1,6 +1,6 @@
 """A compacted circuit as a module of torch: what is left of the network, and nothing else.
 
-It runs the very pieces that the engine runs (`circuitcore.network.pieces`), from tensors that are
+It runs the very pieces that the engine runs (`network.compact.pieces`), from tensors that are
 its own parameters and buffers, so that it can be moved, saved, exported and differentiated like any
 other module.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from circuitcore.network.pieces import Compacted, Piece, run_pieces
+from circuitcore.network.compact.pieces import Compacted, Piece, run_pieces
 
 
 class _Part(nn.Module):

@@ -1,6 +1,6 @@
 """A compacted network, run: smaller dense convolutions and products on what is alive.
 
-`circuitcore.network.compaction` decides what that is; here the weights are gathered and images go
+`network.compact.compaction` decides what that is; here the weights are gathered and images go
 through.
 """
 
