@@ -57,14 +57,14 @@ def measured(inputs: Inputs, files: Sequence[ImageFile], pixels: np.ndarray, on:
     few = max(1, min(FORWARD_CHUNK, int(2e10 / max(before, 1))))
     images = {"input": torch.zeros((few, *pixels.shape), device=on.device)}
     wanted = boundary or (network.result,)
-    conv = _best(lambda: forward(network, images, wanted), on) / (few * max(before, 1))
+    conv = fastest(lambda: forward(network, images, wanted), on) / (few * max(before, 1))
     fc = conv
     if behind:
         many = {n: torch.zeros((BEHIND, *shapes[n]), device=on.device) for n in boundary}
-        fc = _best(lambda: forward(network, many, [network.result]), on) / (BEHIND * behind)
+        fc = fastest(lambda: forward(network, many, [network.result]), on) / (BEHIND * behind)
     largest = max(network.weights.values(), key=lambda w: w.numel())
     kept = largest > 0
-    weight = _best(lambda: torch.where(kept, largest, 0), on) / largest.numel()
+    weight = fastest(lambda: torch.where(kept, largest, 0), on) / largest.numel()
     began = time.perf_counter()
     some = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
     decode_all(inputs.source, some, inputs.model.preprocessing)
@@ -72,10 +72,10 @@ def measured(inputs: Inputs, files: Sequence[ImageFile], pixels: np.ndarray, on:
     return Speed(conv, fc, decode, TOUCHES * weight)
 
 
-def _best(run: Callable[[], object], on: Machine) -> float:
-    """Seconds of the fastest of the runs that `SECONDS` have room for."""
-    best, stop = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < stop:
+def fastest(run: Callable[[], object], on: Machine, seconds: float = SECONDS) -> float:
+    """Seconds of the fastest of the runs that ``seconds`` have room for, one at least."""
+    best, stop = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < stop:
         began = time.perf_counter()
         run()
         if on.device.type == "cuda":

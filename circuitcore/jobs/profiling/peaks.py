@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from circuitcore.engine.probe import fastest
 from circuitcore.machine.device import Machine
 from circuitcore.machine.target import Target, target_named
 
@@ -74,13 +74,6 @@ def sheet(target: Target, name: str, precision: str) -> Peaks:
 
 
 def _best(run: Callable[[], object], on: Machine) -> float:
-    """Seconds of the fastest of the runs that `SECONDS` have room for, the first one aside."""
+    """`probe.fastest`, the first run aside."""
     run()
-    best, stop = float("inf"), time.perf_counter() + SECONDS
-    while best == float("inf") or time.perf_counter() < stop:
-        began = time.perf_counter()
-        run()
-        if on.device.type == "cuda":
-            torch.cuda.synchronize(on.device)
-        best = min(best, time.perf_counter() - began)
-    return best
+    return fastest(run, on, SECONDS)
