@@ -52,11 +52,13 @@ bench.passes_on = True  # type: ignore[attr-defined]
 
 
 def _root() -> Path | None:
-    """The source tree, where this is run from one."""
+    """The source tree that this is run from, or in whose root it is run once installed."""
     import circuitcore
 
-    root = Path(circuitcore.__file__).resolve().parent.parent
-    return root if (root / "bench").is_dir() and (root / "pyproject.toml").is_file() else None
+    for root in (Path(circuitcore.__file__).resolve().parent.parent, Path.cwd()):
+        if all((root / part).exists() for part in ("bench/e2e", "circuitcore", "pyproject.toml")):
+            return root
+    return None
 
 
 def compare(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,10 @@ def test_39_names_are_right_on_disk_and_escaped_where_they_would_be_code(named):
     assert list(named) == list(NAMES)
     assert {row["category"] for row in named.images()} == set(NAMES)
     page = named.report().read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<script>alert" not in page and "&lt;script&gt;" in page
+    own = re.findall(r"<script([^>]*)>(.{12})", page, flags=re.S)
+    assert [a for a, _ in own] == [' type="application/json" id="data"', ""], "the page's own alone"
+    assert own[1][1].startswith('"use strict"')
     text = call("overlap", named.folder, "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
     assert not [cell for row in rows for cell in row.values() if cell.startswith("=")]
