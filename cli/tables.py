@@ -35,12 +35,13 @@ def cell(value: Any) -> Any:
     return value
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a heading."""
+def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """Rows of equal keys as CSV with a heading, ``names`` where there is none of them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = list(rows[0]) if rows else []
-    writer.writerow(names)
+    names = list(rows[0]) if rows else list(names)
+    if names:
+        writer.writerow(names)
     writer.writerows([cell(row[name]) for name in names] for row in rows)
     return out.getvalue()
 
@@ -222,6 +223,9 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
 
 def emit_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
     """Print flat records as `rows_text` does; JSON lines and CSV a part at a time."""
+    if form == "csv" and not rows:
+        emit(as_csv([], getattr(rows, "columns", ())))
+        return
     if form not in ("jsonl", "csv") or not rows:
         emit(rows_text(rows, form))
         return

@@ -78,6 +78,8 @@ class Table(Sequence[Mapping[str, Any]]):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
+        if isinstance(self._rows, ArrowRows):
+            return tuple(self._rows.table.column_names)
         return tuple(self._rows[0]) if self._rows else ()
 
     def column(self, name: str) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from circuitcore.machine.files import write_atomically
 from circuitcore.progress import Progress
 from circuitcore.records import Category, Found
 from circuitcore.runs.circuitfile import read_circuit
+from circuitcore.runs.export import check_out, told_where
 from circuitcore.runs.folder import RunFolder, open_run
 from circuitcore.runs.images.exemplarfile import Exemplars, read_exemplars, write_exemplars
 
@@ -120,6 +122,7 @@ def _place(run: RunFolder, unit: int, out: Path | None, count: int) -> Path:
         return run.folder / DRAWINGS / f"{unit:04d}-{plain}.svg"
     if count > 1:
         raise UsageError(f"--out {out}: one file, for one category; {count} are asked for")
+    check_out(run, out, "circuit.svg")
     if out.suffix.lower().removeprefix(".") not in FORMS:
         raise UsageError(f"--out {out}: the ending says the format: {', '.join(FORMS)}")
     return out
@@ -138,7 +141,9 @@ def _write(figure: Figure, file: Path) -> None:
         "png": {"Software": None},
     }[form]
     content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "circuitcore", "svg.fonttype": "none"}):
+    style: dict[Any, Any] = {"svg.hashsalt": "circuitcore", "svg.fonttype": "none"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font has not: in SVG they are text
         figure.savefig(content, format=form, dpi=DPI, metadata=metadata)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content.getvalue())
+    with told_where():
+        write_atomically(file, content.getvalue())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from circuitcore.network.graph import Network
 from circuitcore.records import Category
 from circuitcore.runs.circuitfile import StoredCircuit
 from circuitcore.runs.folder import RunFolder
-from circuitcore.runs.intact import GIVEN
+from circuitcore.runs.intact import GIVEN, files_of
 from circuitcore.runs.means import moved
 
 
@@ -61,14 +62,39 @@ def _whole(network: Network, layer: str, unit: int, kept: Tensor, last: str) -> 
 def place_of(
     run: RunFolder, unit: int, category: str, out: Path | None, ending: str = ".safetensors"
 ) -> Path:
-    """Where a file of a circuit that is given away goes.  Raises InputError where it is a folder.
+    """Where a file of a circuit that is given away goes.  Raises InputError as `check_out` does.
 
     ``ending``: of its name, where ``out`` does not say what it is.
     """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category)
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out}: a folder; give the file to write, such as {plain}{ending}")
-    return out or run.folder / GIVEN / f"{unit:04d}-{plain}{ending}"
+    if out is None:
+        return run.folder / GIVEN / f"{unit:04d}-{plain}{ending}"
+    check_out(run, out, f"{plain}{ending}")
+    return out
+
+
+def check_out(run: RunFolder, out: Path, such_as: str) -> None:
+    """Raise InputError where ``out`` is a folder, a device, or one of the run's own files."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder; give the file to write, such as {such_as}")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out}: not a file; give one to write, such as {such_as}")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--out {out}: {above} is no folder")
+    own = {path.resolve() for path in files_of(run.folder) if path.parent.name != GIVEN}
+    if out.resolve() in own:
+        raise InputError(f"--out {out}: a file of the run itself; give another, such as {such_as}")
+
+
+@contextmanager
+def told_where() -> Iterator[None]:
+    """Makes an InputError that names the file of what a disk answers to a file asked for."""
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise InputError(f"{error.filename or 'the file'}: {said}; give another --out") from error
 
 
 def _add_bias(state: dict[str, Tensor], last: str, unit: int, bias: float) -> None:

@@ -19,13 +19,15 @@ NAME, HOST = 16, 12  # characters of a category's and of a machine's name that a
 def show(run: Path, form: str, *, once: bool, every: float, terminal: bool) -> None:
     """Print how a run is, every so many seconds until it is over, or once.
 
+    Over is also where no worker was seen for two minutes.
     Raises InputError where ``run`` is no run folder.
     """
     from circuitcore.runs.folder import open_run
+    from circuitcore.runs.working.presence import SILENT_SECONDS
     from circuitcore.runs.working.watching import watched
 
     opened = open_run(run)
-    seen, lines = False, 0
+    seen, lines, alone = False, 0, 0.0
     while True:
         now = watched(opened)
         if form == "table" and terminal and not once and lines:
@@ -33,10 +35,10 @@ def show(run: Path, form: str, *, once: bool, every: float, terminal: bool) -> N
         text = shown(now, form, whole=once or terminal)
         lines = text.count("\n")
         emit(text)
-        over = now.left == 0 or (seen and not now.workers)
+        over = now.left == 0 or seen or alone >= SILENT_SECONDS
         if once or (over and not now.workers):
             return
-        seen = seen or bool(now.workers)
+        seen, alone = seen or bool(now.workers), 0.0 if now.workers else alone + every
         time.sleep(every)
 
 

@@ -328,3 +328,24 @@ def test_licences_are_those_stated_or_unknown():
     assert _torchvisions("tv:alexnet@IMAGENET1K_V1").startswith("unknown: torchvision states none")
     assert "SWAG" in _torchvisions("tv:regnet_y_16gf@IMAGENET1K_SWAG_LINEAR_V1")
     assert _timms("no_such_network").startswith("unknown: timm states none")
+
+
+@pytest.mark.parametrize("verb", ["export", "compact", "show"])
+def test_what_is_no_file_to_write_is_left_alone(verb, small, tmp_path):
+    import os
+    import stat
+
+    from command import call
+
+    quick = ["--no-timing"] if verb == "compact" else []
+    pipe, manifest = tmp_path / "pipe.svg", small.folder / "manifest.json"
+    os.mkfifo(pipe)
+    said = call(verb, small.folder, "Bag", *quick, "--out", pipe, code=3).stderr
+    assert "not a file" in said and stat.S_ISFIFO(pipe.stat().st_mode)
+    before = manifest.read_bytes()
+    said = call(verb, small.folder, "Bag", *quick, "--out", manifest, code=3).stderr
+    assert "a file of the run itself" in said and manifest.read_bytes() == before
+    (tmp_path / "file").touch()
+    said = call(verb, small.folder, "Bag", *quick, "--out", tmp_path / "file/x.svg", code=3).stderr
+    assert f"{tmp_path / 'file'} is no folder" in said
+    call(verb, small.folder, "Bag", *quick, "--out", tmp_path, code=3)

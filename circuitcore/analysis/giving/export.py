@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,7 @@ from circuitcore.network.forward import forward
 from circuitcore.network.trace import trace
 from circuitcore.progress import Progress
 from circuitcore.records import Category
-from circuitcore.runs.export import place_of, pruned_state
+from circuitcore.runs.export import place_of, pruned_state, told_where
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.intact import CARD
 
@@ -84,6 +86,7 @@ class CompactFile:
     speed: Speed | None
 
 
+@told_where()
 def export(
     run: RunFolder, unit: int, given: InHand, out: Path | None, progress: Progress,
     *, onnx: bool = False, **engine: Any,
@@ -120,6 +123,7 @@ def export(
     return found
 
 
+@told_where()
 def compact(
     run: RunFolder, unit: int, given: InHand, out: Path | None, progress: Progress,
     *, timed: bool = True, **engine: Any,
@@ -260,7 +264,9 @@ def _speed(subject: Subject, module: CompactCircuit, sample: Sample, progress: P
     images = sample.batch(BATCH).to(device)
     both: list[Any] = [program_of(each.to(device)).module() for each in (module, whole)]
     mine, theirs = side_by_side(both[0], both[1], images)
-    run, flag = subject.run.folder, "" if device.type == "cpu" else f" --device {device}"
+    flag = "" if device.type == "cpu" else f" --device {device}"
+    run = os.path.relpath(subject.run.folder)  # as it may be typed here, and no folder beyond
+    run = subject.run.folder.name if run.startswith(os.pardir) else run
     return Speed(
         circuit_seconds=quartiles(mine),
         network_seconds=quartiles(theirs),
@@ -272,5 +278,5 @@ def _speed(subject: Subject, module: CompactCircuit, sample: Sample, progress: P
         threads=torch.get_num_threads(),
         device=device_name(device),
         torch=torch.__version__,
-        command=f"circuitcore compact {run.name} {subject.unit}{flag}",
+        command=f"circuitcore compact {shlex.quote(run)} {subject.unit}{flag}",
     )
