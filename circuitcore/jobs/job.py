@@ -175,7 +175,7 @@ def finish(run: RunFolder, progress: Progress) -> None:
         progress.advance()
         found = pairs(run, records, progress)
         progress.start("report", 1)
-        write_report(run, document(run, records, found), found)
+        write_report(run, document(run, records, found), found, _of_pages(run, progress))
         progress.advance()
 
 
@@ -191,9 +191,17 @@ def report(run: RunFolder, progress: Progress, pages: bool = False) -> Path:
     records = run.records()
     found = table(run, records, progress)
     progress.start("report", 1)
-    path = write_report(run, document(run, records, found), found, progress if pages else None)
+    told = progress if pages else _of_pages(run, progress)
+    path = write_report(run, document(run, records, found), found, told)
     progress.advance()
     return path
+
+
+def _of_pages(run: RunFolder, progress: Progress) -> Progress | None:
+    """Who is told of single pages: where a run has some they are kept in step with its report."""
+    from circuitcore.report.inline.pages import FOLDER
+
+    return progress if (run.folder / FOLDER).is_dir() else None
 
 
 def _extract_all(

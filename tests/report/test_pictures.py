@@ -117,6 +117,11 @@ def test_the_same_run_gives_the_same_report_with_its_pages(copy):
     assert {file: file.read_bytes() for file in before} == before
     files[0].write_bytes(before[files[0]].replace(b"Trouser", b"Trousers", 1))
     assert str(files[0]) in call("verify", copy, "--sample", 0, code=3).stdout
+    call("verify", copy, "--repair")
+    assert {file: file.read_bytes() for file in before} == before
+    files[1].unlink()
+    call("report", copy)
+    assert {file: file.read_bytes() for file in before} == before, "no link leads nowhere"
 
 
 def test_a_page_holds_one_category_and_links_back(copy, browser):
