@@ -52,12 +52,18 @@ bench.passes_on = True  # type: ignore[attr-defined]
 
 
 def _root() -> Path | None:
-    """The source tree that this is run from, or in whose root it is run once installed."""
+    """The source tree, where this is run from one."""
     import circuitcore
 
-    for root in (Path(circuitcore.__file__).resolve().parent.parent, Path.cwd()):
-        if all((root / part).exists() for part in ("bench/e2e", "circuitcore", "pyproject.toml")):
-            return root
+    root = Path(circuitcore.__file__).resolve().parent.parent
+    return root if (root / "bench").is_dir() and (root / "pyproject.toml").is_file() else None
+
+
+def _baselines() -> Path | None:
+    """Where baselines are: in the source tree, or in one that the installed command is run in."""
+    for root in (_root(), Path.cwd()):
+        if root is not None and (root / BASELINES).is_dir():
+            return root / BASELINES
     return None
 
 
@@ -118,8 +124,8 @@ def _rows(files: list[str], if_kept: bool) -> tuple[list[Row], list[Row]] | None
         return read_rows(_file(files[0])), b
     if not b:
         raise InputError(f"{files[-1]}: no benchmark in it")
-    name, root = baseline_name(b[0].device), _root()
-    kept = None if root is None else root / BASELINES / name
+    name, folder = baseline_name(b[0].device), _baselines()
+    kept = None if folder is None else folder / name
     if kept is not None and kept.is_file():
         return read_rows(kept), b
     said = f"no baseline of {b[0].device}: keep this run as {BASELINES / name}"
@@ -131,13 +137,13 @@ def _rows(files: list[str], if_kept: bool) -> tuple[list[Row], list[Row]] | None
 
 def _file(given: str) -> Path:
     """A file as given, or a baseline by its name."""
-    path, root = Path(given), _root()
-    if path.is_file() or root is None:
+    path, folder = Path(given), _baselines()
+    if path.is_file() or folder is None:
         return path
-    kept = root / BASELINES / f"{given.removesuffix('.json')}.json"
+    kept = folder / f"{given.removesuffix('.json')}.json"
     if kept.is_file():
         return kept
-    names = ", ".join(sorted(each.stem for each in (root / BASELINES).glob("*.json")))
+    names = ", ".join(sorted(each.stem for each in folder.glob("*.json")))
     raise InputError(f"{given}: no such file, and no baseline of that name (there is: {names})")
 
 
