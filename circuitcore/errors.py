@@ -56,6 +56,11 @@ class DeviceError(CircuitcoreError):
     exit_code = 5
 
 
+def one_line(text: object) -> str:
+    """A name on one line: what cannot be printed, or would move a terminal's cursor, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def spelled(name: str) -> str:
     """An option as typed on the command line."""
     return "--" + name.replace("_", "-")

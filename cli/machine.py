@@ -71,7 +71,7 @@ def ls(
         else:
             from circuitcore.runs.working.watching import list_runs
 
-            rows = list_runs(root or Path("runs"))
+            rows = list_runs(root)
     emit(rows_text(rows, form, left=3))
 
 

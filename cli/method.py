@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from circuitcore.cli.giving import export
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, RECHOOSE, Given, takes
 from circuitcore.cli.options import RunPath as RunPath
-
-if TYPE_CHECKING:
-    from circuitcore.api.table import Table
 
 Wanted = Annotated[
     list[str] | None,
@@ -103,6 +99,7 @@ def score(wanted: Wanted = None, *, given: Given) -> None:
     call = given.call()
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit_rows
 
     with progress(call["quiet"]) as shown:
         rows = circuitcore.scores(categories=wanted or (), progress=shown, **call)
@@ -148,6 +145,7 @@ def evaluate(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, emit_rows, transfer_text
     from circuitcore.cli.terminal.verdict import conclude, of_accuracies
 
     form = given.format
@@ -156,8 +154,6 @@ def evaluate(
         rows = opened.evaluate(images, progress=shown, **engine)
     of_targets = opened.manifest.get("target")
     if images is not None and form == "table" and not of_targets:
-        from circuitcore.cli.tables import emit, transfer_text
-
         emit(transfer_text(rows.nested))
     else:
         emit_rows(rows, form, columns={} if of_targets else EVALUATED)
@@ -213,6 +209,7 @@ def controls(run: RunPath, *, given: Given) -> None:
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit, emit_rows
     from circuitcore.cli.terminal.verdict import conclude, of_controls
 
     form = given.format
@@ -223,7 +220,6 @@ def controls(run: RunPath, *, given: Given) -> None:
     of_targets = opened.manifest.get("target")
     if form == "table" and not of_targets:
         from circuitcore.cli.compared import controls_text
-        from circuitcore.cli.tables import emit
 
         emit(controls_text(rows.nested, means.nested))
     else:
@@ -246,15 +242,6 @@ def report(
     with progress(False) as shown:
         path = circuitcore.open_run(run).report(pages=pages, progress=shown)
     emit(f"{path}\n")
-
-
-def emit_rows(
-    rows: Table, form: str, left: int = 1, columns: Mapping[str, str] | None = None
-) -> None:
-    """Print rows in one of the four formats; ``columns`` and their headings: of a table alone."""
-    from circuitcore.cli.tables import emit, rows_text
-
-    emit(rows_text(rows.nested, form, left=left, columns=columns))
 
 
 VERBS = (sweep, plan, score, extract, evaluate, overlap, controls, report, export)

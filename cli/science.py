@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuitcore.cli.method import RunPath, Wanted, emit_rows
+from circuitcore.cli.method import RunPath, Wanted
 from circuitcore.cli.options import ALL, ENGINE_ONLY, OUTPUT, Given, takes
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def stability(
     """
     import circuitcore
     from circuitcore.cli.progress import progress
+    from circuitcore.cli.tables import emit_rows
     from circuitcore.runs.paths import meant
 
     run, *names = wanted or [""]
@@ -78,7 +79,7 @@ def _resampled(
     import circuitcore
     from circuitcore.cli.compared import stability_text
     from circuitcore.cli.progress import progress
-    from circuitcore.cli.tables import emit
+    from circuitcore.cli.tables import emit, emit_rows
     from circuitcore.cli.terminal.verdict import conclude, of_resamples
 
     if other := sorted(set(given.flags) - {*ENGINE_ONLY, *OUTPUT}):

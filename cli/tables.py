@@ -17,6 +17,7 @@ from circuitcore.cli.terminal.layout import table as table
 
 if TYPE_CHECKING:
     from circuitcore.api.run import Run
+    from circuitcore.api.table import Table
     from circuitcore.records import Overlap, Sweep, TargetSweep
 
 UNDEFINED = "NA"
@@ -221,16 +222,18 @@ def _closing(run: Mapping[str, Any], overlap: Overlap) -> list[str]:
     return lines
 
 
-def emit_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
-    """Print flat records as `rows_text` does; JSON lines and CSV a part at a time."""
+def emit_rows(
+    rows: Table, form: str, left: int = 1, columns: Mapping[str, str] | None = None
+) -> None:
+    """Print rows as `rows_text` does; JSON lines and CSV a part at a time."""
     if form == "csv" and not rows:
-        emit(as_csv([], getattr(rows, "columns", ())))
+        emit(as_csv([], rows.columns))
         return
     if form not in ("jsonl", "csv") or not rows:
-        emit(rows_text(rows, form))
+        emit(rows_text(rows.nested, form, left=left, columns=columns))
         return
     for start in range(0, len(rows), PART):
-        text = rows_text(rows[start : start + PART], form)
+        text = rows_text(rows.nested[start : start + PART], form)
         emit(text.partition("\n")[2] if start and form == "csv" else text)
 
 

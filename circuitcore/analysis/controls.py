@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitcore.analysis.evaluation import cost_of, inputs_of, prepared_run
+from circuitcore.analysis.evaluation import cost_of, inputs_of
 from circuitcore.analysis.statistics import bootstrap
 from circuitcore.analysis.summary import interval, mean
 from circuitcore.analysis.targets import TargetControl, control_rows, controlled
@@ -28,7 +28,9 @@ from circuitcore.engine.prepare import Prepared
 from circuitcore.extraction.accuracy import ratio
 from circuitcore.extraction.floor import random_mask
 from circuitcore.extraction.judging import judges
+from circuitcore.extraction.opened import prepared_in
 from circuitcore.inputs.read import InHand
+from circuitcore.machine.device import machine
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.forward import target_row
 from circuitcore.progress import Progress
@@ -61,22 +63,24 @@ class ControlRow(BaseModel):
 def controls(
     run: Path, progress: Progress, given: InHand | None = None, **engine: Any
 ) -> list[ControlRow] | list[TargetControl]:
-    """Judge every circuit of a run beside its controls.  Raises what `prepared_run` raises.
+    """Judge every circuit of a run beside its controls.  Raises what `inputs_of` raises.
 
     Kept in ``controls.json`` category by category; those that are there, of the same two circuits,
     are not made again.  Cost: a forward pass over extraction and held-out images for each of six
     masks a category; two circuits' masks are held at a time.
     """
-    opened, _, _ = inputs_of(run, given, **engine)
+    opened, inputs, options = inputs_of(run, given, **engine)
     files = [opened.path(record.index) for record in opened.records() if record.circuit is not None]
     kind = TargetControl if opened.of_targets else ControlRow
-    found: dict[str, list[Any]] = {_of(files, at): [] for at in range(len(files))}
+    keys = _made_of(files)
+    found: dict[str, list[Any]] = {key: [] for key in keys}
     for key, rows in _kept(run).items():
         if key in found:
             found[key] = [kind.model_validate(row) for row in rows]
-    missing = [at for at in range(len(files)) if not found[_of(files, at)]]
+    missing = [at for at, key in enumerate(keys) if not found[key]]
     if missing:
-        opened, prepared = prepared_run(run, progress, given, **engine)
+        inputs.tell(progress)
+        prepared = prepared_in(opened, inputs, options, machine(options), progress)
         images = len(prepared.extraction) + len(prepared.heldout)
         count = MASKS * len(missing)
         cost = cost_of(prepared, count, images)
@@ -85,24 +89,24 @@ def controls(
     for at in missing:
         stored = read_circuit(files[at])
         other = read_circuit(files[(at + 1) % len(files)]).kept if len(files) > 1 else None
-        found[_of(files, at)] = _rows(prepared, stored, other)
+        found[keys[at]] = _rows(prepared, stored, other)
         keep_controls(run, [row for rows in found.values() for row in rows], found)
         progress.advance(1, stored.record.category)
     return [row for rows in found.values() for row in rows]
 
 
-def _of(files: Sequence[Path], at: int) -> str:
-    """What the controls of one circuit are made of: its content, and the next one's."""
-    one, other = (read_unit_header(files[n % len(files)]).sha256 for n in (at, at + 1))
-    return f"{one} {other}"
+def _made_of(files: Sequence[Path]) -> list[str]:
+    """What each circuit's controls are made of: its content, and the next one's."""
+    each = [read_unit_header(file).sha256 for file in files]
+    return [f"{one} {other}" for one, other in zip(each, [*each[1:], *each[:1]], strict=True)]
 
 
 def _kept(run: Path) -> dict[str, list[dict[str, Any]]]:
     """Rows of ``controls.json`` by what they are made of; none of an earlier version's."""
     try:
-        counts = read_sealed(run / CONTROLS)["of"]
-        rows = iter(control_rows(run / CONTROLS))
-        return {key: list(islice(rows, count)) for key, count in counts.items()}
+        found = read_sealed(run / CONTROLS)
+        rows = iter(found["rows"])
+        return {key: list(islice(rows, count)) for key, count in found["of"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

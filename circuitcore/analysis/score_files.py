@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from circuitcore.machine.files import write_atomically
 from circuitcore.network.graph import Network
 from circuitcore.options import Options
 from circuitcore.progress import Progress
+from circuitcore.runs.paths import file_stem
 from circuitcore.scoring.criteria import scored_by
 from circuitcore.scoring.ensemble import ensemble
 from circuitcore.scoring.scores import layer_scores
@@ -99,8 +99,7 @@ def score(
         found = scores_of(network, images, category.index, options)
         file = ""
         if out is not None:
-            plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category.name)
-            file = str(out / f"{category.index:04d}-{plain}.safetensors")
+            file = str(out / f"{file_stem(category.index, category.name)}.safetensors")
             header = {"category": category.name, "index": str(category.index)}
             write_atomically(Path(file), save(found, metadata=header))
         rows += [

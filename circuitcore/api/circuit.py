@@ -106,9 +106,7 @@ class Circuit:
 
     def _checked(self) -> Found:
         """The record, where there is a circuit."""
-        if self.record.circuit is None:
-            why = self.record.undefined or "it is not defined"
-            raise InputError(f"{self._run.folder}: {self.name!r} has no circuit: {why}")
+        self._run.check_circuit(self.record)
         return self.record
 
     def apply(self, module: nn.Module) -> nn.Module:

@@ -46,16 +46,15 @@ from circuitcore.runs.folder import (
     unit_key,
 )
 from circuitcore.runs.intact import files_of, is_run, set_aside_damaged
+from circuitcore.runs.paths import HOME
 from circuitcore.runs.tables import write_curves
 from circuitcore.runs.working.presence import Presence, sweep_gone
-
-DEFAULT_FOLDER = Path("runs")
 
 
 def default_folder(inputs: Inputs, options: Options) -> Path:
     """``runs/<model>-<configuration>``: the same command finds the same folder."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", inputs.model.name).strip("-")
-    return DEFAULT_FOLDER / f"{name}-{unit_key(configuration(inputs, options), -1)[:8]}"
+    return HOME / f"{name}-{unit_key(configuration(inputs, options), -1)[:8]}"
 
 
 def sweep(

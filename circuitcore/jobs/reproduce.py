@@ -65,16 +65,17 @@ def reproduce(
         raise disk_failed(folder, error) from error
     if on.device.type == "cuda":
         empty_caches()
-    found = _document(run, which, families, [c.index for c in chosen])
+    files = _files(run, families, [c.index for c in chosen])
+    found = document.reproduction(run, which, families, files)
     document.keep(run.folder, found)
     return found
 
 
-def _document(
-    run: RunFolder, which: str, families: Sequence[Sequence[Options]], units: Sequence[int]
-) -> document.Reproduction:
-    """The document of what is done of these units."""
-    files = [
+def _files(
+    run: RunFolder, families: Sequence[Sequence[Options]], units: Sequence[int]
+) -> list[document.Files]:
+    """What is done of these units, of each family in their order."""
+    return [
         [
             (path, record)
             for unit in units
@@ -82,7 +83,6 @@ def _document(
         ]
         for family in families
     ]
-    return document.reproduction(run, which, families, files)
 
 
 def not_reproduced(run: RunFolder) -> str | None:
@@ -94,10 +94,10 @@ def not_reproduced(run: RunFolder) -> str | None:
     if not path.exists() or not (found := document.kept(run.folder)).units:
         return None
     families = readings(found.which, run.options())
-    units = [u for u in found.units if read(family_path(run, families[0], u)) is not None]
-    if units != found.units:
-        return f"{path}: of {len(found.units)} categories, of which {len(units)} are there"
-    again = _document(run, found.which, families, units)
+    files = _files(run, families, found.units)
+    if [record.index for _, record in files[0]] != found.units:
+        return f"{path}: of {len(found.units)} categories, of which {len(files[0])} are there"
+    again = document.reproduction(run, found.which, families, files)
     if again.model_dump(mode="json") == found.model_dump(mode="json"):
         return None
     return f"{path}: not what its families give; circuitcore reproduce {found.which} makes it anew"

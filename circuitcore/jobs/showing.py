@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from circuitcore.analysis.anatomy.anatomy import MOST_UNITS, Anatomy, Usage, anatomy, keep, usage
+from circuitcore.analysis.across.usage import Usage, usage
+from circuitcore.analysis.anatomy.anatomy import MOST_UNITS, Anatomy, anatomy, keep
 from circuitcore.analysis.anatomy.exemplars import exemplars
 from circuitcore.analysis.evaluation import inputs_of
 from circuitcore.errors import InputError, UsageError
@@ -19,10 +19,10 @@ from circuitcore.inputs.read import InHand, Inputs
 from circuitcore.machine.files import write_atomically
 from circuitcore.progress import Progress
 from circuitcore.records import Category, Found
-from circuitcore.runs.circuitfile import read_circuit
 from circuitcore.runs.export import check_out, told_where
 from circuitcore.runs.folder import RunFolder, open_run
 from circuitcore.runs.images.exemplarfile import Exemplars, read_exemplars, write_exemplars
+from circuitcore.runs.paths import file_stem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +63,9 @@ def show(
     extraction images.  Raises UsageError for another ending or category, InputError where there is
     no circuit, or model or images are not those of the run.
     """
-    units = _units(open_run(folder), wanted)
-    files = {unit: _place(open_run(folder), unit, out, len(units)) for unit in units}
+    run = open_run(folder)
+    units = _units(run, wanted)
+    files = {unit: _place(run, unit, out, len(units)) for unit in units}
     opened = opened_run(folder, progress, given)
     progress.start("drawings", len(units))
     shown = []
@@ -85,7 +86,7 @@ def opened_run(folder: Path, progress: Progress, given: InHand | None = None) ->
     if best is None:
         best = exemplars(inputs.model.network, inputs, CPU, progress)
         write_exemplars(run, best)
-    return Opened(run, inputs, usage(run, progress), best)
+    return Opened(run, inputs, usage(run, _units(run, ()), progress), best)
 
 
 def drawing(
@@ -96,8 +97,8 @@ def drawing(
     from circuitcore.report.drawing.large import draw  # matplotlib takes a second to import
 
     run, inputs = opened.run, opened.inputs
-    found, _ = anatomy(run, unit, inputs, opened.others, top)
-    stored = read_circuit(run.path(unit))
+    stored = run.circuit(unit)
+    found = anatomy(run, stored, inputs, opened.others, top)
     record, bias = stored.record, 0.0
     if isinstance(record, Category) and record.circuit is not None:
         bias = record.circuit.bias
@@ -118,8 +119,7 @@ def _units(run: RunFolder, wanted: Sequence[str | int]) -> list[int]:
 def _place(run: RunFolder, unit: int, out: Path | None, count: int) -> Path:
     if out is None:
         name = next(c["name"] for c in run.manifest["categories"] if c["index"] == unit)
-        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
-        return run.folder / DRAWINGS / f"{unit:04d}-{plain}.svg"
+        return run.folder / DRAWINGS / f"{file_stem(unit, name)}.svg"
     if count > 1:
         raise UsageError(f"--out {out}: one file, for one category; {count} are asked for")
     check_out(run, out, "circuit.svg")

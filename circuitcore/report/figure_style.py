@@ -19,6 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from circuitcore.errors import one_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -67,11 +69,6 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-
-
-def clean(name: str) -> str:
-    """A category name on one line of XML: control characters and line ends escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 @contextmanager
@@ -125,7 +122,7 @@ def as_svg(figure: Figure, name: str) -> str:
 
 def short(name: str) -> str:
     """A category name of at most 22 characters, on one line."""
-    name = clean(name)
+    name = one_line(name)
     return name if len(name) <= 22 else name[:21] + "…"
 
 

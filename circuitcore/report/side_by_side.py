@@ -10,9 +10,9 @@ import numpy as np
 
 from circuitcore.analysis.area import LEAST, Curve, curves
 from circuitcore.analysis.statistics import MIDDLE
-from circuitcore.errors import InputError, UsageError
+from circuitcore.errors import InputError, UsageError, one_line
 from circuitcore.machine.files import write_atomically
-from circuitcore.report.figure_style import COLOURS, CONV, FC, MUTED, clean, figure_of
+from circuitcore.report.figure_style import COLOURS, CONV, FC, MUTED, figure_of
 from circuitcore.runs.folder import RunFolder
 
 PLACES = 61  # kept fractions at which curves are averaged, evenly spaced in their logarithm
@@ -47,8 +47,8 @@ def figure(runs: Mapping[str, Mapping[tuple[str, str], Curve]], names: Sequence[
         for axes, stage in zip(panels, stages, strict=False):
             both = [name for name, s in own if s == stage and (name, s) in other]
             for found, label, colour, line in (
-                (own, f"A {clean(names[0])}", FC, "-"),
-                (other, f"B {clean(names[1])}", CONV, "--"),
+                (own, f"A {one_line(names[0])}", FC, "-"),
+                (other, f"B {one_line(names[1])}", CONV, "--"),
             ):
                 if both:
                     mine = [found[name, stage] for name in both]

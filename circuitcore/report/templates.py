@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from circuitcore.report import figure_style
+from circuitcore.errors import one_line
 from circuitcore.report.inline.policy import data_element, policy, script, style
 
 
@@ -24,7 +24,7 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters["signed"] = lambda v: "NA" if v is None else f"{v:+.2f}"
     environment.filters["whole"] = lambda v: "NA" if v is None else f"{v:,}"
-    environment.filters["clean"] = lambda v: figure_style.clean(str(v))
+    environment.filters["clean"] = one_line
     environment.globals |= {
         "style": style, "script": script, "policy": policy, "data_element": data_element
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from circuitcore.runs.circuitfile import StoredCircuit
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.intact import GIVEN, files_of
 from circuitcore.runs.means import moved
+from circuitcore.runs.paths import file_stem, plain_name
 
 
 def pruned_state(
@@ -66,10 +66,9 @@ def place_of(
 
     ``ending``: of its name, where ``out`` does not say what it is.
     """
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", category)
     if out is None:
-        return run.folder / GIVEN / f"{unit:04d}-{plain}{ending}"
-    check_out(run, out, f"{plain}{ending}")
+        return run.folder / GIVEN / f"{file_stem(unit, category)}{ending}"
+    check_out(run, out, f"{plain_name(category)}{ending}")
     return out
 
 

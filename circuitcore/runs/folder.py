@@ -36,7 +36,13 @@ from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.target import DIRECTION
 from circuitcore.options import Options, changing, options_of
 from circuitcore.records import Found
-from circuitcore.runs.circuitfile import checked_key, read_record, read_unit_header
+from circuitcore.runs.circuitfile import (
+    StoredCircuit,
+    checked_key,
+    read_circuit,
+    read_record,
+    read_unit_header,
+)
 from circuitcore.runs.means import MEANS
 from circuitcore.runs.paths import MANIFEST, meant, unit_file
 from circuitcore.runs.paths import canonical as canonical
@@ -137,6 +143,18 @@ class RunFolder:
             name = next(c["name"] for c in self.manifest["categories"] if c["index"] == unit)
             raise InputError(f"{self.folder}: {name!r} is not done yet; run the sweep again")
         return path
+
+    def circuit(self, unit: int) -> StoredCircuit:
+        """The circuit of output unit ``unit``.  Raises InputError where none is committed."""
+        stored = read_circuit(self.circuit_path(unit))
+        self.check_circuit(stored.record)
+        return stored
+
+    def check_circuit(self, record: Found) -> None:
+        """Raise InputError, with the reason, where a category that is done has no circuit."""
+        if record.circuit is None:
+            why = record.undefined or "it is not defined"
+            raise InputError(f"{self.folder}: {record.category!r} has no circuit: {why}")
 
     def options(self, **changes: Any) -> Options:
         """The options the run was made with, some of them changed.  Raises OptionsError."""

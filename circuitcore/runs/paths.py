@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def unit_file(config: dict[str, Any], unit: int) -> str:
     """Where in a run folder the file of output unit ``unit`` is."""
     key = unit_key(config, unit)
     return f"units/{key[:2]}/{key}.safetensors"
+
+
+def plain_name(category: str) -> str:
+    """A category's name as part of the name of a file, on any system."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", category)
+
+
+def file_stem(unit: int, category: str) -> str:
+    """The name, without an ending, of a file of one category: no two have the same."""
+    return f"{unit:04d}-{plain_name(category)}"
 
 
 def runs_in(folder: Path) -> list[Path]:

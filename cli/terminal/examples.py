@@ -120,8 +120,8 @@ EXAMPLES: dict[str, Examples] = {
         ("circuitcore bench -k scoring", "those of scoring alone"),
     ),
     "profile": (
-        ("circuitcore profile Bag", "one category of the example, on this GPU"),
-        ("circuitcore profile Bag --dtype float32 -o runs/p", "with options of sweep"),
+        ("circuitcore profile -- sweep Bag", "one category of the example"),
+        ("circuitcore profile --out trace.json.gz -- sweep Bag", "keep the trace"),
     ),
     "worker": (
         ("circuitcore worker runs/first", "works on what no other worker is at"),

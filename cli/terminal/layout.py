@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from circuitcore.errors import one_line as plain
+
 SHORT = 8  # cells of a name, at least
 MOST = 200  # rows that a terminal is shown of one table
 GAP = 2  # blanks between columns
@@ -26,11 +28,6 @@ def emit(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
-
-
-def plain(text: object) -> str:
-    """A name on one line: control characters, which could move a terminal's cursor, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def controls(stream: TextIO) -> bool:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import circuitcore as cc
-from circuitcore.analysis.anatomy.anatomy import FOLDER, kept, used
+from circuitcore.analysis.across.usage import Usage, used
+from circuitcore.analysis.anatomy.anatomy import FOLDER, kept
 from circuitcore.analysis.anatomy.exemplars import MOST, exemplars
 from circuitcore.analysis.anatomy.flow import flow
 from circuitcore.analysis.anatomy.live import live_circuit
@@ -371,7 +372,7 @@ def test_many_layers_stand_in_rows_and_nothing_overlaps():
     from torchvision.models import resnet18
 
     from circuitcore.analysis.anatomy.anatomy import Anatomy as Found
-    from circuitcore.analysis.anatomy.anatomy import Usage, _layer, _ribbons, _shown
+    from circuitcore.analysis.anatomy.anatomy import _layer, _ribbons, _shown
     from circuitcore.report.drawing.large import SIZES
     from circuitcore.report.drawing.layout import layout
 

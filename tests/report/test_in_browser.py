@@ -31,7 +31,7 @@ def test_it_asks_for_nothing_and_complains_of_nothing(page):
 
 
 def test_names_are_texts_wherever_the_script_puts_them(page):
-    from circuitcore.report.figure_style import clean
+    from circuitcore.errors import one_line as clean
 
     for details in page.find("details.one"):
         page.run("arguments[0].open = true", details)

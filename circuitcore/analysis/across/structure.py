@@ -18,13 +18,13 @@ from scipy.stats import binom, rankdata
 
 from circuitcore.analysis import overlap as overlaps
 from circuitcore.analysis.across.hierarchy import hierarchy_of, similarity
+from circuitcore.analysis.across.usage import usage
 from circuitcore.analysis.evaluation import prepared_run
 from circuitcore.analysis.resampling.kept import mean_ceilings
 from circuitcore.errors import InputError
 from circuitcore.inputs.read import InHand
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.progress import Progress
-from circuitcore.runs.circuitfile import read_shapes, stored_mask
 from circuitcore.runs.folder import RunFolder, open_run
 
 FILE = "structure.json"
@@ -124,6 +124,7 @@ def structure(
             f"{folder}: {len(records)} circuits; {FEWEST} or more are needed to compare across "
             "categories"
         )
+    units = [record.index for record in records]
     pairs = overlaps.table(run, every)
     names, whole, chance = overlaps.matrix(pairs)
     excess, seed = whole - chance, run.options().seed
@@ -135,12 +136,12 @@ def structure(
         near = similarity(found[0], labels)
         agreement.append(_agreement("hierarchy", found[1], excess, near, seed))
     if confusions:
-        near = _confusions(folder, [r.index for r in records], progress, given, engine)
+        near = _confusions(folder, units, progress, given, engine)
         agreement.append(_agreement("confusions", "of the unpruned network", excess, near, seed))
     return Structure(
         categories=len(names),
         shared=shared_by_layer(run, pairs),
-        units=_units(run, [run.path(record.index) for record in records]),
+        units=[units_row(*each) for each in usage(run, units, progress).used.items()],
         agreement=agreement,
     )
 
@@ -189,21 +190,6 @@ def shared_by_layer(run: RunFolder, pairs: Any) -> list[SharedRow]:
                 ceiling=ceilings.get(layer),
             )  # fmt: skip
         )
-    return rows
-
-
-def _units(run: RunFolder, files: Sequence[Path]) -> list[UnitsRow]:
-    """A row a layer but the last, whose one row is each category's own."""
-    shapes, last = read_shapes(files[0]), run.manifest["model"]["last"]
-    rows = []
-    for layer, shape in shapes.items():
-        if layer == last:
-            continue
-        used = np.empty((len(files), shape[0]), bool)
-        for place, file in enumerate(files):
-            bits = np.unpackbits(stored_mask(file, layer)[:], count=int(np.prod(shape)))
-            used[place] = bits.reshape(shape[0], -1).any(1)
-        rows.append(units_row(layer, used))
     return rows
 
 

@@ -6,9 +6,7 @@ the network; pictures (filters, maps, images) are made anew when it is drawn.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from circuitcore.analysis.across.usage import Usage
 from circuitcore.analysis.anatomy.flow import Flow, flow
 from circuitcore.analysis.anatomy.live import Live, live_circuit
 from circuitcore.analysis.score_files import scores_of
@@ -24,9 +23,8 @@ from circuitcore.errors import InputError
 from circuitcore.inputs.read import Inputs
 from circuitcore.machine.files import read_sealed, sealed, write_atomically
 from circuitcore.network.graph import Network
-from circuitcore.progress import Progress
 from circuitcore.records import Record
-from circuitcore.runs.circuitfile import read_circuit, read_shapes, read_unit_header, stored_mask
+from circuitcore.runs.circuitfile import StoredCircuit, read_unit_header
 from circuitcore.runs.folder import RunFolder
 
 FOLDER = "anatomy"
@@ -85,20 +83,15 @@ class Anatomy(Record):
 
 
 def anatomy(
-    run: RunFolder, unit: int, inputs: Inputs, others: Usage, most: int = MOST_UNITS
-) -> tuple[Anatomy, Live]:
+    run: RunFolder, stored: StoredCircuit, inputs: Inputs, others: Usage, most: int = MOST_UNITS
+) -> Anatomy:
     """The anatomy of one circuit, its network and scoring images being at hand.
 
-    ``others``: `usage` of the run; ``most``: units that are drawn of a layer.  Raises InputError
-    where there is no circuit.  Cost: scoring it once, one image, and a pass over its weights.
+    ``others``: `usage` of the run; ``most``: units that are drawn of a layer.  Cost: scoring it
+    once, one image, and a pass over its weights.
     """
-    stored = read_circuit(run.circuit_path(unit))
-    if stored.record.circuit is None:
-        why = stored.record.undefined or "it is not defined"
-        raise InputError(f"{run.folder}: {stored.record.category!r} has no circuit: {why}")
-    device = torch.device("cpu")
-    network = inputs.model.network
-    images = inputs.scoring_images(unit, device)
+    unit, network = stored.record.index, inputs.model.network
+    images = inputs.scoring_images(unit, torch.device("cpu"))
     scores = scores_of(network, images, unit, run.options())
     circuit = live_circuit(network, unit, stored.kept, images[:1])
     through = flow(circuit, scores)
@@ -108,7 +101,7 @@ def anatomy(
         _layer(network, circuit, through, name, shown[name], shared.get(name))
         for name in circuit.live
     ]
-    found = Anatomy(
+    return Anatomy(
         category=stored.record.category,
         index=unit,
         others=len(set(others.units) - {unit}),
@@ -117,7 +110,6 @@ def anatomy(
         layers=layers,
         ribbons=_ribbons(through, shown),
     )
-    return found, circuit
 
 
 def _shown(circuit: Live, found: Flow, most: int) -> dict[str, list[int]]:
@@ -179,47 +171,6 @@ def _ribbons(found: Flow, shown: Mapping[str, Sequence[int]]) -> list[Ribbon]:
             ]  # fmt: skip
             ribbons += sorted(own, key=lambda ribbon: -ribbon.flow)[:MOST_RIBBONS]
     return ribbons
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Which units a kept weight leads into: ``used[layer]`` bool [circuits, units], in the order
-    of ``units``, the output units (or targets) whose circuits they are.  Without the last layer,
-    whose one row is each circuit's own.
-    """
-
-    units: Sequence[int]
-    used: Mapping[str, np.ndarray]
-
-    def shared(self, unit: int) -> dict[str, np.ndarray]:
-        """How many circuits but that of ``unit`` use each unit, int64 by layer."""
-        others = np.array([u != unit for u in self.units])
-        return {name: used[others].sum(0) for name, used in self.used.items()}
-
-
-def usage(run: RunFolder, progress: Progress) -> Usage:
-    """That of all circuits of a run.  Cost: every mask is read once."""
-    units = [record.index for record in run.each_record() if record.circuit is not None]
-    shapes, last = read_shapes(run.path(units[0])), run.manifest["model"]["last"]
-    names = [name for name in shapes if name != last]
-    found = {name: np.zeros((len(units), shapes[name][0]), bool) for name in names}
-    progress.start("units that circuits share", len(units))
-    for place, unit in enumerate(units):
-        for name in names:
-            count, each = shapes[name][0], math.prod(shapes[name][1:])
-            found[name][place] = used(stored_mask(run.path(unit), name)[:], count, each)
-        progress.advance(1)
-    return Usage(units, found)
-
-
-def used(packed: np.ndarray, units: int, each: int) -> np.ndarray:
-    """Whether any of the ``each`` weights into each of ``units`` is kept, bool [units].
-
-    ``packed``: a layer's mask; units of whole bytes are not unpacked.
-    """
-    if each % 8:
-        packed = np.unpackbits(packed, count=units * each)
-    return np.asarray(packed.reshape(units, -1).any(axis=1))
 
 
 def keep(run: RunFolder, found: Anatomy) -> Path:

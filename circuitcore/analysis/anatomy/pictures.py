@@ -47,7 +47,7 @@ class Pictures:
 
 @torch.inference_mode()
 def pictures(
-    found: Anatomy, kept: Kept, bias: float, inputs: Inputs, best: Exemplars | None,
+    found: Anatomy, kept: Kept, bias: float, inputs: Inputs, best: Exemplars,
     image: str | None = None,
 ) -> Pictures:  # fmt: skip
     """Pixels of all units that ``found`` shows, for the circuit ``kept`` with its ``bias``.
@@ -67,7 +67,7 @@ def pictures(
         hit=hit,
         maps=_maps(network, found.index, kept, shown, places),
         filters=_filters(network, places),
-        exemplars={} if best is None else _exemplars(inputs, found.index, files, best, places),
+        exemplars=_exemplars(inputs, found.index, files, best, places),
     )
 
 

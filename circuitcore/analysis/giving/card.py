@@ -8,6 +8,7 @@ from typing import Any
 
 from circuitcore.analysis.giving.facts import kind_of
 from circuitcore.analysis.giving.loading import loading_code
+from circuitcore.errors import one_line
 
 MEANT = {
     "state": "state dict of the whole network, pruned to the circuit",
@@ -41,10 +42,7 @@ def card_text(facts: Mapping[str, Any]) -> str:
 
 def said(text: object) -> str:
     """A name on one line of Markdown, none of whose characters is markup."""
-    plain = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
-    )
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#&" else c for c in plain)
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#&" else c for c in one_line(text))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -25,7 +25,7 @@ from circuitcore.network.graph import Network
 from circuitcore.network.repeats import repeats_of
 from circuitcore.options import Options
 from circuitcore.records import Category
-from circuitcore.runs.circuitfile import StoredCircuit, read_circuit
+from circuitcore.runs.circuitfile import StoredCircuit
 from circuitcore.runs.folder import RunFolder
 from circuitcore.runs.means import means_in
 
@@ -69,10 +69,7 @@ def subject_of(run: RunFolder, unit: int, given: InHand, **engine: Any) -> Subje
     """
     if not {"device", "gpu"} & engine.keys():
         engine = {"impl": "auto", **engine, "device": "cpu"}
-    stored = read_circuit(run.circuit_path(unit))
-    if stored.record.circuit is None:
-        why = stored.record.undefined or "it is not defined"
-        raise InputError(f"{run.folder}: {stored.record.category!r} has no circuit: {why}")
+    stored = run.circuit(unit)
     options = run.options(**engine)
     model = model_of(options, given)
     if model.sha256 != run.manifest["model"]["weights_sha256"]:

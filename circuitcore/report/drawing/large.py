@@ -13,9 +13,10 @@ from matplotlib.path import Path as Curve
 
 from circuitcore.analysis.anatomy.anatomy import Anatomy, AnatomyLayer, Ribbon, Unit
 from circuitcore.analysis.anatomy.pictures import Pictures
+from circuitcore.errors import one_line
 from circuitcore.records import Category, Found
 from circuitcore.report.drawing.layout import Layout, Sizes, layout
-from circuitcore.report.figure_style import CONV, FC, GRID, INK, MUTED, STYLE, clean, short
+from circuitcore.report.figure_style import CONV, FC, GRID, INK, MUTED, STYLE, short
 
 PAPER = "#ffffff"
 SIZES = Sizes(left=2.0, column=1.85, line=0.86, head=0.95, least=0.3, most=0.64, top=0.95,
@@ -26,8 +27,8 @@ IMAGE, THUMB, FILTER = 1.3, 0.34, 0.34  # inches
 WIDEST = 9.0  # points of a ribbon
 
 
-def draw(found: Anatomy, record: Found, seen: Pictures | None) -> Figure:
-    """The figure; ``seen``: the pixels, None to draw units alone.  Raises nothing."""
+def draw(found: Anatomy, record: Found, seen: Pictures) -> Figure:
+    """The figure; ``seen``: the pixels in and beside units.  Raises nothing."""
     style: dict[Any, Any] = {**STYLE, "axes.grid": False, "image.composite_image": False}
     with matplotlib.rc_context(style):
         at = layout(found, SIZES)
@@ -35,10 +36,13 @@ def draw(found: Anatomy, record: Found, seen: Pictures | None) -> Figure:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, at.width + 0.3), ylim=(0, at.height))
         axes.axis("off")
+        colours = {layer.layer: _colour(layer) for layer in found.layers}
+        strongest: dict[str, float] = {}
+        for ribbon in found.ribbons:
+            strongest[ribbon.layer] = max(strongest.get(ribbon.layer, 0.0), ribbon.flow)
         for ribbon in sorted(found.ribbons, key=lambda each: each.flow):
-            _ribbon(axes, found, at, ribbon)
-        if seen is not None:
-            _example(axes, found, at, seen)
+            _ribbon(axes, at, ribbon, strongest[ribbon.layer], colours[ribbon.layer])
+        _example(axes, found, at, seen)
         for layer in found.layers:
             _head(axes, at, layer)
             for unit in layer.shown:
@@ -48,17 +52,20 @@ def draw(found: Anatomy, record: Found, seen: Pictures | None) -> Figure:
     return figure
 
 
-def _ribbon(axes: Any, found: Anatomy, at: Layout, ribbon: Ribbon) -> None:
-    """A curve from one unit to another, as wide as its flow; none from row to row."""
+def _colour(layer: AnatomyLayer) -> str:
+    return FC if layer.stage == "fc" else CONV
+
+
+def _ribbon(axes: Any, at: Layout, ribbon: Ribbon, strongest: float, colour: str) -> None:
+    """A curve from one unit to another, as wide as its flow beside the ``strongest`` into that
+    layer; none from row to row.
+    """
     one, other = (at.nodes[ribbon.source, ribbon.source_unit], at.nodes[ribbon.layer, ribbon.unit])
     if one.row != other.row:
         return
-    strongest = max(r.flow for r in found.ribbons if r.layer == ribbon.layer)
     share = ribbon.flow / strongest
-    stage = next(layer.stage for layer in found.layers if layer.layer == ribbon.layer)
     begin, end = (one.x + one.half, one.y), (other.x - other.half, other.y)
-    _curve(axes, begin, end, 0.4 + (WIDEST - 0.4) * share, FC if stage == "fc" else CONV,
-           0.16 + 0.34 * share)  # fmt: skip
+    _curve(axes, begin, end, 0.4 + (WIDEST - 0.4) * share, colour, 0.16 + 0.34 * share)
 
 
 def _curve(
@@ -101,8 +108,7 @@ def _example(axes: Any, found: Anatomy, at: Layout, seen: Pictures) -> None:
 def _head(axes: Any, at: Layout, layer: AnatomyLayer) -> None:
     """What is said of a layer above its units."""
     x, y = at.heads[layer.layer]
-    colour = FC if layer.stage == "fc" else CONV
-    axes.text(x, y - 0.12, layer.layer, ha="center", va="top", fontsize=9.5, color=colour,
+    axes.text(x, y - 0.12, layer.layer, ha="center", va="top", fontsize=9.5, color=_colour(layer),
               fontweight="bold")  # fmt: skip
     dead = layer.nominal - layer.live
     lines = [f"{layer.units_live:,} of {layer.units:,} units", f"{layer.live:,} weights live"]
@@ -122,35 +128,32 @@ def shade(unit: Unit, others: int) -> str:
 
 
 def _unit(
-    axes: Any, found: Anatomy, at: Layout, layer: AnatomyLayer, unit: Unit, seen: Pictures | None
+    axes: Any, found: Anatomy, at: Layout, layer: AnatomyLayer, unit: Unit, seen: Pictures
 ) -> None:
     place = (layer.layer, unit.unit)
     node, colour = at.nodes[place], shade(unit, found.others)
-    value = None if seen is None else seen.maps.get(place)
-    if value is not None and value.size > 1:
+    value = seen.maps[place]
+    if value.size > 1:
         _image(axes, value, node.x, node.y, 2 * node.half, colour)
     else:
-        fill = PAPER if value is None else str(to_hex(MAPS(min(max(_part(seen, place), 0), 1))))
+        fill = str(to_hex(MAPS(min(max(_part(seen, place), 0), 1))))
         axes.add_patch(Circle((node.x, node.y), node.half, facecolor=fill, edgecolor=colour,
                               linewidth=2.2, zorder=3))  # fmt: skip
     last = unit.shared is None
     name, points = (short(found.category), 8.5) if last else (str(unit.unit), 6.8)
     axes.text(node.x, node.y - node.half - 0.03, name, ha="center", va="top", fontsize=points,
               color=INK, zorder=4)  # fmt: skip
-    if seen is None:
-        return
     right = node.x + node.half + 0.05
     if place in seen.filters:
         _image(axes, seen.filters[place], node.x - node.half - 0.05 - FILTER / 2, node.y, FILTER,
                MUTED)  # fmt: skip
-    for number, image in enumerate(seen.exemplars.get(place, [])):
+    for number, image in enumerate(seen.exemplars[place]):
         y = node.y + (0.5 - number) * (THUMB + 0.03)
         _image(axes, image, right + THUMB / 2, y, THUMB, GRID)
 
 
-def _part(seen: Pictures | None, place: tuple[str, int]) -> float:
+def _part(seen: Pictures, place: tuple[str, int]) -> float:
     """A unit's activation over the largest of the units shown of its layer."""
-    assert seen is not None
     own = [float(value.max()) for (layer, _), value in seen.maps.items() if layer == place[0]]
     return float(seen.maps[place].max()) / (max(own) or 1.0)
 
@@ -170,7 +173,9 @@ def _image(axes: Any, pixels: np.ndarray, x: float, y: float, side: float, edge:
 def _title(axes: Any, at: Layout, found: Anatomy, record: Found) -> None:
     assert record.circuit is not None
     top = at.height - 0.16
-    axes.text(0.2, top, clean(found.category), fontsize=15, fontweight="bold", va="top", color=INK)
+    axes.text(
+        0.2, top, one_line(found.category), fontsize=15, fontweight="bold", va="top", color=INK
+    )
     dead = found.nominal - found.live
     said = (
         f"{found.nominal:,} weights kept ({record.circuit.pruned:.2%} pruned), of which "
@@ -185,13 +190,12 @@ def _title(axes: Any, at: Layout, found: Anatomy, record: Found) -> None:
     axes.text(0.2, top - 0.32, said, fontsize=9, va="top", color=MUTED, linespacing=1.3)
 
 
-def _legend(axes: Any, at: Layout, found: Anatomy, seen: Pictures | None) -> None:
+def _legend(axes: Any, at: Layout, found: Anatomy, seen: Pictures) -> None:
     y = 0.3
     said = "size of a unit, width of a ribbon: score that passes through"
-    if seen is not None:
-        said += " · in a unit: its activation on the example · beside it: what drives it most"
-        if seen.filters:
-            said += ", and its filter"
+    said += " · in a unit: its activation on the example · beside it: what drives it most"
+    if seen.filters:
+        said += ", and its filter"
     axes.text(0.2, y, said, fontsize=7.5, color=MUTED, va="center")
     if not found.others:
         return

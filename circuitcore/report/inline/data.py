@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from circuitcore.analysis.rows import stage_names
+from circuitcore.errors import one_line
 from circuitcore.records import Category, Found
 from circuitcore.report import figures
-from circuitcore.report.figure_style import COLOURS, clean
+from circuitcore.report.figure_style import COLOURS
 from circuitcore.report.inline.pictures import KIND, Pictures, Seen, Shown
 
 SIMILAR = 5
@@ -49,9 +50,9 @@ def categories_data(found: Sequence[Found], pictures: Pictures) -> dict[str, Any
     stages = swept or stage_names(found)
     units = [record.index for record in found]
     return {
-        "names": [clean(record.category) for record in found],
+        "names": [one_line(record.category) for record in found],
         "units": units,
-        "stages": [clean(stage) for stage in stages],
+        "stages": [one_line(stage) for stage in stages],
         "colours": [colour_of(stage, stages) for stage in stages],
         "height": figures.height_label(found),
         "curves": curves_data(found, stages),
@@ -159,7 +160,7 @@ def _seen(seen: Seen | None, record: Found) -> Mapping[str, Any] | None:
         return None
 
     def listed(shown: Sequence[Shown]) -> list[list[Any]]:
-        return [[-1 if s.thumb is None else s.thumb, clean(s.category), s.margin, s.unpruned]
+        return [[-1 if s.thumb is None else s.thumb, one_line(s.category), s.margin, s.unpruned]
                 for s in shown]  # fmt: skip
 
     alarms = record.circuit.heldout.false_alarms

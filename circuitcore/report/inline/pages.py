@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from circuitcore.analysis.rows import rows_of
+from circuitcore.errors import one_line
 from circuitcore.machine.files import write_atomically
 from circuitcore.progress import Progress
 from circuitcore.records import Found, Sweep, TargetSweep
-from circuitcore.report.figure_style import clean
 from circuitcore.report.inline.data import categories_data, similar
 from circuitcore.report.inline.pictures import Album, album_of, drawings_of, pictures_of
 from circuitcore.report.templates import template
@@ -66,10 +66,10 @@ def write_pages(
     for place, record in enumerate(found):
         text = template("category.html.j2").render(
             data=_data(album, found, place, alike[place]),
-            name=clean(record.category),
+            name=one_line(record.category),
             unit=record.index,
             report=report,
-            model=clean(document.run["model"]["name"]),
+            model=one_line(document.run["model"]["name"]),
             undefined=record.undefined,
             facts=_facts(rows[place]),
             circuits=len(circuits),
@@ -95,7 +95,7 @@ def _data(
     own = [beside.own.get(other.index, -1) for other in others]
     data["own"] += [n if n < 0 else n + len(data["thumbs"]) for n in own]
     data["thumbs"] += beside.thumbs
-    data["names"] += [clean(other.category) for other in others]
+    data["names"] += [one_line(other.category) for other in others]
     data["units"] += [other.index for other in others]
     return {**data, "matrix": None, "alone": True,
             "similar": [[[n + 1, value] for n, (_, value) in enumerate(alike)]]}  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from circuitcore.errors import InputError
 from circuitcore.runs.folder import MANIFEST, RunFolder, open_run
+from circuitcore.runs.paths import HOME
 from circuitcore.runs.working.presence import Working, beating, workers
 
 
@@ -68,10 +69,13 @@ def watched(run: RunFolder) -> Watched:
     )
 
 
-def list_runs(root: Path) -> list[dict[str, Any]]:
-    """Run folders directly under ``root``: folder, model, categories done and in all, workers."""
+def list_runs(root: Path | None) -> list[dict[str, Any]]:
+    """Run folders directly under ``root``, or where sweeps go that are given no folder.
+
+    Of each: folder, model, categories done and in all, workers.
+    """
     found = []
-    for path in sorted(root.glob(f"*/{MANIFEST}")):
+    for path in sorted((root or HOME).glob(f"*/{MANIFEST}")):
         try:
             seen = watched(open_run(path.parent))
         except (InputError, KeyError):
